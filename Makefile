@@ -1,0 +1,42 @@
+# Every target sets up .venv from constraints.txt when it is missing or older than its inputs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+OUT    ?= build
+
+.PHONY: demo test test-slow check format docs bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## build the built-in recipe review-sentiment into build/
+	$(BIN)/edgekit build review-sentiment --out $(OUT)
+
+test: $(STAMP)  ## the default tests
+	$(BIN)/python -m pytest -m "not slow and not gpu and not runtime"
+
+test-slow: $(STAMP)  ## real models and foreign runtimes
+	$(BIN)/python -m pytest -m "(slow or runtime) and not gpu"
+
+check: $(STAMP)  ## lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)  ## generated pages: the schema of build.json, the command line reference
+	$(BIN)/python -m docs.generate
+
+bench: $(STAMP)  ## edgekit against its peers; writes benchmarks/results/
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

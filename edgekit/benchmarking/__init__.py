@@ -1,0 +1,1 @@
+"""Benchmarking: latency and memory in fresh processes, quality on labelled text, budgets and estimates."""

@@ -1,0 +1,148 @@
+"""The process that runs a model while it is measured: `python -m edgekit.benchmarking.worker`.
+
+It reads one JSON object a line from stdin and answers each with one line; `harness.py` is the other side.
+
+    {"command": "open", "runtime": "module:Class", "path": ..., "kind": ..., "threads": 1, "cores": [1], ...}
+        -> {"load_ms": ..., "input_names": [...], "cores": [...], "baseline_bytes": ..., "library_bytes": ...}
+    {"command": "inputs", "input_ids": [[[...]]]}      a list of batches, used in turn -> {}
+    {"command": "sample", "runs": 10, "seconds": 1.0}  -> {"samples_ns": [...]}
+    {"command": "memory"}                              -> {"peak_bytes": ..., "resident_bytes": ..., ...}
+    {"command": "quit"}                                -> {}
+
+A failure is answered with {"error": message, "type": name of the exception}. It ends when stdin ends, so it never
+outlives the process that started it. It imports nothing that the runtime does not need, so that the memory is the
+runtime's own.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.benchmarking.memory import read_memory
+from edgekit.runtimes.protocol import Session, SessionConfig, load_runtime, select_inputs
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the model is: the little of an artifact that a runtime needs."""
+
+    path: Path
+    kind: str
+
+
+class Measured:
+    """The model under measurement and its inputs."""
+
+    def __init__(self, session: Session) -> None:
+        """Starts without inputs."""
+        self.session = session
+        self.batches: list[dict[str, ndarray]] = []
+        self._next = 0
+
+    def set_inputs(self, request: Message) -> Message:
+        """Takes the batches to run, one after another; every position is attended to."""
+        import numpy
+
+        self.batches = []
+        for rows in request["input_ids"]:
+            input_ids = numpy.array(rows, dtype=numpy.int64)
+            self.batches.append(select_inputs(self.session.input_names, input_ids, numpy.ones_like(input_ids)))
+        self._next = 0
+        return {}
+
+    def sample(self, request: Message) -> Message:
+        """Times `runs` calls, fewer when `seconds` pass first, at least one; the garbage collector waits."""
+        deadline = time.perf_counter_ns() + int(request["seconds"] * 1e9)
+        samples: list[int] = []
+        gc.collect()
+        gc.disable()
+        try:
+            while len(samples) < request["runs"]:
+                batch = self.batches[self._next]
+                self._next = (self._next + 1) % len(self.batches)
+                started = time.perf_counter_ns()
+                self.session.run(batch)
+                ended = time.perf_counter_ns()
+                samples.append(ended - started)
+                if ended >= deadline:
+                    break
+        finally:
+            gc.enable()
+        return {"samples_ns": samples}
+
+
+def open_model(request: Message) -> tuple[Measured, Message]:
+    """Pins the process, imports the runtime's libraries, then opens the model and times that."""
+    cores = _pin(request["cores"])
+    baseline = read_memory().resident_bytes
+    runtime = load_runtime(request["runtime"])
+    for library in runtime.libraries:
+        importlib.import_module(library)
+    library_bytes = read_memory().resident_bytes
+    config = SessionConfig(request["threads"], request["graph_optimization"])
+    started = time.perf_counter_ns()
+    session = runtime.open(Location(Path(request["path"]), request["kind"]), config)
+    load_ms = (time.perf_counter_ns() - started) / 1e6
+    return Measured(session), {
+        "load_ms": load_ms,
+        "input_names": list(session.input_names),
+        "cores": cores,
+        "baseline_bytes": baseline,
+        "library_bytes": library_bytes,
+    }
+
+
+def _pin(cores: list[int]) -> list[int]:
+    """Binds this process, and so every thread it starts, to `cores`; returns those it is bound to, [] if it cannot be."""
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        return []
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError:
+        return []
+    return sorted(os.sched_getaffinity(0))
+
+
+def serve() -> None:
+    """Answers requests until `quit` or the end of stdin."""
+    # Libraries print where they like; only answers may go to the pipe.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    measured: Measured | None = None
+    for line in sys.stdin:
+        request: Message = json.loads(line)
+        command = request["command"]
+        try:
+            if command == "open":
+                measured, answer = open_model(request)
+            elif command == "memory":
+                answer = dict(read_memory().as_dict())
+            elif command == "quit":
+                answer = {}
+            elif measured is None:
+                raise ValueError(f"'{command}' before 'open'")
+            else:
+                answer = measured.set_inputs(request) if command == "inputs" else measured.sample(request)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the parent must hear of it)
+            answer = {"error": str(error) or type(error).__name__, "type": type(error).__name__}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+        if command == "quit":
+            return
+
+
+if __name__ == "__main__":
+    serve()

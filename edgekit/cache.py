@@ -1,0 +1,130 @@
+"""The build's cache: a stage that ran once on the same inputs, config and seed is not run again.
+
+Layout below the build's output directory:
+
+    artifacts/<kind>-<key>/       the artifact
+    artifacts/<kind>-<key>.json   how long it took
+    work/<kind>-<key>/            what a killed stage needs to go on; gone when the artifact is there
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from edgekit.artifact import Artifact, hash_json, write_atomically
+from edgekit.contract import StageConfig, StageContext, StageInputs
+from edgekit.errors import CorruptArtifactError, EnvironmentLacksError, UsageError
+from edgekit.events import Event, EventSink
+from edgekit.stages import get_stage, run_stage
+
+
+@dataclass(frozen=True)
+class Cached:
+    """An artifact, how long it took to make, and whether it was already there."""
+
+    artifact: Artifact
+    seconds: float
+    was_cached: bool
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Runs stages through the content cache in `directory`."""
+
+    directory: Path
+    seed: int
+    events: EventSink
+    offline: bool = False
+
+    def run(
+        self, kind: str, inputs: StageInputs, config: StageConfig, *, outside: dict[str, JsonValue] | None = None
+    ) -> Cached:
+        """Returns the stage's artifact, made now unless the same was made before.
+
+        `outside` holds what the output depends on beyond inputs, config and seed: the digest of source files, or the
+        fingerprint of the machine.
+
+        Raises:
+            EdgekitError: whatever the stage raises; its work directory stays, so that the same call resumes.
+        """
+        name = f"{kind}-{self._key(kind, inputs, config, outside or {})[:16]}"
+        out = self.directory / "artifacts" / name
+        timing = out.with_suffix(".json")
+        found = self._find(out)
+        if found is not None:
+            seconds = _read_seconds(timing)
+            self.events(Event("stage-cached", stage=kind, values={"seconds": seconds}))
+            return Cached(found, seconds, was_cached=True)
+        work = self.directory / "work" / name
+        started = time.perf_counter()
+        context = StageContext(out, self.seed, self.events, work, self.offline)
+        artifact = run_stage(kind, inputs, config, context)
+        seconds = time.perf_counter() - started
+        write_atomically(timing, json.dumps({"seconds": seconds}))
+        shutil.rmtree(work, ignore_errors=True)
+        return Cached(artifact, seconds, was_cached=False)
+
+    def _key(self, kind: str, inputs: StageInputs, config: StageConfig, outside: dict[str, JsonValue]) -> str:
+        return hash_json(
+            {
+                "kind": kind,
+                "version": get_stage(kind).version,
+                "inputs": {role: artifact.digest for role, artifact in inputs.present().items()},
+                "config": config.model_dump(mode="json"),
+                "seed": self.seed,
+                "outside": outside,
+            }
+        )
+
+    def _find(self, out: Path) -> Artifact | None:
+        """Opens a cached artifact; one that fails its digests is moved away, said so, and made again."""
+        if not out.exists():
+            return None
+        try:
+            return Artifact.open(out)
+        except CorruptArtifactError as error:
+            shutil.rmtree(out)
+            self.events(Event("message", stage=out.name, text=f"A cached artifact was refused and is made again. {error}"))
+            return None
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds a build's output directory for one process and clears what killed builds left half-written.
+
+    Raises:
+        UsageError: another build runs there, or the path is a file.
+        EnvironmentLacksError: it cannot be written.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory}: is a file; expected a directory to build into.")
+    try:
+        (directory / "artifacts").mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    except OSError as error:
+        raise EnvironmentLacksError(f"{directory}: cannot be written ({error.strerror}).") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"{directory}: another build is running there. Wait for it, or use another --out.") from error
+        for place in (directory / "artifacts", directory / "bundles"):
+            for leftover in place.glob(".*.partial-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def _read_seconds(timing: Path) -> float:
+    try:
+        return float(json.loads(timing.read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError):
+        return 0.0

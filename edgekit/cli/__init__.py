@@ -1,0 +1,75 @@
+"""The command line: one command per stage, and what surrounds them. `main` is the entry point.
+
+Commands are registered by name, so that `edgekit --help` imports no stage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from edgekit._version import __version__
+from edgekit.errors import EdgekitError
+from edgekit.stages import STAGES
+
+INTERRUPTED = 130
+
+_OTHER_COMMANDS = {
+    "build": ("edgekit.cli.build:build", "Run a recipe: all stages, all exports, all checks, the bundles and the report."),
+    "bench": ("edgekit.cli.bench:bench", "Measure latency and memory; with --compare, two models in turn."),
+    "predict": ("edgekit.cli.predict:predict", "Classify text with a bundle, its digests verified."),
+    "verify": ("edgekit.cli.inspection:verify", "Check every file of an artifact or bundle against its digest."),
+    "init": ("edgekit.cli.init:init", "Write a recipe to start from."),
+    "recipes": ("edgekit.cli.inspection:recipes", "List the built-in recipes."),
+    "targets": ("edgekit.cli.inspection:targets", "List the targets, or show one."),
+    "doctor": ("edgekit.cli.inspection:doctor", "Say what this machine and environment can do, and what is missing."),
+}
+
+_EXIT_CODES = (
+    "Exit codes: 0 met, 1 budget missed, 2 usage or recipe error, 3 parity failed, 4 environment lacks something, "
+    "5 training failed, 130 interrupted."
+)
+
+
+def make_app() -> App:
+    """Returns the application with every command registered by name."""
+    app = App(
+        name="edgekit",
+        help="Distil, prune, quantize, export, measure and package models for phones, laptops and browsers.",
+        help_epilogue=_EXIT_CODES,
+        help_format="plaintext",
+        version=__version__,
+    )
+    for name, (path, summary) in _OTHER_COMMANDS.items():
+        app.command(path, name=name, help=summary, sort_key=0)
+    for entry in STAGES.values():
+        if entry.kind not in _OTHER_COMMANDS:
+            app.command(f"edgekit.cli.stage_commands:{entry.kind}", name=entry.kind, help=entry.summary, sort_key=1)
+    app.register_install_completion_command(name="--install-completion")
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with the documented code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command and returns its exit code; errors become one message on standard error."""
+    app = make_app()
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _complain(str(error), 2)
+    except EdgekitError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted. Run the same command again to go on where it stopped.", INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write("".join(f"edgekit: {line}\n" for line in message.strip().splitlines()))
+    return code

@@ -1,0 +1,5 @@
+"""`python -m edgekit.cli` is `edgekit`."""
+
+from edgekit.cli import main
+
+main()

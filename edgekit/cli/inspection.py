@@ -1,0 +1,104 @@
+"""Commands that look and change nothing: targets, recipes, doctor, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from edgekit.artifact import Artifact
+
+
+def targets(name: str | None = None) -> int:
+    """List the targets, or show one with the source of every figure.
+
+    Parameters
+    ----------
+    name
+        A built-in target, or the path of a .toml file.
+    """
+    from edgekit.target import list_targets, load_target
+
+    console = Console()
+    if name is not None:
+        _show_target(console, name)
+        return 0
+    table = Table("target", "device", "instructions", "memory", "runtimes", title="Targets", title_justify="left")
+    for known in list_targets():
+        target = load_target(known)
+        runtimes = ", ".join(f"{runtime.name} {runtime.version}" for runtime in target.runtimes)
+        table.add_row(known, target.description, target.architecture, _gib(target.memory_bytes), runtimes)
+    console.print(table)
+    return 0
+
+
+def recipes() -> int:
+    """List the built-in recipes."""
+    import tomllib
+
+    from edgekit.recipe import list_recipes, recipe_directory
+
+    table = Table("recipe", "what it builds", title="Built-in recipes", title_justify="left")
+    for name in list_recipes():
+        values = tomllib.loads((recipe_directory() / f"{name}.toml").read_text(encoding="utf-8"))
+        table.add_row(name, str(values.get("description", "")))
+    Console().print(table)
+    return 0
+
+
+def doctor() -> int:
+    """Say what this machine and environment can do, and what is missing. Exit code 4 when something is."""
+    from edgekit.doctor import examine
+
+    table = Table("", "what", "found", "what to do", title="edgekit doctor", title_justify="left")
+    findings = examine()
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else ("[red]missing[/]" if finding.required else "[yellow]absent[/]")
+        table.add_row(mark, finding.name, finding.found, finding.advice)
+    Console().print(table)
+    return 0 if all(finding.ok or not finding.required for finding in findings) else 4
+
+
+def verify(path: Path) -> int:
+    """Check every file of an artifact or bundle against its digest.
+
+    Parameters
+    ----------
+    path
+        Directory of an artifact or bundle.
+    """
+    artifact = Artifact.open(path)
+    if artifact.kind == "bundle":
+        from edgekit.packaging.bundle import verify_bundle
+
+        verify_bundle(path)
+    total = sum(record.bytes for record in artifact.files.values())
+    print(f"{path}: {artifact.kind}, {len(artifact.files)} files, {total:,} bytes, all digests match.")
+    print(f"digest {artifact.digest}; made by {artifact.lineage.stage} of edgekit {artifact.lineage.edgekit_version}.")
+    return 0
+
+
+def _show_target(console: Console, name: str) -> None:
+    from edgekit.target import load_target
+
+    target = load_target(name)
+    table = Table("key", "value", "source", title=f"{target.name}: {target.description}", title_justify="left")
+    table.add_row("cpu", f"{target.cpu} ({target.architecture})", "")
+    table.add_row("memory", _gib(target.memory_bytes), "")
+    for label, figure, unit in (
+        ("memory bandwidth", target.memory_bandwidth_bytes_per_s, "GB/s"),
+        ("int8 peak, one core", target.peak_int8_operations_per_s, "Gop/s"),
+        ("float32 peak, one core", target.peak_float32_operations_per_s, "Gop/s"),
+    ):
+        table.add_row(label, f"{figure.value / 1e9:,.1f} {unit}", figure.source)
+    for runtime in target.runtimes:
+        ceiling = f"operator set {runtime.opset}, IR {runtime.ir_version}, {runtime.threads} threads"
+        table.add_row(f"{runtime.name} {runtime.version}", ceiling, "")
+    for key, value in target.budget.model_dump(exclude_none=True).items():
+        table.add_row(f"budget {key}", f"{value:,}", "")
+    console.print(table)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,117 @@
+"""One command per row of the stage table, with flags made from the stage's config class.
+
+`edgekit quantize IN OUT --bits 4` is the same call as `edgekit.quantize("IN", QuantizeConfig(bits=4), out="OUT")`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from edgekit.api import run
+from edgekit.cli.options import AsJson, Offline, Seed
+from edgekit.cli.terminal import listening
+from edgekit.contract import StageConfig
+from edgekit.errors import UsageError
+from edgekit.stages import STAGES, StageEntry
+from edgekit.validation import explain
+
+_ROLE_HELP = {
+    "teacher": "The teacher: an artifact.",
+    "data": "Prepared data, made by `edgekit prepare`.",
+    "signal": "Cached teacher outputs, made by `edgekit capture`.",
+    "reference": "The model to compare with: an artifact.",
+}
+_POSITIONAL_FIELD = "source"
+"""The one config field that is an argument, for the stages that read no artifact."""
+
+
+def __getattr__(name: str) -> Callable[..., int]:
+    """Returns the command of the stage called `name`."""
+    if name not in STAGES:
+        raise AttributeError(name)
+    return make_command(STAGES[name])
+
+
+def make_command(entry: StageEntry) -> Callable[..., int]:
+    """Returns the function that the command line calls for a stage; its signature carries the flags."""
+    signature = inspect.Signature(_parameters(entry), return_annotation=int)
+
+    def command(*positional: Any, **named: Any) -> int:
+        values = signature.bind(*positional, **named).arguments
+        with listening(as_json=values.get("json", False)) as events:
+            artifact = run(
+                entry.kind,
+                values.get("model"),
+                _config(entry, values),
+                out=values["out"],
+                seed=values.get("seed", 0),
+                offline=values.get("offline", False),
+                events=events,
+                **{role: values[role] for role in _flag_roles(entry) if values.get(role) is not None},
+            )
+        if not values.get("json", False):
+            print(artifact.path)
+        return 0
+
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__name__ = command.__qualname__ = entry.kind
+    command.__doc__ = entry.summary
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return command
+
+
+def _config(entry: StageEntry, values: dict[str, Any]) -> StageConfig:
+    """Returns the config that the flags spell; what was not given keeps its default."""
+    flags: BaseModel | None = values.get("flags")
+    given = {} if flags is None else {name: getattr(flags, name) for name in flags.model_fields_set}
+    if _POSITIONAL_FIELD in values:
+        given[_POSITIONAL_FIELD] = values[_POSITIONAL_FIELD]
+    try:
+        return entry.config_class().model_validate(given)
+    except ValidationError as error:
+        raise UsageError(explain(error, entry.config_class(), f"edgekit {entry.kind}")) from error
+
+
+def _flags(entry: StageEntry) -> type[BaseModel]:
+    """Returns the config class less its positional field, without its checks: `_config` runs those."""
+    fields: dict[str, Any] = {
+        name: (field.annotation, field)
+        for name, field in entry.config_class().model_fields.items()
+        if not (name == _POSITIONAL_FIELD and "model" not in entry.needs)
+    }
+    return create_model(f"{entry.config}Flags", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _flag_roles(entry: StageEntry) -> list[str]:
+    return [role for role in (*entry.needs, *entry.takes) if role != "model"]
+
+
+def _parameters(entry: StageEntry) -> list[inspect.Parameter]:
+    """Returns the signature: MODEL (or SOURCE) OUT, the config's fields, the other roles, and the common options."""
+    positional, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    parameters = []
+    if "model" in entry.needs:
+        help_text = Parameter(help="The artifact to work on.")
+        parameters.append(inspect.Parameter("model", positional, annotation=Annotated[str, help_text]))
+    elif _POSITIONAL_FIELD in entry.config_class().model_fields:
+        help_text = Parameter(help="Where it comes from: a hub id, a path, or pkg:NAME/path.")
+        parameters.append(inspect.Parameter(_POSITIONAL_FIELD, positional, annotation=Annotated[str, help_text]))
+    out_help = Parameter(help="Directory of the artifact to make; must not exist.")
+    parameters.append(inspect.Parameter("out", positional, annotation=Annotated[Path, out_help]))
+    flags = Annotated[_flags(entry) | None, Parameter(name="*")]
+    parameters.append(inspect.Parameter("flags", named, default=None, annotation=flags))
+    for role in _flag_roles(entry):
+        annotation = Annotated[str | None, Parameter(help=_ROLE_HELP[role])]
+        parameters.append(inspect.Parameter(role, named, default=None, annotation=annotation))
+    parameters += [
+        inspect.Parameter("seed", named, default=0, annotation=Seed),
+        inspect.Parameter("offline", named, default=False, annotation=Offline),
+        inspect.Parameter("json", named, default=False, annotation=AsJson),
+    ]
+    return parameters

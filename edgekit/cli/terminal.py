@@ -1,0 +1,146 @@
+"""How events are shown: a live display on a terminal, plain lines in a log, or one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from edgekit.events import Event, EventSink
+
+_SECONDS_BETWEEN_LOG_LINES = 10.0
+
+
+@contextmanager
+def listening(*, as_json: bool) -> Iterator[EventSink]:
+    """Yields the sink that fits: JSON lines when asked for, a progress display on a terminal, else plain lines."""
+    if as_json:
+        yield _json_line
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _LogLines(console)
+        return
+    display = _Display(console)
+    with display.progress:
+        yield display
+
+
+def _json_line(event: Event) -> None:
+    fields = {name: value for name, value in asdict(event).items() if value not in ("", None, {})}
+    sys.stdout.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
+    sys.stdout.flush()
+
+
+class _Display:
+    """A progress bar with rate and time left for the current piece of work, and a line for each finished one."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("[bold]{task.fields[stage]:<9}[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._started = time.perf_counter()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "progress":
+            self._advance(event)
+            return
+        if event.kind == "stage-started":
+            self._started = time.perf_counter()
+            key = (event.stage, "")
+            self._tasks[key] = self.progress.add_task(event.text, total=None, stage=event.stage, rate="")
+        if event.kind in ("stage-finished", "stage-cached"):
+            for task in self._tasks.values():
+                self.progress.remove_task(task)
+            self._tasks.clear()
+        line = describe(event, time.perf_counter() - self._started)
+        if line:
+            self.progress.console.print(line, highlight=False, markup=False)
+
+    def _advance(self, event: Event) -> None:
+        key = (event.stage, event.text)
+        waiting = self._tasks.pop((event.stage, ""), None)
+        if waiting is not None:
+            self.progress.remove_task(waiting)
+        if key not in self._tasks:
+            self._tasks[key] = self.progress.add_task(event.text, total=event.total, stage=event.stage, rate="")
+        task = self._tasks[key]
+        speed = self.progress.tasks[-1].speed if self.progress.tasks else None
+        rate = f"{speed:,.1f} {event.unit}/s" if speed else ""
+        loss = event.values.get("loss")
+        rate += f"  loss {loss:.4f}" if loss is not None else ""
+        self.progress.update(task, completed=event.completed, total=event.total, rate=rate)
+        if event.total is not None and event.completed >= event.total:
+            self.progress.remove_task(self._tasks.pop(key))
+
+
+class _LogLines:
+    """Plain lines for logs: beginnings and ends, and progress every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = 0.0
+        self._started = time.perf_counter()
+        self._began: dict[tuple[str, str], float] = {}
+
+    def __call__(self, event: Event) -> None:
+        now = time.perf_counter()
+        if event.kind == "stage-started":
+            self._started = now
+            self._began.clear()
+        if event.kind == "progress":
+            began = self._began.setdefault((event.stage, event.text), now)
+            if now - self._last < _SECONDS_BETWEEN_LOG_LINES or event.completed == 0:
+                return
+            self._last = now
+            self._print(_progress_line(event, now - began))
+            return
+        line = describe(event, now - self._started)
+        if line:
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def describe(event: Event, seconds: float) -> str:
+    """Returns the line that tells of an event, or the empty string for one that needs none."""
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+    if event.kind == "stage-started":
+        return f"> {event.stage}: {event.text}"
+    if event.kind == "stage-finished":
+        return f"  {event.stage}: done in {seconds:.1f} s"
+    if event.kind == "stage-cached":
+        return f"= {event.stage}: cached"
+    if event.kind in ("message", "export-finished"):
+        return f"  {event.stage}: {event.text}"
+    if event.kind == "metric":
+        return f"  {event.stage}: {event.text}  {numbers}"
+    return ""
+
+
+def _progress_line(event: Event, seconds: float) -> str:
+    line = f"  {event.stage}: {event.text} {event.completed}"
+    if event.total:
+        line += f"/{event.total} {event.unit}"
+        if event.completed and seconds > 0:
+            rate = event.completed / seconds
+            line += f", {rate:.1f}/s, {(event.total - event.completed) / rate:.0f} s left"
+    loss = event.values.get("loss")
+    return line + (f", loss {loss:.4f}" if loss is not None else "")

@@ -1,0 +1,97 @@
+"""Configuration of training: what finetuning and distilling share, and what each adds.
+
+Only pydantic is imported here, so that the command line reads its flags in milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from edgekit.contract import StageConfig
+
+Precision = Literal["auto", "float32", "bf16"]
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+class TrainingConfig(StageConfig):
+    """How a model is trained, with or without a teacher."""
+
+    epochs: float = Field(default=3.0, gt=0, le=1000)
+    """Passes over the training text; a fraction ends inside a pass."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rows a forward pass, on each process."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Forward passes that make one optimizer step: with 2 of 16 rows the gradient is that of 32 rows."""
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
+    """Highest learning rate, reached at the end of the warm-up."""
+    schedule: Schedule = "linear"
+    """How the learning rate falls after the warm-up: `linear` or `cosine` to zero, or `constant`."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's decoupled weight decay; biases and norms are not decayed."""
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this Euclidean norm when they exceed it."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout probability everywhere in the model while it trains; none: the model's own."""
+    precision: Precision = "auto"
+    """`float32`; `bf16`: matrix products in bf16, weights in float32; `auto`: bf16 where the hardware computes in it."""
+    evaluations_per_epoch: int = Field(default=2, ge=1)
+    """Evaluations on the validation split in each pass; the best of them is what is kept."""
+    patience: int | None = Field(default=None, ge=1)
+    """Evaluations without a better one after which training stops; none: it runs to the end."""
+
+
+class FinetuneConfig(TrainingConfig):
+    """Train a model on labelled text."""
+
+
+class LayerPair(StageConfig):
+    """Which layer of the teacher a layer of the student imitates, both counted from 0."""
+
+    student: int = Field(ge=0)
+    """Layer of the student."""
+    teacher: int = Field(ge=0)
+    """Layer of the teacher."""
+
+
+class DistillConfig(TrainingConfig):
+    """Train a student on its teacher's outputs, and on labels where there are any."""
+
+    alpha: float = Field(default=0.9, ge=0, le=1)
+    """Weight of the teacher's soft targets; the labels get `1 - alpha`."""
+    temperature: float = Field(default=2.0, gt=0, le=100)
+    """Divides teacher's and student's logits before the softmax: higher shows more of the unlikely classes."""
+    use_unlabelled: bool = True
+    """Learn from the teacher's outputs on the `unlabelled` split too, where the data has one."""
+    hidden_state_weight: float = Field(default=0.0, ge=0)
+    """Weight of the squared difference of hidden states; 0: off. Above 0 the teacher runs beside the student."""
+    layer_map: list[LayerPair] | None = None
+    """Layers whose hidden states are matched; none: every student layer, with teacher layers evenly spaced to the last."""
+    attention_relation_weight: float = Field(default=0.0, ge=0)
+    """Weight of the MiniLM attention relations; 0: off. Above 0 the teacher runs beside the student."""
+    relation_layers: LayerPair | None = None
+    """Layers whose attention relations are matched; none: the last of each."""
+    relation_heads: int | None = Field(default=None, ge=1)
+    """Heads that queries, keys and values are regrouped into; none: the teacher's attention heads."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> DistillConfig:
+        if self.layer_map is not None and len({pair.student for pair in self.layer_map}) != len(self.layer_map):
+            raise ValueError("layer_map names a student layer twice, expected each at most once.")
+        if self.layer_map == []:
+            raise ValueError("layer_map is empty, expected pairs of layers, or none for the default.")
+        return self
+
+
+class CaptureConfig(StageConfig):
+    """Compute a teacher's logits once and keep them."""
+
+    use_unlabelled: bool = True
+    """Run the teacher on the `unlabelled` split too, where the data has one."""
+    batch_size: int = Field(default=64, ge=1)
+    """Rows a forward pass."""
+    precision: Precision = "auto"
+    """`float32`; `bf16`: matrix products in bf16; `auto`: bf16 where the hardware computes in it."""

@@ -1,0 +1,53 @@
+"""How far a training run is: numbers only, so that a checkpoint can hold them as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an evaluation found."""
+
+    accuracy: float
+    """Share of rows with the right label, 0 to 1."""
+    cross_entropy: float
+    """Mean negative log likelihood of the right label, nats a row."""
+
+    def better_than(self, other: Score | None) -> bool:
+        """Returns True when the accuracy is higher, or as high with a lower cross-entropy."""
+        if other is None:
+            return True
+        return (self.accuracy, -self.cross_entropy) > (other.accuracy, -other.cross_entropy)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation so far, and the weights it was of."""
+
+    step: int
+    score: Score
+    weights: dict[str, Tensor]
+    """Name to a copy, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a run between two steps; replaced as a whole, so an interrupt never sees half a change."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    evaluated_step: int = 0
+    """Step after which the last evaluation was."""
+    evaluations_since_best: int = 0
+    best: Best | None = None
+
+    def evaluated(self, score: Score, weights: dict[str, Tensor]) -> Progress:
+        """Returns the state after an evaluation; `weights` are kept when it is the best."""
+        if score.better_than(self.best.score if self.best else None):
+            best = Best(self.step, score, weights)
+            return replace(self, evaluated_step=self.step, evaluations_since_best=0, best=best)
+        count = self.evaluations_since_best + 1
+        return replace(self, evaluated_step=self.step, evaluations_since_best=count)

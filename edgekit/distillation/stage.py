@@ -1,0 +1,188 @@
+"""The stages `finetune`, `capture` and `distill`: artifacts in, an artifact out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from edgekit._version import __version__
+from edgekit.artifact import Artifact, Kind, Lineage, hash_json, publish, require_absent
+from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
+from edgekit.distillation.config import (
+    CaptureConfig,
+    DistillConfig,
+    FinetuneConfig,
+    LayerPair,
+    Precision,
+    Schedule,
+    TrainingConfig,
+)
+from edgekit.errors import UnsupportedError
+from edgekit.models.tasks import read_task
+
+if TYPE_CHECKING:
+    from edgekit.data.prepared import PreparedData
+    from edgekit.distillation.signal import CaptureRun, Signal
+    from edgekit.distillation.trainer import Run
+
+__all__ = [
+    "CaptureConfig",
+    "DistillConfig",
+    "FinetuneConfig",
+    "LayerPair",
+    "Precision",
+    "Schedule",
+    "TrainingConfig",
+    "capture",
+    "capture_config",
+    "distill",
+    "finetune",
+]
+
+
+def finetune(inputs: StageInputs, config: FinetuneConfig, context: StageContext) -> Artifact:
+    """Trains a model on labelled text and returns the one that was best on the validation split.
+
+    Raises:
+        DataError: the data's labels are not the model's, a split is empty, or only one class is there.
+        UnsupportedError: the model is quantized.
+        TrainingError: the loss is not finite.
+    """
+    from edgekit.data.prepared import PreparedData
+    from edgekit.distillation.material import check_data_labels
+    from edgekit.distillation.session import train_on_labels
+    from edgekit.models.source import load_model, save_model
+
+    require_absent(context.out)
+    model = inputs.require("model", "finetune")
+    data = PreparedData.open(inputs.require("data", "finetune"))
+    _require_floats(model, "finetune")
+    check_data_labels(data, read_task(model), "model")
+    loaded = load_model(model)
+    train_on_labels(loaded, data, config, _run("finetune", inputs, config, context))
+    lineage = lineage_of("finetune", inputs, config, context)
+    return _publish(context.out, "model", lineage, lambda directory: save_model(loaded, directory))
+
+
+def capture(inputs: StageInputs, config: CaptureConfig, context: StageContext) -> Artifact:
+    """Runs a teacher over the training and the unlabelled text and returns its logits as an artifact.
+
+    Raises:
+        DataError: the data's labels are not the teacher's.
+        TrainingError: a logit is not finite.
+    """
+    from edgekit.data.prepared import PreparedData
+    from edgekit.distillation.material import check_data_labels
+    from edgekit.distillation.signal import capture_logits, describe, write_signal
+    from edgekit.models.source import load_model
+
+    require_absent(context.out)
+    teacher, data_artifact = inputs.require("teacher", "capture"), inputs.require("data", "capture")
+    data = PreparedData.open(data_artifact)
+    check_data_labels(data, read_task(teacher), "teacher")
+    loaded = load_model(teacher)
+    signal = capture_logits(loaded, data, config, _capture_run("capture", teacher, data_artifact, config, context))
+    description = describe(teacher, data_artifact, loaded, signal)
+    lineage = lineage_of("capture", inputs, config, context)
+    return _publish(context.out, "signal", lineage, lambda directory: write_signal(directory, signal, description))
+
+
+def distill(inputs: StageInputs, config: DistillConfig, context: StageContext) -> Artifact:
+    """Trains a student on its teacher's outputs and returns the one that was best on the validation split.
+
+    Raises:
+        ModelError: teacher and student differ in their labels.
+        DataError: the data's labels are not theirs, a split is empty, or only one class is there.
+        ArtifactError: the signal is of another teacher or other data.
+        UnsupportedError: the student is quantized, or its layers cannot be matched.
+        TrainingError: the loss is not finite.
+    """
+    from edgekit.data.prepared import PreparedData
+    from edgekit.distillation.material import check_data_labels, check_teacher_labels
+    from edgekit.distillation.session import train_student
+    from edgekit.models.source import load_model, save_model
+
+    require_absent(context.out)
+    model, teacher = inputs.require("model", "distill"), inputs.require("teacher", "distill")
+    data = PreparedData.open(inputs.require("data", "distill"))
+    _require_floats(model, "distill")
+    check_teacher_labels(read_task(model), read_task(teacher))
+    check_data_labels(data, read_task(teacher), "teacher")
+    signal = _signal(inputs, data, config, context)
+    student = load_model(model)
+    train_student(student, teacher, (data, signal), config, _run("distill", inputs, config, context))
+    lineage = lineage_of("distill", inputs, config, context)
+    return _publish(context.out, "model", lineage, lambda directory: save_model(student, directory))
+
+
+def capture_config(config: DistillConfig) -> CaptureConfig:
+    """Returns the capture that a distillation with `config` needs."""
+    return CaptureConfig(use_unlabelled=config.use_unlabelled, precision=config.precision)
+
+
+def _signal(inputs: StageInputs, data: PreparedData, config: DistillConfig, context: StageContext) -> Signal:
+    """Returns the teacher's logits: those of the signal artifact, or captured now."""
+    from edgekit.distillation.signal import capture_logits, captured_splits, read_signal
+    from edgekit.models.source import load_model
+
+    teacher, data_artifact = inputs.require("teacher", "distill"), inputs.require("data", "distill")
+    if inputs.signal is not None:
+        splits = captured_splits(data, use_unlabelled=config.use_unlabelled)
+        return read_signal(inputs.signal, teacher, data_artifact, splits)
+    settings = capture_config(config)
+    run = _capture_run("distill", teacher, data_artifact, settings, context)
+    return capture_logits(load_model(teacher), data, settings, run)
+
+
+def _require_floats(model: Artifact, stage: str) -> None:
+    from edgekit.models.source import QUANTIZATION_FILE
+
+    if (model.path / QUANTIZATION_FILE).is_file():
+        raise UnsupportedError(
+            f"{stage}: {model.path}: found a quantized model, whose codes cannot be trained; expected float weights. "
+            f"Put '{stage}' before 'quantize'."
+        )
+
+
+def _run(stage: str, inputs: StageInputs, config: TrainingConfig, context: StageContext) -> Run:
+    from edgekit.distillation.trainer import Run
+
+    digests: dict[str, JsonValue] = {role: artifact.digest for role, artifact in inputs.present().items()}
+    fingerprint = _fingerprint(digests, config, context)
+    return Run(stage, context.seed, context.events, context.work_directory, fingerprint)
+
+
+def _capture_run(
+    stage: str, teacher: Artifact, data: Artifact, config: CaptureConfig, context: StageContext
+) -> CaptureRun:
+    from edgekit.distillation.signal import CaptureRun
+
+    digests: dict[str, JsonValue] = {"teacher": teacher.digest, "data": data.digest}
+    return CaptureRun(stage, context.events, context.work_directory, _fingerprint(digests, config, context))
+
+
+def _fingerprint(digests: dict[str, JsonValue], config: StageConfig, context: StageContext) -> str:
+    """Returns what tells one run from another: edgekit's version, inputs, config and seed."""
+    return hash_json(
+        {
+            "version": __version__,
+            "inputs": digests,
+            "config": config.model_dump(mode="json"),
+            "seed": context.seed,
+        }
+    )
+
+
+def _publish(out: Path, kind: Kind, lineage: Lineage, fill: Callable[[Path], None]) -> Artifact:
+    """Publishes what `fill` writes, on the main process alone, and returns it on every process."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.is_main_process:
+        with publish(out, kind=kind, lineage=lineage) as directory:
+            fill(directory)
+    state.wait_for_everyone()
+    return Artifact.open(out, kind=kind)

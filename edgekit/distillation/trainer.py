@@ -1,0 +1,290 @@
+"""The one training loop, on accelerate: finetuning is distilling without a teacher.
+
+It knows rows, a learner and a place for checkpoints; not artifacts, and not where text or models come from.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from edgekit.distillation.batches import Batch, Plan, Rows, Window, collate
+from edgekit.distillation.checkpoint import Checkpoints, load_weights, weights_of
+from edgekit.distillation.config import TrainingConfig
+from edgekit.distillation.evaluation import evaluate
+from edgekit.distillation.learner import Learner, Observation, observe
+from edgekit.distillation.logs import Logs
+from edgekit.distillation.optimization import learning_rate, make_optimizer, set_learning_rate
+from edgekit.distillation.progress import Best, Progress
+from edgekit.distillation.randomness import derived_seed, preserved_random_states
+from edgekit.errors import TrainingError
+from edgekit.events import Event, EventSink
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHECKPOINT_SECONDS = 30.0
+"""Wall time between checkpoints; when they are written changes nothing but how much a kill costs."""
+_CHECKPOINT_SHARE = 0.05  # of the time at most goes into checkpoints
+_DROPOUT = 2  # keeps dropout's random numbers apart from those of the order
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned from."""
+
+    rows: Rows
+    """Rows to train on."""
+    validation: Rows
+    """Labelled rows that decide which weights are kept."""
+    pad_ids: tuple[int, int]
+    """Padding id of the model and of the teacher."""
+    teacher: PreTrainedModel | None = None
+    """The teacher, where it runs beside the student; in evaluation mode."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and for whom a training runs."""
+
+    stage: str
+    """Name of the stage, for events."""
+    seed: int
+    events: EventSink
+    work_directory: Path | None
+    """Holds checkpoints and logs; None: neither is written."""
+    fingerprint: str
+    """Tells this run from any other: a checkpoint of another one is refused."""
+
+
+def train(learner: Learner, lesson: Lesson, config: TrainingConfig, run: Run) -> Best:
+    """Trains `learner` in place, leaves it with the best weights, in evaluation mode, and says how good they are.
+
+    The global random generators are left as they were found.
+
+    Raises:
+        TrainingError: the loss or its gradient is not finite, or a checkpoint cannot be used.
+        EnvironmentLacksError: a checkpoint cannot be written.
+    """
+    with preserved_random_states():
+        return _Trainer(learner, lesson, config, run).run()
+
+
+class _Trainer:
+    """The state of one run."""
+
+    def __init__(self, learner: Learner, lesson: Lesson, config: TrainingConfig, run: Run) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        # Precision is the learner's matter, so that a state left by the caller's own Accelerator does not clash.
+        self.accelerator = Accelerator(
+            mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        )
+        self.learner, self.lesson, self.config, self.settings = learner, lesson, config, run
+        learner.precision = config.precision
+        _own_memory(learner)
+        learner.to(self.accelerator.device)
+        if lesson.teacher is not None:
+            lesson.teacher.to(self.accelerator.device)  # type: ignore[arg-type, unused-ignore]
+        self.optimizer = make_optimizer(learner, config, self.accelerator.device)
+        self.wrapped, self.wrapped_optimizer = self.accelerator.prepare(learner, self.optimizer)
+        self.plan = Plan(
+            [len(ids) for ids in lesson.rows.input_ids],
+            config.batch_size,
+            config.gradient_accumulation_steps,
+            run.seed,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        self.total = max(1, math.ceil(config.epochs * self.plan.steps_per_epoch - 1e-9))
+        directory = run.work_directory
+        self.checkpoints = Checkpoints(directory / "checkpoints", run.fingerprint) if directory else None
+        self.progress = Progress()
+        self.weights_settled = True
+        """False only while the optimizer writes: weights and step count do not belong together then."""
+        self.saved_at, self.pause = time.monotonic(), CHECKPOINT_SECONDS
+
+    def run(self) -> Best:
+        """Trains from the newest checkpoint, or from the start, to the end."""
+        if self.checkpoints is not None:
+            self.progress = self.checkpoints.load(self.learner, self.optimizer)
+        if self.progress.step:
+            self._tell("message", f"Resumed after step {self.progress.step} of {self.total}.")
+        directory = self.settings.work_directory
+        with Logs(directory / "tensorboard" if directory and self._is_main else None, self.progress.step) as logs:
+            try:
+                self._loop(logs)
+            except KeyboardInterrupt:
+                if self.weights_settled:
+                    self._save()
+                raise
+        best = self.progress.best
+        assert best is not None, "the last step is always evaluated"
+        load_weights(self.learner, best.weights)
+        self.learner.eval()
+        return best
+
+    @property
+    def _is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    def _loop(self, logs: Logs) -> None:
+        started, first = time.monotonic(), self.progress.step
+        rows_done = 0
+        while True:
+            if self._evaluation_is_due():
+                self._evaluate(logs)
+            if self._is_finished():
+                return
+            if self._checkpoint_is_due():
+                self._save()
+            window = self.plan.window(self.progress.step)
+            values = self._step(window)
+            rows_done += len(window.rows)
+            logs.scalars(self.progress.step, {f"training/{name}": value for name, value in values.items()})
+            values["rows_per_s"] = rows_done / max(time.monotonic() - started, 1e-9)
+            text = "training" if first == 0 else "training (resumed)"
+            self._tell("progress", text, completed=self.progress.step, values=values)
+
+    def _step(self, window: Window) -> dict[str, float]:
+        """Makes one optimizer step and returns its loss, gradient norm and learning rate."""
+        rows, step = self.lesson.rows, self.progress.step
+        coefficients = self.learner.objective.coefficients(rows, window.rows)
+        self._set_mode()
+        self.wrapped_optimizer.zero_grad()
+        loss_sum = 0.0
+        counted = len(window.passes) - window.repeats
+        for index, chosen in enumerate(window.passes):
+            self._seed(step, index)
+            batch = collate(rows, chosen, self.lesson.pad_ids, self.accelerator.device)
+            is_last = index == len(window.passes) - 1
+            with self.accelerator.no_sync(self.wrapped) if not is_last else nullcontext():
+                loss = _weighted(self.wrapped(batch, self._teacher_view(batch)), coefficients)
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    self._fail(f"the loss is {value}", chosen)
+                # gradients are averaged over the processes: undo that, the coefficients know all rows
+                scale = self.accelerator.num_processes if index < counted else 0
+                self.accelerator.backward(loss * scale)
+            loss_sum += value if index < counted else 0.0
+        trainable = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
+        norm = float(self.accelerator.clip_grad_norm_(trainable, self.config.max_gradient_norm))
+        if not math.isfinite(norm):
+            self._fail(f"the gradient's norm is {norm}", window.rows)
+        rate = learning_rate(self.config, step, self.total)
+        self.weights_settled = False
+        set_learning_rate(self.optimizer, rate)
+        self.wrapped_optimizer.step()
+        self.progress = replace(self.progress, step=step + 1)
+        self.weights_settled = True
+        return {"loss": self._sum_over_processes(loss_sum), "learning_rate": rate, "gradient_norm": norm}
+
+    def _teacher_view(self, batch: Batch) -> Observation | None:
+        objective, teacher = self.learner.objective, self.lesson.teacher
+        if teacher is None or batch.teacher_input_ids is None or batch.teacher_attention_mask is None:
+            return None
+        with torch.no_grad():
+            return observe(
+                teacher,
+                objective.teacher_view,
+                batch.teacher_input_ids,
+                batch.teacher_attention_mask,
+                precision=self.config.precision,
+            )
+
+    def _set_mode(self) -> None:
+        """Turns on training mode; without dropout evaluation mode is the same and cheaper."""
+        self.wrapped.train(self.config.dropout != 0)
+
+    def _seed(self, step: int, index: int) -> None:
+        from accelerate.utils import set_seed
+
+        set_seed(derived_seed(self.settings.seed, _DROPOUT, step, index, self.accelerator.process_index))
+
+    def _evaluation_is_due(self) -> bool:
+        step, often = self.progress.step, self.config.evaluations_per_epoch
+        if step == 0 or step == self.progress.evaluated_step:
+            return False
+        per_epoch = self.plan.steps_per_epoch
+        return step == self.total or step * often // per_epoch > (step - 1) * often // per_epoch
+
+    def _evaluate(self, logs: Logs) -> None:
+        score = evaluate(
+            self.learner.model,
+            self.lesson.validation,
+            self.lesson.pad_ids[0],
+            accelerator=self.accelerator,
+            precision=self.config.precision,
+        )
+        self.progress = self.progress.evaluated(score, weights_of(self.learner))
+        values = {"accuracy": score.accuracy, "cross_entropy": score.cross_entropy}
+        logs.scalars(self.progress.step, {f"validation/{name}": value for name, value in values.items()})
+        self._tell("metric", "validation", completed=self.progress.step, values=values)
+
+    def _is_finished(self) -> bool:
+        patience = self.config.patience
+        too_long = patience is not None and self.progress.evaluations_since_best >= patience
+        return self.progress.step >= self.total or too_long
+
+    def _checkpoint_is_due(self) -> bool:
+        due = self.checkpoints is not None and time.monotonic() - self.saved_at >= self.pause
+        return due and self._is_main
+
+    def _save(self) -> None:
+        """Writes a checkpoint, and waits longer for the next one where that takes long."""
+        if self.checkpoints is None or not self._is_main:
+            return
+        started = time.monotonic()
+        self.checkpoints.save(self.learner, self.optimizer, self.progress)
+        self.saved_at = time.monotonic()
+        self.pause = max(CHECKPOINT_SECONDS, (self.saved_at - started) / _CHECKPOINT_SHARE)
+
+    def _fail(self, what: str, chosen: list[int]) -> None:
+        """Raises the error for a batch that cannot be learned from; the weights are those before the step.
+
+        Raises:
+            TrainingError: always.
+        """
+        if self.checkpoints is not None and self.checkpoints.latest is None:
+            self._save()
+        kept = self.checkpoints.latest if self.checkpoints is not None else None
+        rows = self.lesson.rows
+        names = ", ".join(rows.names[row] for row in chosen[:8]) + (", ..." if len(chosen) > 8 else "")
+        text = rows.texts[chosen[0]]
+        where = f"The last good checkpoint is {kept}." if kept else "No work directory was given, so nothing was kept."
+        raise TrainingError(
+            f"{self.settings.stage}: step {self.progress.step + 1} of {self.total}: {what}, expected a finite number. "
+            f"The batch: {names}; it begins with {text[:60]!r}. {where} "
+            "Lower learning_rate or max_gradient_norm, use precision float32, or check these rows and the weights."
+        )
+
+    def _sum_over_processes(self, value: float) -> float:
+        if self.accelerator.num_processes == 1:
+            return value
+        return float(self.accelerator.reduce(torch.tensor(value, device=self.accelerator.device), reduction="sum"))
+
+    def _tell(self, kind: str, text: str, *, completed: int = 0, values: dict[str, float] | None = None) -> None:
+        if self._is_main:
+            total = self.total if kind != "message" else None
+            self.settings.events(
+                Event(kind, self.settings.stage, text, completed=completed, total=total, values=values or {})
+            )
+
+
+def _weighted(sums: dict[str, Tensor], coefficients: dict[str, float]) -> Tensor:
+    """Returns the loss of one pass: each sum times its coefficient, scalar float32."""
+    return torch.stack([total * coefficients[name] for name, total in sums.items()]).sum()
+
+
+def _own_memory(learner: Learner) -> None:
+    """Copies weights out of the mapped file: their alignment, and so a product's last bit, no longer depends on it."""
+    for parameter in learner.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)

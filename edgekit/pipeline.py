@@ -1,0 +1,181 @@
+"""`build`: the only orchestrator. It folds a recipe's stages, then fans out formats x targets.
+
+It knows in which order things happen and what failing means; every stage's work is the stage's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from edgekit._version import __version__
+from edgekit.artifact import Artifact
+from edgekit.benchmarking.machine import machine_fingerprint
+from edgekit.benchmarking.stage import read_quality
+from edgekit.cache import Cache, locked
+from edgekit.contract import StageConfig, StageInputs
+from edgekit.data.stage import source_digest as data_digest
+from edgekit.events import Event, EventSink, ignore
+from edgekit.export_chain import ExportChain, export_all
+from edgekit.models.stage import source_digest as model_digest
+from edgekit.models.weights import count_parameters, weight_bytes
+from edgekit.recipe import Recipe, RecipeStage
+from edgekit.reporting.files import write_reports
+from edgekit.results import BuildResult, ExportResult, PreparationResult, Quality, StageResult
+
+
+@dataclass
+class _Fold:
+    """What the build knows while it folds the stages."""
+
+    cache: Cache
+    recipe: Recipe
+    out: Path
+    data: Artifact
+    model: Artifact
+    teacher: Artifact | None = None
+    """The model just before the first stage that makes a student; fixed from then on."""
+    teacher_quality: Artifact | None = None
+    signal: Artifact | None = None
+    last_quality: Artifact | None = None
+    preparation: list[PreparationResult] = field(default_factory=list)
+    stages: list[StageResult] = field(default_factory=list)
+
+
+def build(
+    recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offline: bool = False
+) -> BuildResult:
+    """Runs a recipe into the directory `out` and returns what came of it; `build.json` and the reports hold the same.
+
+    Whatever was made before from the same inputs is taken from the cache in `out`; a killed build goes on where it was.
+
+    Raises:
+        EdgekitError: a stage could not run. A missed budget or a failed parity check does not raise: it is the
+            result's `exit_code` (1 or 3) and `failures`, and the export concerned has no bundle.
+    """
+    out = Path(out)
+    with locked(out):
+        cache = Cache(out, recipe.seed, events, offline)
+        fold = _start(cache, recipe, out)
+        for stage in recipe.stages:
+            _run_stage(fold, stage)
+        teacher_quality = fold.teacher_quality or fold.last_quality
+        chain = ExportChain(cache, recipe, out, fold.data, fold.model, teacher_quality)
+        exports = export_all(chain)
+        result = _conclude(fold, exports, read_quality(teacher_quality) if teacher_quality else None)
+        write_reports(result, out)
+    events(Event("build-finished", text=str(out), values={"exit_code": result.exit_code}))
+    return result
+
+
+def _start(cache: Cache, recipe: Recipe, out: Path) -> _Fold:
+    """Prepares the data and imports the teacher."""
+    data = cache.run(
+        "prepare", StageInputs(), recipe.data, outside={"source": data_digest(recipe.data, cache.offline)}
+    )
+    model = cache.run(
+        "import", StageInputs(), recipe.teacher, outside={"source": model_digest(recipe.teacher, cache.offline)}
+    )
+    fold = _Fold(cache, recipe, out, data.artifact, model.artifact)
+    for kind, cached in (("prepare", data), ("import", model)):
+        fold.preparation.append(_prepared(kind, cached.artifact, cached.seconds, cached.was_cached, out))
+    return fold
+
+
+def _run_stage(fold: _Fold, stage: RecipeStage) -> None:
+    """Runs one stage and measures the quality of the model that it made."""
+    if stage.kind in ("prune", "distill") and fold.teacher is None:
+        fold.teacher, fold.teacher_quality = fold.model, fold.last_quality or _evaluate(fold, fold.model)
+    if stage.kind == "distill" and fold.signal is None:
+        fold.signal = _capture(fold, stage.config)
+    inputs = StageInputs(
+        model=fold.model,
+        teacher=fold.teacher if stage.kind == "distill" else None,
+        data=fold.data,
+        signal=fold.signal if stage.kind == "distill" else None,
+    )
+    made = fold.cache.run(stage.kind, inputs, stage.config)
+    fold.model = made.artifact
+    fold.last_quality = _evaluate(fold, fold.model)
+    quality = read_quality(fold.last_quality)
+    fold.stages.append(
+        StageResult(
+            kind=stage.kind,
+            seconds=made.seconds,
+            cached=made.was_cached,
+            quality=quality,
+            digest=made.artifact.digest,
+            path=str(made.artifact.path.relative_to(fold.out)),
+            model_bytes=weight_bytes(made.artifact),
+            parameters=count_parameters(made.artifact),
+        )
+    )
+    _report_quality(fold.cache.events, stage.kind, quality)
+
+
+def _capture(fold: _Fold, config: StageConfig) -> Artifact:
+    """Computes the teacher's outputs once for all distillations."""
+    from edgekit.distillation.stage import DistillConfig, capture_config
+
+    assert isinstance(config, DistillConfig)
+    assert fold.teacher is not None
+    inputs = StageInputs(teacher=fold.teacher, data=fold.data)
+    cached = fold.cache.run("capture", inputs, capture_config(config))
+    fold.preparation.append(_prepared("capture", cached.artifact, cached.seconds, cached.was_cached, fold.out))
+    return cached.artifact
+
+
+def _evaluate(fold: _Fold, model: Artifact) -> Artifact:
+    inputs = StageInputs(model=model, data=fold.data, teacher=fold.teacher_quality)
+    return fold.cache.run("evaluate", inputs, fold.recipe.evaluate).artifact
+
+
+def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: Quality | None) -> BuildResult:
+    failures = [failure for export in exports for failure in _failures(export)]
+    parity_failed = any(not export.parity.passed for export in exports)
+    budget_failed = any(not export.budget.met for export in exports)
+    source: dict[str, JsonValue] = fold.recipe.source
+    return BuildResult(
+        schema_version=1,
+        name=fold.recipe.name,
+        seed=fold.recipe.seed,
+        edgekit_version=__version__,
+        machine=machine_fingerprint(),
+        teacher_quality=teacher_quality,
+        preparation=fold.preparation,
+        stages=fold.stages,
+        exports=exports,
+        recipe=source,
+        failures=failures,
+        exit_code=3 if parity_failed else 1 if budget_failed else 0,
+    )
+
+
+def _failures(export: ExportResult) -> list[str]:
+    """Returns one sentence for each thing that keeps an export from shipping."""
+    where = f"{export.format} for {export.target}"
+    failed = [f"{where}: parity: {failure}" for failure in export.parity.failures]
+    return failed + [
+        f"{where}: {check.name}: {check.explanation}"
+        for check in export.budget.checks
+        if check.status in ("missed", "inconclusive")
+    ]
+
+
+def _prepared(kind: str, artifact: Artifact, seconds: float, was_cached: bool, out: Path) -> PreparationResult:
+    return PreparationResult(
+        kind=kind,
+        seconds=seconds,
+        cached=was_cached,
+        digest=artifact.digest,
+        path=str(artifact.path.relative_to(out)),
+    )
+
+
+def _report_quality(events: EventSink, kind: str, quality: Quality) -> None:
+    values = {"accuracy": quality.accuracy}
+    if quality.accuracy_change is not None:
+        values["accuracy_change"] = quality.accuracy_change
+    events(Event("metric", stage=kind, text=f"quality on {quality.split}", values=values))

@@ -1,0 +1,1 @@
+"""Reports of a build: HTML, Markdown, JSON, JUnit and the terminal, all from the same `BuildResult`."""

@@ -1,0 +1,135 @@
+"""What follows from a `BuildResult`: the verdict, the headline figures, and which measurements are distinct.
+
+Every kind of report shows these; none derives them for itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekit.reporting.wording import STATUS_TITLES, check_title, join_words
+from edgekit.results import BudgetCheck, BuildResult, Comparison, ExportResult, Measurement, StageResult
+
+Tone = Literal["good", "bad", "uncertain"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the build ended, in a few words."""
+
+    title: str
+    explanation: str
+    tone: Tone
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measurement and everything that reports it: exports for several targets often share one."""
+
+    export: ExportResult
+    """The first export that reports it."""
+    measurement: Measurement
+    targets: list[str]
+    """Names of the targets in whose rows it stands."""
+    comparisons: list[tuple[str, Comparison]]
+    """What it was interleaved with (`its float32 export`, `the teacher`), and the comparison."""
+
+
+def verdict(result: BuildResult) -> Verdict:
+    """Returns the verdict that the exit code and the checks amount to."""
+    if result.exit_code == 0:
+        unmeasured = sum(check.status == "not-measured" for _, check in budget_checks(result))
+        rest = f" {unmeasured} limits could not be measured on this machine." if unmeasured > 1 else ""
+        rest = " One limit could not be measured on this machine." if unmeasured == 1 else rest
+        return Verdict("Every gate passed", f"{_shipped(result)}.{rest}", "good")
+    if result.exit_code == 3:
+        broken = [export for export in result.exports if not export.parity.passed]
+        where = join_words([f"{export.format} for {export.target}" for export in broken])
+        return Verdict("Parity failed", f"The exported file is not the model that was trained: {where}.", "bad")
+    if result.exit_code == 1:
+        failed = [(export, check) for export, check in budget_checks(result) if check.status == "missed"]
+        open_ones = [(export, check) for export, check in budget_checks(result) if check.status == "inconclusive"]
+        if failed:
+            return Verdict("Budget missed", f"{_list_checks(failed)}.", "bad")
+        if open_ones:
+            return Verdict("Inconclusive", f"Nothing shows that the budget is met: {_list_checks(open_ones)}.", "uncertain")
+    return Verdict(f"Build failed, exit code {result.exit_code}", "See the failures below.", "bad")
+
+
+def budget_checks(result: BuildResult) -> list[tuple[ExportResult, BudgetCheck]]:
+    """Returns every budget check of every export, in order."""
+    return [(export, check) for export in result.exports for check in export.budget.checks]
+
+
+def distinct_measurements(result: BuildResult) -> list[Measured]:
+    """Returns each measurement once, in the order of the exports, with the targets that share it."""
+    found: list[Measured] = []
+    for export in result.exports:
+        if export.measurement is None:
+            continue
+        same = next((entry for entry in found if entry.measurement == export.measurement), None)
+        if same is None:
+            found.append(Measured(export, export.measurement, [export.target], comparisons(export)))
+        elif export.target not in same.targets:
+            same.targets.append(export.target)
+    return found
+
+
+def comparisons(export: ExportResult) -> list[tuple[str, Comparison]]:
+    """Returns the comparisons of an export, each with the name of the other side."""
+    pairs = [("its float32 export", export.float_comparison), ("the teacher's float32 export", export.teacher_comparison)]
+    return [(name, comparison) for name, comparison in pairs if comparison is not None]
+
+
+def teacher_stage(result: BuildResult) -> StageResult | None:
+    """Returns the stage that made the teacher, such as its finetuning; None when the teacher was taken as it was."""
+    candidates = [stage for stage in result.stages if stage.quality.accuracy_change is None]
+    return next((stage for stage in reversed(candidates) if stage.quality == result.teacher_quality), None)
+
+
+def teacher_bytes(result: BuildResult) -> int:
+    """Returns the size of the teacher's weights, or 0 when the build does not say."""
+    stage = teacher_stage(result)
+    return result.teacher_bytes or (stage.model_bytes if stage is not None else 0)
+
+
+def headline_export(result: BuildResult) -> ExportResult | None:
+    """Returns the export that the headline figures describe: the first measured one, else the first."""
+    measured = [export for export in result.exports if export.measurement is not None]
+    return next(iter(measured + result.exports), None)
+
+
+def notes(result: BuildResult) -> list[str]:
+    """Returns each distinct note once, with the exports that it is about."""
+    about: dict[str, list[str]] = {}
+    for export in result.exports:
+        for note in export.notes:
+            about.setdefault(note, []).append(f"{export.format} for {export.target}")
+    return [f"{note} ({join_words(exports)})" for note, exports in about.items()]
+
+
+def place(export: ExportResult) -> str:
+    """Returns where an export's figures were measured, so that they are never taken for another device's."""
+    if export.measurement is None:
+        return "not measured"
+    found = export.measurement.machine
+    if export.measured_on_target:
+        return f"measured on {found.cpu} ({found.architecture})"
+    return f"measured on this machine: {found.cpu} ({found.architecture}), not on {export.target}"
+
+
+def _shipped(result: BuildResult) -> str:
+    if not result.exports:
+        return "The build has no exports"
+    bundles = sum(export.bundle is not None for export in result.exports)
+    return f"{bundles} of {len(result.exports)} exports bundled"
+
+
+def _list_checks(found: list[tuple[ExportResult, BudgetCheck]]) -> str:
+    return join_words(
+        [
+            f"{check_title(check.name).lower()} of {export.format} for {export.target} {STATUS_TITLES[check.status]}"
+            for export, check in found
+        ]
+    )

@@ -1,0 +1,148 @@
+"""The HTML report: one page that holds everything it needs, reads without JavaScript, and fetches nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgekit.reporting import findings, wording
+from edgekit.reporting.plots import budget, front, latency, memory, recall, waterfall
+from edgekit.reporting.plots.latency import Curve
+from edgekit.results import BuildResult, ExportResult, Measurement
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATE = "report.html.j2"
+STYLE = "report.css"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline figure."""
+
+    title: str
+    value: str
+    details: list[str]
+
+
+@dataclass(frozen=True)
+class MeasuredFigures:
+    """The plots and rows of one distinct measurement and of what it was interleaved with."""
+
+    measured: findings.Measured
+    curves: list[Curve]
+    latency_svg: str
+    memory_svg: str
+
+
+def render_html(result: BuildResult) -> str:
+    """Returns the whole page."""
+    environment = _environment()
+    measured = findings.distinct_measurements(result)
+    figures = [_figures(entry, index, len(measured)) for index, entry in enumerate(measured)]
+    return environment.get_template(TEMPLATE).render(
+        result=result,
+        verdict=findings.verdict(result),
+        notes=findings.notes(result),
+        teacher_stage=findings.teacher_stage(result),
+        teacher_bytes=findings.teacher_bytes(result),
+        tiles=headline_tiles(result),
+        figures=figures,
+        size_front=front.quality_against_size(result),
+        latency_front=front.quality_against_latency(result),
+        waterfall=waterfall.quality_waterfall(result),
+        recall=recall.recall_by_label(result),
+        final_quality=recall.final_quality(result),
+        recipe_text=json.dumps(result.recipe, indent=2, ensure_ascii=False),
+        total_seconds=sum(step.seconds for step in [*result.preparation, *result.stages]),
+        longest_seconds=max([step.seconds for step in [*result.preparation, *result.stages]], default=0) or 1,
+    )
+
+
+def headline_tiles(result: BuildResult) -> list[Tile]:
+    """Returns accuracy, size, latency and memory of the export that ships, each with what it compares to."""
+    export = findings.headline_export(result)
+    if export is None:
+        return []
+    tiles = [_accuracy_tile(export), _size_tile(export, findings.teacher_bytes(result))]
+    if export.measurement is not None:
+        tiles += [_latency_tile(export, export.measurement), _memory_tile(export, export.measurement)]
+    return [tile for tile in tiles if tile is not None]
+
+
+def _accuracy_tile(export: ExportResult) -> Tile | None:
+    quality = export.quality
+    if quality is None:
+        return None
+    details = [f"95 % interval {wording.percent_range(quality.accuracy_interval)}, {quality.rows:,} {quality.split} rows"]
+    if quality.accuracy_change is not None:
+        details.append(f"{wording.accuracy_change(quality)} against the teacher")
+    return Tile("Accuracy", wording.percent(quality.accuracy), details)
+
+
+def _size_tile(export: ExportResult, teacher_bytes: int) -> Tile:
+    details = [f"{export.format}, {export.bytes:,} bytes"]
+    if teacher_bytes and export.bytes:
+        ratio = wording.times(teacher_bytes / export.bytes)
+        details.append(f"{ratio} smaller than the teacher ({wording.mebibytes(teacher_bytes)})")
+    return Tile("Model files", wording.mebibytes(export.bytes), details)
+
+
+def _latency_tile(export: ExportResult, found: Measurement) -> Tile:
+    details = [f"{wording.scenario(found)}; p95 {wording.milliseconds(found.p95_ms)}"]
+    for other, comparison in findings.comparisons(export):
+        interval = comparison.ratio_interval
+        details.append(wording.speed_up(comparison.ratio_p50, interval.low, interval.high, other))
+    return Tile("p50 latency", wording.milliseconds(found.p50_ms), details)
+
+
+def _memory_tile(export: ExportResult, found: Measurement) -> Tile:
+    details = ["of the whole process, interpreter included"]
+    for other, comparison in findings.comparisons(export)[:1]:
+        details.append(f"{wording.mebibytes(comparison.second.peak_rss_bytes)} with {other}")
+    return Tile("Peak memory", wording.mebibytes(found.peak_rss_bytes), details)
+
+
+def _figures(measured: findings.Measured, index: int, count: int) -> MeasuredFigures:
+    """Returns the plots of one measurement; `count` is how many there are, so that names stay short when alone."""
+    curves = [Curve(f"{measured.export.format} export", "export", measured.measurement)]
+    for other, comparison in measured.comparisons:
+        kind = "float" if "teacher" not in other else "teacher"
+        curves.append(Curve(other.removeprefix("its ").removeprefix("the "), kind, comparison.second))
+    limits = [check.limit for check in measured.export.budget.checks if check.name == "peak_memory_bytes"]
+    return MeasuredFigures(
+        measured,
+        curves,
+        latency.latency_distribution(f"latency-{index}", curves),
+        memory.memory_split(f"memory-{index}", curves, next(iter(limits), None)),
+    )
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("edgekit.reporting", "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        finalize=wording.printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        words=wording,
+        place=findings.place,
+        sentence=lambda words: f"{words[:1].upper()}{words[1:]}.",
+        budget_bar=lambda check: Markup(budget.budget_bar(check)),  # noqa: S704 (own markup, values escaped)
+        style=lambda: Markup(_read_style()),  # noqa: S704 (own file)
+    )
+    return environment
+
+
+def _read_style() -> str:
+    from importlib.resources import files
+
+    return (files("edgekit.reporting") / "templates" / STYLE).read_text(encoding="utf-8")

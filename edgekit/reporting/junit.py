@@ -1,0 +1,75 @@
+"""JUnit XML: each parity gate and each budget check is a test case, so that CI shows which one failed."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from edgekit.reporting import findings
+from edgekit.reporting.wording import check_title, printable
+from edgekit.results import BudgetCheck, BuildResult, ExportResult
+
+
+def render_junit(result: BuildResult) -> str:
+    """Returns the XML: one suite for the build, one for each export.
+
+    A missed or inconclusive check is a failure of that type; one that was not measured is skipped.
+    """
+    root = ElementTree.Element("testsuites", name=printable(f"edgekit {result.name}"))
+    root.append(_build_suite(result))
+    root.extend(_export_suite(result.name, export) for export in result.exports)
+    for suite in root:
+        _count(suite)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _build_suite(result: BuildResult) -> ElementTree.Element:
+    """Returns the suite of the build as a whole, with the stages' times as properties."""
+    suite = ElementTree.Element("testsuite", name="build")
+    properties = ElementTree.SubElement(suite, "properties")
+    facts = {"edgekit": result.edgekit_version, "seed": str(result.seed)}
+    facts |= {f"seconds.{stage.kind}": f"{stage.seconds:.3f}" for stage in result.stages}
+    for name, value in facts.items():
+        ElementTree.SubElement(properties, "property", name=printable(name), value=printable(value))
+    seconds = sum(step.seconds for step in [*result.preparation, *result.stages])
+    case = ElementTree.SubElement(
+        suite, "testcase", classname=printable(f"edgekit.{result.name}"), name="build", time=f"{seconds:.3f}"
+    )
+    if result.exit_code != 0:
+        verdict = findings.verdict(result)
+        text = "\n".join(result.failures) or verdict.explanation
+        _fail(case, f"exit code {result.exit_code}: {verdict.title}", f"exit-{result.exit_code}", text)
+    return suite
+
+
+def _export_suite(name: str, export: ExportResult) -> ElementTree.Element:
+    suite = ElementTree.Element("testsuite", name=printable(f"{export.format} for {export.target}"))
+    classname = printable(f"edgekit.{name}.{export.format}.{export.target}")
+    parity = ElementTree.SubElement(suite, "testcase", classname=classname, name="parity")
+    if not export.parity.passed:
+        _fail(parity, "the exported file differs from torch", "parity", "\n".join(export.parity.failures))
+    for check in export.budget.checks:
+        case = ElementTree.SubElement(suite, "testcase", classname=classname, name=printable(check.name))
+        _judge(case, check)
+    return suite
+
+
+def _judge(case: ElementTree.Element, check: BudgetCheck) -> None:
+    if check.status == "not-measured":
+        ElementTree.SubElement(case, "skipped", message=printable(check.explanation))
+    elif check.status != "met":
+        _fail(case, f"{check_title(check.name)} {check.status}", check.status, check.explanation)
+
+
+def _fail(case: ElementTree.Element, message: str, kind: str, text: str) -> None:
+    failure = ElementTree.SubElement(case, "failure", message=printable(message), type=kind)
+    failure.text = printable(text)
+
+
+def _count(suite: ElementTree.Element) -> None:
+    cases = suite.findall("testcase")
+    suite.set("tests", str(len(cases)))
+    suite.set("failures", str(sum(case.find("failure") is not None for case in cases)))
+    suite.set("skipped", str(sum(case.find("skipped") is not None for case in cases)))
+    suite.set("errors", "0")
+    suite.set("time", f"{sum(float(case.get('time', '0')) for case in cases):.3f}")

@@ -1,0 +1,128 @@
+"""The Markdown report: short enough for a pull request comment, with the details folded."""
+
+from __future__ import annotations
+
+import re
+
+from edgekit.reporting import findings, wording
+from edgekit.results import BudgetCheck, BuildResult, ExportResult, StageResult
+
+_SIGNS = {"good": "\N{WHITE HEAVY CHECK MARK}", "bad": "\N{CROSS MARK}", "uncertain": "\N{BLACK QUESTION MARK ORNAMENT}"}
+
+
+def render_markdown(result: BuildResult) -> str:
+    """Returns the verdict, what failed, the stages and the exports, then the budgets and estimates folded."""
+    verdict = findings.verdict(result)
+    parts = [
+        f"## {_SIGNS[verdict.tone]} {escape(result.name)}: {escape(verdict.title)}",
+        f"{escape(verdict.explanation)} Exit code {result.exit_code}, seed {result.seed}.",
+    ]
+    if result.failures:
+        parts.append("**What failed**\n\n" + "\n".join(f"- {escape(failure)}" for failure in result.failures))
+    found = findings.notes(result)
+    if found:
+        parts.append("**Worth knowing**\n\n" + "\n".join(f"- {escape(note)}" for note in found))
+    if result.exports:
+        parts.append(table(_EXPORT_HEADER, [_export_row(export) for export in result.exports]))
+        parts += _measured_where(result)
+    if result.stages:
+        parts.append(table(_STAGE_HEADER, [_stage_row(stage) for stage in result.stages]))
+    if findings.budget_checks(result):
+        rows = [_check_row(export, check) for export, check in findings.budget_checks(result)]
+        parts.append(_fold("Budget checks", table(_CHECK_HEADER, rows)))
+    estimates = _estimates(result)
+    if estimates:
+        parts.append(_fold("Estimates: nobody measured these", "\n".join(estimates)))
+    return "\n\n".join(parts) + "\n"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Returns a table; cells are Markdown already, columns of figures are aligned right."""
+    rule = ["---:" if name in _FIGURES else "---" for name in header]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
+
+
+def escape(text: str) -> str:
+    """Returns text that Markdown and HTML take literally, on one line."""
+    flat = " ".join(wording.printable(text).split())
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", flat)
+
+
+_STAGE_HEADER = ["stage", "accuracy (95 %)", "change, points", "as teacher", "weights", "time"]
+_EXPORT_HEADER = ["export", "bytes", "accuracy", "parity", "p50 / p95", "against float32", "peak memory", "budget"]
+_CHECK_HEADER = ["export", "limit on", "found", "limit", "result", "why"]
+_FIGURES = {*_STAGE_HEADER[1:], *_EXPORT_HEADER[1:3], "found", "limit"}
+
+
+def _stage_row(stage: StageResult) -> list[str]:
+    quality = stage.quality
+    agreement = wording.ABSENT if quality.teacher_agreement is None else wording.percent(quality.teacher_agreement)
+    return [
+        escape(stage.kind),
+        wording.accuracy(quality),
+        wording.accuracy_change(quality).replace(" points", ""),
+        agreement,
+        wording.mebibytes(stage.model_bytes) if stage.model_bytes else wording.ABSENT,
+        wording.seconds(stage.seconds) + (" (cached)" if stage.cached else ""),
+    ]
+
+
+def _export_row(export: ExportResult) -> list[str]:
+    found = export.measurement
+    mark = "" if export.measured_on_target else "<br>on this machine, not the target"
+    latency, memory, ratio = "not measured", "not measured", wording.ABSENT
+    if found is not None:
+        latency = f"{wording.p50_and_p95(found)}{mark}"
+        memory = f"{wording.mebibytes(found.peak_rss_bytes)}{mark}"
+    for estimate in export.estimates:
+        if estimate.unit == "ms":
+            latency = f"*{escape(wording.estimate(estimate))}*<br>{latency}"
+    if export.float_comparison is not None:
+        ratio = f"{wording.times(export.float_comparison.ratio_p50)} the speed"
+    verdict = "met" if export.budget.met else "**not met**"
+    return [
+        f"{escape(export.format)} for {escape(export.target)}",
+        f"{export.bytes:,}",
+        wording.percent(export.quality.accuracy) if export.quality else wording.ABSENT,
+        f"max {wording.small(export.parity.max_abs_diff)}" if export.parity.passed else "**failed**",
+        latency,
+        ratio,
+        memory,
+        verdict if export.bundle else f"{verdict}, no bundle",
+    ]
+
+
+def _measured_where(result: BuildResult) -> list[str]:
+    """Returns one line a distinct scenario and machine."""
+    lines = [
+        f"Measured: {wording.scenario(entry.measurement)}, on {wording.machine(entry.measurement.machine)}."
+        for entry in findings.distinct_measurements(result)
+    ]
+    return [escape(line) for line in dict.fromkeys(lines)]
+
+
+def _check_row(export: ExportResult, check: BudgetCheck) -> list[str]:
+    interval = f" ({wording.check_range(check)})" if check.interval else ""
+    status = wording.STATUS_TITLES[check.status]
+    return [
+        f"{escape(export.format)} for {escape(export.target)}",
+        escape(wording.check_title(check.name)),
+        wording.check_amount(check.name, check.value) + interval,
+        wording.check_amount(check.name, check.limit),
+        status if check.status in ("met", "not-measured") else f"**{status}**",
+        escape(check.explanation),
+    ]
+
+
+def _estimates(result: BuildResult) -> list[str]:
+    return [
+        f"- {escape(export.target)}, {escape(estimate.quantity)}: *{escape(wording.estimate(estimate))}*. "
+        f"Formula: {escape(estimate.formula)}. Holds only if: {escape('; '.join(estimate.assumptions))}."
+        for export in result.exports
+        for estimate in export.estimates
+    ]
+
+
+def _fold(summary: str, content: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{content}\n\n</details>"

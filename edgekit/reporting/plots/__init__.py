@@ -1,0 +1,1 @@
+"""The report's plots: inline SVG from results, without a plotting library."""

@@ -1,0 +1,59 @@
+"""The frame of a plot: grid lines, tick labels and axis titles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgekit.reporting.plots.svg import Axis, line, short_number, text, width_of
+
+WIDTH = 480.0
+"""View box width of every plot: at 480 the text stays readable on a phone and in two columns."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Two axes and their titles; y positions grow downwards, so the y axis starts at the bottom."""
+
+    x: Axis
+    y: Axis
+    x_title: str
+    y_title: str = ""
+    x_label: Callable[[float], str] = short_number
+    y_label: Callable[[float], str] = short_number
+
+    def draw(self, x_ticks: int = 6, y_ticks: int = 5) -> list[str]:
+        """Returns grid, tick labels and titles."""
+        left, right = self.x.start, self.x.end
+        bottom, top = self.y.start, self.y.end
+        parts = []
+        for value in self.y.ticks(y_ticks):
+            y = self.y.place(value)
+            parts += [line(left, y, right, y, "grid"), text(self.y_label(value), left - 7, y + 4, anchor="end")]
+        parts += x_grid(self.x, (top, bottom), self.x_label, x_ticks)
+        parts.append(line(left, bottom, right, bottom, "axis"))
+        parts.append(text(self.x_title, (left + right) / 2, bottom + 34, anchor="middle", class_="axis-title"))
+        if self.y_title:
+            parts.append(text(self.y_title, left - 7 if left < 60 else 0, top - 10, class_="axis-title"))
+        return parts
+
+
+def x_grid(axis: Axis, between: tuple[float, float], label: Callable[[float], str], wanted: int = 6) -> list[str]:
+    """Returns vertical grid lines with labels below; labels that would touch are left out."""
+    top, bottom = between
+    parts: list[str] = []
+    free_from = float("-inf")
+    for value in axis.ticks(wanted):
+        x, written = axis.place(value), label(value)
+        parts.append(line(x, top, x, bottom, "grid"))
+        if x - width_of(written) / 2 >= free_from:
+            parts.append(text(written, x, bottom + 16, anchor="middle"))
+            free_from = x + width_of(written) / 2 + 6
+    return parts
+
+
+def padded(values: list[float], share: float = 0.08, least: float = 1e-9) -> tuple[float, float]:
+    """Returns a range that holds `values` with a margin on both sides."""
+    low, high = min(values), max(values)
+    margin = max((high - low) * share, least)
+    return low - margin, high + margin

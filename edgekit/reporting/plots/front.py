@@ -1,0 +1,200 @@
+"""The size-quality-latency front: accuracy against file size, and accuracy against measured latency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekit.reporting.findings import distinct_measurements, teacher_bytes, teacher_stage
+from edgekit.reporting.plots.frame import WIDTH, Frame, padded
+from edgekit.reporting.plots.svg import Axis, Box, drawing, element, line, path, place_label, rectangle, text
+from edgekit.reporting.wording import accuracy, amount, mebibytes, milliseconds
+from edgekit.results import BuildResult, Estimate, ExportResult, Quality
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, WIDTH - 14, 28.0, 270.0
+_LANE = 22.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model on a front."""
+
+    label: str
+    kind: Literal["teacher", "stage", "export"]
+    x: float
+    quality: Quality
+    tip: str
+
+
+def quality_against_size(result: BuildResult) -> str:
+    """Returns the plot of accuracy against size for the teacher, every stage and every export, or nothing."""
+    points = _size_points(result)
+    if not points:
+        return ""
+    low, high = padded([point.x for point in points], 0.0)
+    axis = Axis(low / 1.5, high * 1.9, _LEFT, _RIGHT, logarithmic=True)
+    frame = Frame(axis, _accuracy_axis(points), "size of the weights, MiB (log scale)", "accuracy, %")
+    parts = [*frame.draw(), _journey(points, frame), *_draw_points(points, frame)]
+    description = "; ".join(f"{point.label}: {point.tip}" for point in points)
+    return drawing("size-front", (WIDTH, _BOTTOM + 42), "Accuracy against size", description, parts)
+
+
+def quality_against_latency(result: BuildResult) -> str:
+    """Returns the plot of accuracy against p50 latency, with estimates in lanes of their own, or nothing."""
+    points = _latency_points(result)
+    if not points:
+        return ""
+    estimates = latency_estimates(result)
+    xs = [point.x for point in points] + [end for _, found in estimates for end in (found.low, found.high)]
+    low, high = max(min(xs), 1e-4), max(xs)
+    lanes = _LANE * len(estimates) + (14 if estimates else 0)
+    axis = Axis(low / 1.6, high * 2.0, _LEFT, _RIGHT, logarithmic=True)
+    y = Axis(*_accuracy_range(points), _BOTTOM - lanes, _TOP)
+    frame = Frame(axis, y, "", "accuracy, %")
+    parts = [*frame.draw(), *_draw_points(points, frame)]
+    parts += _draw_estimates(estimates, axis, _BOTTOM - lanes + 22)
+    parts.append(text("p50 latency, ms (log scale)", (_LEFT + _RIGHT) / 2, _BOTTOM + 34, anchor="middle"))
+    described = [f"{point.label}: {point.tip}" for point in points]
+    described += [f"{target}: estimate, not measured, ~ {amount(found)}" for target, found in estimates]
+    return drawing(
+        "latency-front", (WIDTH, _BOTTOM + 42), "Accuracy against latency", "; ".join(described), parts
+    )
+
+
+def latency_estimates(result: BuildResult) -> list[tuple[str, Estimate]]:
+    """Returns the distinct latency estimates in milliseconds with their targets."""
+    found: list[tuple[str, Estimate]] = []
+    for export in result.exports:
+        for estimate in export.estimates:
+            entry = (export.target, estimate)
+            if estimate.unit == "ms" and estimate.low > 0 and entry not in found:
+                found.append(entry)
+    return found
+
+
+def frontier(points: list[Point]) -> list[Point]:
+    """Returns the points that no other beats in both x (lower is better) and accuracy, by rising x."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.quality.accuracy)):
+        if not best or point.quality.accuracy > best[-1].quality.accuracy:
+            best.append(point)
+    return best
+
+
+def _size_points(result: BuildResult) -> list[Point]:
+    points = []
+    teacher = teacher_stage(result)
+    size = teacher_bytes(result)
+    if result.teacher_quality is not None and size:
+        points.append(_point("teacher", "teacher", size / 2**20, result.teacher_quality, mebibytes(size)))
+    for stage in result.stages:
+        if stage is not teacher and stage.model_bytes:
+            size_text = mebibytes(stage.model_bytes)
+            points.append(_point(stage.kind, "stage", stage.model_bytes / 2**20, stage.quality, size_text))
+    for export in _distinct_exports(result):
+        if export.quality is not None and export.bytes:
+            points.append(
+                _point(export.format, "export", export.bytes / 2**20, export.quality, mebibytes(export.bytes))
+            )
+    return points
+
+
+def _distinct_exports(result: BuildResult) -> list[ExportResult]:
+    distinct: list[ExportResult] = []
+    for export in result.exports:
+        key = (export.format, export.bytes, export.quality)
+        if all((other.format, other.bytes, other.quality) != key for other in distinct):
+            distinct.append(export)
+    return distinct
+
+
+def _latency_points(result: BuildResult) -> list[Point]:
+    points = []
+    teacher = next((export.teacher_comparison for export in result.exports if export.teacher_comparison), None)
+    if result.teacher_quality is not None and teacher is not None:
+        p50 = teacher.second.p50_ms
+        points.append(_point("teacher, float32", "teacher", p50, result.teacher_quality, milliseconds(p50)))
+    for measured in distinct_measurements(result):
+        found = measured.export.quality
+        if found is not None:
+            p50 = measured.measurement.p50_ms
+            points.append(_point(measured.export.format, "export", p50, found, milliseconds(p50)))
+    return points
+
+
+def _point(
+    label: str, kind: Literal["teacher", "stage", "export"], x: float, quality: Quality, x_text: str
+) -> Point:
+    return Point(label, kind, x, quality, f"{x_text}, {accuracy(quality)}")
+
+
+def _accuracy_range(points: list[Point]) -> tuple[float, float]:
+    ends = [end for point in points for end in _ends(point)]
+    low, high = padded(ends, 0.06, least=0.5)
+    return max(low, 0.0), min(high, 100.0)
+
+
+def _accuracy_axis(points: list[Point]) -> Axis:
+    return Axis(*_accuracy_range(points), _BOTTOM, _TOP)
+
+
+def _ends(point: Point) -> tuple[float, float]:
+    interval = point.quality.accuracy_interval
+    return 100 * interval.low, 100 * interval.high
+
+
+def _draw_points(points: list[Point], frame: Frame) -> list[str]:
+    """Returns the frontier, then whiskers, markers and labels; labels avoid markers and each other."""
+    corners: list[tuple[float, float]] = []
+    for point in frontier(points):
+        x, y = _position(point, frame)
+        corners += [(x, corners[-1][1] if corners else y), (x, y)]
+    parts = [path(corners, "frontier")] if len(corners) > 2 else []
+    positions = [_position(point, frame) for point in points]
+    taken = [Box(x - 8, y - 8, x + 8, y + 8) for x, y in positions]
+    bounds = Box(_LEFT, _TOP - 14, _RIGHT, _BOTTOM)
+    for point, (x, y) in zip(points, positions, strict=True):
+        low, high = (frame.y.place(end) for end in _ends(point))
+        label_x, label_y, anchor = place_label(point.label, (x, y), taken, bounds)
+        parts += [
+            line(x, low, x, high, f"whisker {point.kind}"),
+            marker(point.kind, (x, y), f"{point.label}: {point.tip}"),
+            text(point.label, label_x, label_y, anchor=anchor, class_="label"),
+        ]
+    return parts
+
+
+def _position(point: Point, frame: Frame) -> tuple[float, float]:
+    return frame.x.place(point.x), frame.y.place(100 * point.quality.accuracy)
+
+
+def _journey(points: list[Point], frame: Frame) -> str:
+    return path([_position(point, frame) for point in points], "journey") if len(points) > 1 else ""
+
+
+def marker(kind: str, at: tuple[float, float], tip: str) -> str:
+    """Returns a diamond for a teacher, a circle for a stage, a square for an export."""
+    x, y = at
+    title = element("title", tip.replace("&", "&amp;").replace("<", "&lt;"))
+    if kind == "teacher":
+        corners = f"{x:.1f},{y - 7:.1f} {x + 7:.1f},{y:.1f} {x:.1f},{y + 7:.1f} {x - 7:.1f},{y:.1f}"
+        return element("polygon", title, points=corners, class_="marker teacher")
+    if kind == "stage":
+        return element("circle", title, cx=x, cy=y, r=5, class_="marker stage")
+    return element("rect", title, x=x - 5.5, y=y - 5.5, width=11, height=11, rx=2, class_="marker export")
+
+
+def _draw_estimates(estimates: list[tuple[str, Estimate]], axis: Axis, top: float) -> list[str]:
+    """Returns one dashed, hatched bar a lane, each named as an estimate."""
+    parts = []
+    for index, (target, estimate) in enumerate(estimates):
+        y = top + 8 + index * _LANE
+        left, right = axis.place(estimate.low), axis.place(estimate.high)
+        tip = f"{target}: estimate, not measured: ~ {amount(estimate)}"
+        parts.append(rectangle(left, y, right - left, 12, "estimate-bar", tip))
+        label = f"~ {target} (estimate)"
+        fits_right = right + 8 + len(label) * 6.3 < _RIGHT
+        x, anchor = (right + 8, "start") if fits_right else (left - 8, "end")
+        parts.append(text(label, x, y + 10, anchor=anchor, class_="estimate-text"))
+    return parts
+

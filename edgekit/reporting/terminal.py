@@ -1,0 +1,236 @@
+"""Tables for the terminal, drawn by rich: a build, and each result that a single command prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.reporting import findings, wording
+from edgekit.results import (
+    BudgetResult,
+    BuildResult,
+    CheckStatus,
+    Comparison,
+    Estimate,
+    ExportResult,
+    Measurement,
+    Parity,
+    Quality,
+    StageResult,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+_TONES = {"good": "bold green", "bad": "bold red", "uncertain": "bold yellow"}
+_STATUS_STYLES: dict[CheckStatus, str] = {
+    "met": "green",
+    "missed": "bold red",
+    "inconclusive": "bold yellow",
+    "not-measured": "dim",
+}
+
+
+def show_build(result: BuildResult, console: Console) -> None:
+    """Prints the stages, the exports with every check that is not met, what failed, and the verdict."""
+    verdict = findings.verdict(result)
+    if result.stages:
+        console.print(stage_table(result))
+    if result.exports:
+        console.print(export_table(result))
+        for entry in findings.distinct_measurements(result):
+            where = f"{wording.scenario(entry.measurement)}, on {wording.machine(entry.measurement.machine)}"
+            console.print(_text(f"Measured: {where}.", "dim"))
+        if any(export.estimates for export in result.exports):
+            console.print(_text("~ marks an estimate: nobody measured it.", "dim italic"))
+    for note in findings.notes(result):
+        console.print(_text(f"Note: {note}", "yellow"))
+    for failure in result.failures:
+        console.print(_text(f"Failed: {failure}", "red"))
+    console.print(_text(f"{verdict.title}. ", _TONES[verdict.tone]).append(verdict.explanation, style="not bold default"))
+
+
+def stage_table(result: BuildResult) -> Table:
+    """Returns one row a stage: quality with interval, change against the teacher, size, time."""
+    table = _table("Stages", ["stage", "accuracy (95 %)", "change, points", "weights", "time"])
+    if result.teacher_quality is not None and findings.teacher_stage(result) is None:
+        size = findings.teacher_bytes(result)
+        table.add_row("teacher", wording.accuracy(result.teacher_quality), "", _size(size), "")
+    for stage in result.stages:
+        table.add_row(*_stage_cells(stage))
+    return table
+
+
+def export_table(result: BuildResult) -> Table:
+    """Returns one row an export: bytes, parity, latency, memory, budget; estimates and foreign machines marked."""
+    table = _table("Exports", ["export", "bytes", "parity", "p50 / p95", "peak memory", "budget"])
+    for column in table.columns[2:]:
+        column.justify = "left"
+    for export in result.exports:
+        table.add_row(
+            _text(f"{export.format}\n{export.target}"),
+            f"{export.bytes:,}",
+            _parity_cell(export.parity),
+            _latency_cell(export),
+            _memory_cell(export),
+            _budget_cell(export),
+            end_section=True,
+        )
+    return table
+
+
+def budget_table(budget: BudgetResult) -> Table:
+    """Returns one row a check."""
+    table = _table("Budget", ["limit on", "found", "limit", "result"])
+    for check in budget.checks:
+        interval = f" ({wording.check_range(check)})" if check.interval else ""
+        table.add_row(
+            _text(wording.check_title(check.name)),
+            wording.check_amount(check.name, check.value) + interval,
+            wording.check_amount(check.name, check.limit),
+            _text(wording.STATUS_TITLES[check.status], _STATUS_STYLES[check.status]),
+        )
+    return table
+
+
+def quality_table(quality: Quality) -> Table:
+    """Returns the figures of one evaluation."""
+    table = _table(f"Quality on {quality.split}", ["", ""])
+    table.add_row("accuracy (95 %)", wording.accuracy(quality))
+    table.add_row("cross-entropy", f"{quality.cross_entropy:.4f} nats")
+    table.add_row("rows", f"{quality.rows:,}")
+    if quality.accuracy_change is not None:
+        table.add_row("change against the teacher", wording.accuracy_change(quality))
+    if quality.teacher_agreement is not None:
+        table.add_row("same label as the teacher", wording.percent(quality.teacher_agreement))
+    for label, recall in quality.per_label_recall.items():
+        table.add_row(_text(f"recall of {label}"), wording.percent(recall))
+    return table
+
+
+def parity_table(parity: Parity) -> Table:
+    """Returns the figures of one parity check and what failed."""
+    table = _table(f"Parity under {parity.runtime}", ["", ""])
+    table.add_row("result", _text("passed", "green") if parity.passed else _text("failed", "bold red"))
+    table.add_row("texts", f"{parity.rows:,}")
+    table.add_row("largest difference", wording.small(parity.max_abs_diff))
+    table.add_row("mean difference", wording.small(parity.mean_abs_diff))
+    table.add_row("same label", wording.percent(parity.label_agreement))
+    table.add_row("tokenizer texts that differ", f"{parity.tokenizer_mismatches} of {parity.tokenizer_texts}")
+    for failure in parity.failures:
+        table.add_row("failed", _text(failure, "red"))
+    return table
+
+
+def measurement_table(measurements: dict[str, Measurement]) -> Table:
+    """Returns one column a measurement, by its name; the machine stands in the caption."""
+    table = _table("Measured", ["", *measurements])
+    found = list(measurements.values())
+    table.caption = "; ".join(dict.fromkeys(wording.machine(entry.machine) for entry in found))
+    rows = {
+        "scenario": [wording.scenario(entry) for entry in found],
+        "p50": [_timed(entry.p50_ms, wording.number_range(entry.p50_interval_ms)) for entry in found],
+        "p90": [_timed(entry.p90_ms, wording.number_range(entry.p90_interval_ms)) for entry in found],
+        "p95": [_timed(entry.p95_ms, wording.number_range(entry.p95_interval_ms)) for entry in found],
+        "p99": [_timed(entry.p99_ms, wording.number_range(entry.p99_interval_ms)) for entry in found],
+        "throughput": [f"{entry.rows_per_s:,.1f} rows/s" for entry in found],
+        "samples": [f"{len(entry.samples_ms):,} after {entry.warmup_runs} to warm up" for entry in found],
+        "warm-up": ["settled" if entry.settled else "never settled" for entry in found],
+        "load": [wording.milliseconds(entry.load_ms) for entry in found],
+        "peak memory": [wording.mebibytes(entry.peak_rss_bytes) for entry in found],
+        "anonymous + file": [
+            f"{wording.mebibytes(entry.rss_anonymous_bytes)} + {wording.mebibytes(entry.rss_file_bytes)}"
+            for entry in found
+        ],
+        "model files": [wording.mebibytes(entry.model_bytes) for entry in found],
+        "load average": [f"{entry.load_average:.2f}" for entry in found],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table
+
+
+def show_comparison(comparison: Comparison, console: Console, *, first: str = "A", second: str = "B") -> None:
+    """Prints two interleaved measurements and their ratio with its interval."""
+    console.print(measurement_table({first: comparison.first, second: comparison.second}))
+    interval = comparison.ratio_interval
+    words = wording.speed_up(comparison.ratio_p50, interval.low, interval.high, second)
+    console.print(_text(f"{first}: {words}, over {comparison.rounds} interleaved rounds.", "bold"))
+
+
+def estimate_table(estimates: list[Estimate]) -> Table:
+    """Returns the estimates with formula and assumptions, in another colour and script than measurements."""
+    table = _table("Estimates: nobody measured these", ["quantity", "range", "formula", "holds only if"])
+    for estimate in estimates:
+        cells = (estimate.quantity, wording.estimate(estimate), estimate.formula, "; ".join(estimate.assumptions))
+        table.add_row(*(_text(cell, "italic magenta") for cell in cells))
+    return table
+
+
+def _stage_cells(stage: StageResult) -> list[Text]:
+    time = wording.seconds(stage.seconds) + (" cached" if stage.cached else "")
+    change = "" if stage.quality.accuracy_change is None else wording.accuracy_change(stage.quality)
+    cells = [stage.kind, wording.accuracy(stage.quality), change.replace(" points", ""), _size(stage.model_bytes), time]
+    return [_text(cell) for cell in cells]
+
+
+def _latency_cell(export: ExportResult) -> Text:
+    cell = _text("")
+    for estimate in export.estimates:
+        if estimate.unit == "ms":
+            cell.append(f"{wording.estimate(estimate)}\n", style="italic magenta")
+    if export.measurement is None:
+        return cell.append("not measured", style="dim")
+    quantiles = wording.p50_and_p95(export.measurement)
+    if export.measured_on_target:
+        return cell.append(quantiles)
+    return cell.append(f"{quantiles}\non this machine", style="dim")
+
+
+def _memory_cell(export: ExportResult) -> Text:
+    if export.measurement is None:
+        return _text("not measured", "dim")
+    peak = wording.mebibytes(export.measurement.peak_rss_bytes)
+    return _text(peak) if export.measured_on_target else _text(f"{peak}\non this machine", "dim")
+
+
+def _parity_cell(parity: Parity) -> Text:
+    if not parity.passed:
+        return _text("failed", "bold red")
+    return _text("passed", "green").append(f"\nmax {wording.small(parity.max_abs_diff)}", style="default")
+
+
+def _budget_cell(export: ExportResult) -> Text:
+    cell = _text("met", "green") if export.budget.met else _text("not met", "bold red")
+    for check in export.budget.checks:
+        if check.status != "met":
+            words = f"\n{wording.check_title(check.name).lower()} {wording.STATUS_TITLES[check.status]}"
+            cell.append(words, style=_STATUS_STYLES[check.status])
+    return cell if export.bundle else cell.append("\nno bundle", style="default")
+
+
+def _timed(value_ms: float, interval: str) -> str:
+    return f"{wording.milliseconds(value_ms)} ({interval})"
+
+
+def _size(size: int) -> str:
+    return wording.mebibytes(size) if size else ""
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, caption_justify="left")
+    table.show_header = any(columns)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table
+
+
+def _text(content: str, style: str = "") -> Text:
+    """Returns literal text: square brackets in it are no markup."""
+    from rich.text import Text
+
+    return Text(wording.printable(content), style=style)

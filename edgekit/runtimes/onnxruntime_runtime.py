@@ -1,0 +1,121 @@
+"""Runs ONNX files with onnxruntime on the CPU, set up as an app on a device would set it up.
+
+- Threads: `config.threads` within an operator, operators one after another, no spinning. A spinning pool answers a
+  call that follows at once a little sooner and burns a core for the rest; an app on a battery must not
+  (Windows ML, too, turns it off). With one thread there is no pool and the setting has no effect.
+- `session.x64quantprecision`: on x86 without VNNI, onnxruntime's kernel for signed int8 weights adds pairs of products
+  in 16 bits and saturates: 255 x 127 twice gives 32,767 instead of 64,770. The option makes it convert such weights to
+  unsigned ones at load, which is exact; on machines with VNNI, and on ARM, it changes nothing. An app must set it too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import EnvironmentLacksError, ModelError
+from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, model_file
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+PROVIDER = "CPUExecutionProvider"
+
+SESSION_SETTINGS = {
+    "session.intra_op.allow_spinning": "0",
+    "session.inter_op.allow_spinning": "0",
+    "session.x64quantprecision": "1",
+}
+"""Configuration entries of every session; an app that ships the model sets the same."""
+
+_QUIET = 3  # errors and worse; warnings about graph details are no news to a user
+
+
+class OnnxRuntime:
+    """The runtime `onnxruntime`."""
+
+    name = "onnxruntime"
+    formats: tuple[str, ...] = ("onnx",)
+    libraries: tuple[str, ...] = ("numpy", "onnxruntime")
+
+    def unavailable_reason(self) -> str | None:
+        """Returns None when onnxruntime is installed, else how to install it."""
+        from importlib.util import find_spec
+
+        if find_spec("onnxruntime") is not None:
+            return None
+        return "the package 'onnxruntime' is not installed. Install it: pip install 'edgekit[run]'"
+
+    def version(self) -> str:
+        """Returns the version of the installed onnxruntime."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("onnxruntime")
+        except PackageNotFoundError:  # installed under another name, such as onnxruntime-gpu
+            import onnxruntime
+
+            return str(onnxruntime.__version__)
+
+    def open(self, model: ModelOnDisk, config: SessionConfig) -> Session:
+        """Returns a session on the CPU provider, and on nothing else.
+
+        Raises:
+            ModelError: onnxruntime cannot open the file.
+            EnvironmentLacksError: this build of onnxruntime has no CPU provider.
+        """
+        import onnxruntime
+
+        file = model_file(model)
+        try:
+            session = onnxruntime.InferenceSession(str(file), session_options(config), providers=[PROVIDER])
+        except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no common base)
+            raise ModelError(
+                f"{file}: onnxruntime {onnxruntime.__version__} cannot open it ({_first_line(error)}). "
+                "Export it again, with an opset that this version reads."
+            ) from error
+        # An absent provider is only a warning to onnxruntime.
+        if session.get_providers() != [PROVIDER]:
+            raise EnvironmentLacksError(
+                f"onnxruntime runs on {session.get_providers()}, expected [{PROVIDER}]. Install the CPU package."
+            )
+        return OnnxSession(session)
+
+
+class OnnxSession:
+    """An ONNX file, open."""
+
+    def __init__(self, session: Any) -> None:
+        """Wraps an `onnxruntime.InferenceSession`."""
+        self._session = session
+        self.input_names: list[str] = [value.name for value in session.get_inputs()]
+        self.output_names: list[str] = [value.name for value in session.get_outputs()]
+
+    def run(self, inputs: dict[str, ndarray]) -> dict[str, ndarray]:
+        """Runs the model once; float16 outputs are widened to float32."""
+        feeds = {name: inputs[name] for name in self.input_names}
+        outputs = self._session.run(self.output_names, feeds)
+        return {
+            name: output.astype("float32") if output.dtype == "float16" else output
+            for name, output in zip(self.output_names, outputs, strict=True)
+        }
+
+
+def session_options(config: SessionConfig) -> Any:
+    """Returns the `onnxruntime.SessionOptions` that edgekit measures and checks with."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = config.threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if config.graph_optimization else levels.ORT_DISABLE_ALL
+    options.log_severity_level = _QUIET
+    for key, value in SESSION_SETTINGS.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

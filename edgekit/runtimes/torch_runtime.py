@@ -1,0 +1,75 @@
+"""Runs model artifacts in torch: the reference that exports are checked against, and a baseline for their speed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from edgekit.models.source import LoadedModel
+
+
+class TorchRuntime:
+    """The runtime `torch`; `graph_optimization` has no meaning here, for nothing is compiled."""
+
+    name = "torch"
+    formats: tuple[str, ...] = ("model",)
+    libraries: tuple[str, ...] = ("numpy", "torch", "transformers", "edgekit.models.source")
+
+    def unavailable_reason(self) -> str | None:
+        """Returns None when torch and transformers are installed, else how to install them."""
+        from importlib.util import find_spec
+
+        missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+        if not missing:
+            return None
+        return f"the package '{missing[0]}' is not installed. Install it: pip install 'edgekit[train]'"
+
+    def version(self) -> str:
+        """Returns the version of the installed torch."""
+        from importlib.metadata import version
+
+        return version("torch")
+
+    def open(self, model: ModelOnDisk, config: SessionConfig) -> Session:
+        """Returns a session that runs the model eagerly, in inference mode.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
+        from edgekit.artifact import Artifact
+        from edgekit.models.source import load_model
+
+        artifact = model if isinstance(model, Artifact) else Artifact.open(model.path, verify=False)
+        return TorchSession(load_model(artifact), config.threads)
+
+
+class TorchSession:
+    """A torch model, loaded."""
+
+    def __init__(self, loaded: LoadedModel, threads: int) -> None:
+        """Keeps the model; `threads` holds during its own calls only, for torch's setting is the process's."""
+        self._model = loaded.model.eval()
+        self._threads = threads
+        takes_segments = "token_type_ids" in loaded.tokenizer.model_input_names
+        self.input_names = ["input_ids", "attention_mask", *(["token_type_ids"] if takes_segments else [])]
+        self.output_names = ["logits"]
+
+    def run(self, inputs: dict[str, ndarray]) -> dict[str, ndarray]:
+        """Runs the model once and returns float32 logits."""
+        import torch
+
+        before = torch.get_num_threads()
+        if before != self._threads:
+            torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                feeds = {name: torch.from_numpy(inputs[name]) for name in self.input_names}
+                logits = self._model(**feeds).logits
+                return {"logits": logits.float().numpy()}
+        finally:
+            if before != self._threads:
+                torch.set_num_threads(before)

@@ -1,0 +1,137 @@
+"""Targets: TOML files that name a device, what it can do, and what ships there. No target is known to Python.
+
+Built-in targets live in `targets/`; any path to a `.toml` file works as well.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgekit.errors import TargetError
+from edgekit.spelling import did_you_mean
+from edgekit.validation import explain
+
+
+class TargetPart(BaseModel):
+    """Base of the parts of a target file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Figure(TargetPart):
+    """A number and where it comes from."""
+
+    value: float = Field(gt=0)
+    source: str = Field(min_length=4)
+    """Publication, data sheet or measurement that the number is from."""
+
+
+class RuntimeOnTarget(TargetPart):
+    """A runtime that the device ships, and its ceilings."""
+
+    name: str
+    """Name of a registered runtime, for example `onnxruntime`."""
+    version: str
+    """Oldest version that the target promises."""
+    opset: int = Field(ge=7, le=30)
+    """Highest ONNX operator set that this version reads."""
+    ir_version: int = Field(ge=3, le=20)
+    """Highest ONNX IR version that this version reads."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """Threads that an app should give it."""
+
+
+class Budget(TargetPart):
+    """Limits that an export must keep; None leaves a quantity free."""
+
+    file_bytes: int | None = Field(default=None, gt=0)
+    """Largest size of the model files."""
+    peak_memory_bytes: int | None = Field(default=None, gt=0)
+    """Largest VmHWM of the process that runs the model."""
+    p95_ms: float | None = Field(default=None, gt=0)
+    """Largest 95th percentile of latency, in the recipe's scenario."""
+    quality_drop: float | None = Field(default=None, ge=0, le=1)
+    """Largest loss of accuracy against the teacher, as a share (0.01 is one point)."""
+
+
+class Target(TargetPart):
+    """A device or class of devices."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str
+    form_factor: Literal["phone", "laptop", "desktop", "single-board", "browser", "server"]
+    architecture: Literal["x86_64", "aarch64", "wasm32"]
+    """Instruction set family."""
+    cpu: str
+    """Processor or system on chip."""
+    cpu_features: list[str] = []
+    """Vector extensions that kernels may use, as Linux names them in /proc/cpuinfo."""
+    memory_bytes: int = Field(gt=0)
+    """Physical memory."""
+    memory_bandwidth_bytes_per_s: Figure
+    """Peak memory bandwidth."""
+    peak_int8_operations_per_s: Figure
+    """Peak int8 operations per second of one core (a multiply and an add are two operations)."""
+    peak_float32_operations_per_s: Figure
+    """Peak float32 operations per second of one core."""
+    runtimes: list[RuntimeOnTarget] = Field(min_length=1)
+    bundle_bytes: int | None = Field(default=None, gt=0)
+    """Largest download that the platform's store allows, if any."""
+    budget: Budget = Budget()
+    """Limits used where the recipe gives none."""
+
+    def runtime(self, name: str) -> RuntimeOnTarget:
+        """Returns the entry for the runtime called `name`.
+
+        Raises:
+            TargetError: the target does not ship it.
+        """
+        for runtime in self.runtimes:
+            if runtime.name == name:
+                return runtime
+        known = ", ".join(runtime.name for runtime in self.runtimes)
+        raise TargetError(f"target '{self.name}': does not ship the runtime '{name}'; it ships: {known}.")
+
+
+def target_directory() -> Path:
+    """Returns the directory of built-in targets: inside the wheel, or the checkout's `targets/`."""
+    inside_wheel = Path(__file__).parent / "targets"
+    return inside_wheel if inside_wheel.is_dir() else Path(__file__).parent.parent / "targets"
+
+
+def list_targets() -> list[str]:
+    """Returns the names of the built-in targets, sorted."""
+    return sorted(path.stem for path in target_directory().glob("*.toml"))
+
+
+def load_target(name_or_path: str) -> Target:
+    """Returns the built-in target of that name, or the one in the TOML file at that path.
+
+    Raises:
+        TargetError: unknown name, unreadable file, or an impossible value (naming file and key).
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        if name_or_path not in list_targets():
+            raise TargetError(
+                f"target '{name_or_path}' is unknown.{did_you_mean(name_or_path, list_targets())} "
+                f"Built in: {', '.join(list_targets())}. A path to a .toml file works too."
+            )
+        path = target_directory() / f"{name_or_path}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TargetError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TargetError(f"{path}: is not valid TOML: {error}.") from error
+    try:
+        target = Target.model_validate(values)
+    except ValidationError as error:
+        raise TargetError(explain(error, Target, str(path))) from error
+    if target.name != path.stem:
+        raise TargetError(f"{path}: name: found '{target.name}', expected '{path.stem}', the file's name.")
+    return target
