@@ -22,10 +22,11 @@ from torch import nn
 
 PACKAGES = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch", "transformers")
 PROBES = 8
+LARGEST_FLOAT_DIFFERENCE = 1e-3
 
 
 class LogitsOnly(nn.Module):
-    """A transformers classifier as a function of arrays: `(1, T) int64, (1, T) int64 -> (1, C) float32`."""
+    """A transformers classifier as a function of arrays: `(1, T) int64 mask, (1, T) int64 ids -> (1, C) float32`."""
 
     def __init__(self, network: nn.Module, vocabulary: int) -> None:
         """Wraps `network`, whose token ids are below `vocabulary`."""
@@ -33,7 +34,7 @@ class LogitsOnly(nn.Module):
         self.network = network
         self.vocabulary = vocabulary
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, attention_mask: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
         """Returns the logits."""
         logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
         return logits
@@ -53,7 +54,6 @@ def convert(model: LogitsOnly, length: int, float_file: Path, int8_file: Path) -
     from ai_edge_quantizer import quantizer, recipe
 
     ones = torch.ones(1, length, dtype=torch.int64)
-    # Positional: given by name, litert-torch 0.10.0 swaps the two (it labels the sorted names in the given order).
     converted = litert_torch.convert(model, (ones, ones))
     converted.export(str(float_file))
     quantized = quantizer.Quantizer(str(float_file), recipe.dynamic_wi8_afp32()).quantize()
@@ -71,9 +71,18 @@ def difference_from_torch(model: LogitsOnly, file: Path, length: int) -> float:
         input_ids = generator.integers(5, model.vocabulary, (1, length)) * attention_mask
         found = session.run({"input_ids": input_ids, "attention_mask": attention_mask})["logits"]
         with torch.no_grad():
-            expected = model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask)).numpy()
+            expected = model(torch.from_numpy(attention_mask), torch.from_numpy(input_ids)).numpy()
         worst = max(worst, float(np.abs(found - expected).max()))
     return worst
+
+
+def require_same_model(difference: float) -> None:
+    """Ends the program when the float32 file is not the model: its timing would mean nothing."""
+    if difference > LARGEST_FLOAT_DIFFERENCE:
+        raise SystemExit(
+            f"float32.tflite: found logits {difference:.2g} from torch's, expected at most {LARGEST_FLOAT_DIFFERENCE:g}. "
+            "The converter lost something, or swapped the inputs: compare ARGUMENTS in litert_runtime.py."
+        )
 
 
 def weights_held(model: LogitsOnly, int8_file: Path) -> dict[str, Any]:
@@ -112,13 +121,13 @@ def main() -> None:
     files = {name: arguments.out / f"{name}.tflite" for name in ("float32", "int8")}
     model = load(arguments.model)
     convert(model, arguments.length, files["float32"], files["int8"])
+    differences = {name: difference_from_torch(model, file, arguments.length) for name, file in files.items()}
+    require_same_model(differences["float32"])
     report = {
         "length": arguments.length,
         "versions": {package: version(package) for package in PACKAGES},
         "bytes": {name: file.stat().st_size for name, file in files.items()},
-        "max_abs_diff_from_torch": {
-            name: difference_from_torch(model, file, arguments.length) for name, file in files.items()
-        },
+        "max_abs_diff_from_torch": differences,
         "int8_weights": weights_held(model, files["int8"]),
     }
     (arguments.out / "peer.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

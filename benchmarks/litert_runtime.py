@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from edgekit.runtimes.protocol import ModelOnDisk, SessionConfig
 
+# litert-torch 0.10.0 puts the mask first whatever order the arguments had; `litert_peer.py` checks that it still does.
+ARGUMENTS = ("attention_mask", "input_ids")
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -25,9 +28,9 @@ class LiteRTSession:
 
         self.interpreter = Interpreter(file, num_threads=threads)
         self.interpreter.allocate_tensors()
-        # `litert_peer.py` converts positional arguments: "serving_default_args_0" is the first.
+        # Positional: "serving_default_args_0" is the first argument of what `litert_peer.py` converts.
         details = sorted(self.interpreter.get_input_details(), key=lambda detail: str(detail["name"]))
-        self._inputs = dict(zip(("input_ids", "attention_mask"), details, strict=True))
+        self._inputs = dict(zip(ARGUMENTS, details, strict=True))
         self._output = self.interpreter.get_output_details()[0]["index"]
         self.input_names = list(self._inputs)
         self.output_names = ["logits"]

@@ -68,15 +68,15 @@ def download(repository: str, kind: RepositoryKind, commit: str, patterns: list[
         return _cached(repository, kind, commit)
     with _explained(repository, kind, commit):
         from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import tqdm
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-        class _Silent(tqdm):  # type: ignore[misc]
-            def __init__(self, *args: object, **kwargs: object) -> None:
-                super().__init__(*args, **{**kwargs, "disable": True})
-
-        return Path(
-            snapshot_download(repository, repo_type=kind, revision=commit, allow_patterns=patterns, tqdm_class=_Silent)
-        )
+        were_disabled = are_progress_bars_disabled()
+        disable_progress_bars()
+        try:
+            return Path(snapshot_download(repository, repo_type=kind, revision=commit, allow_patterns=patterns))
+        finally:
+            if not were_disabled:
+                enable_progress_bars()
 
 
 def _cached(repository: str, kind: RepositoryKind, revision: str | None) -> Path:

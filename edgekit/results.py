@@ -50,6 +50,8 @@ class Quality(Result):
     """Paired bootstrap interval of `accuracy_change`; None without a teacher."""
     per_label_recall: dict[str, float] = {}
     """Label to the share of its rows that were found, 0 to 1."""
+    per_label_recall_intervals: dict[str, Interval] = {}
+    """Label to the Wilson score interval of its recall."""
 
 
 class TokenizerVector(Result):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from edgekit._version import __version__
 from edgekit.errors import EdgekitError
@@ -41,6 +41,7 @@ def make_app() -> App:
         help_epilogue=_EXIT_CODES,
         help_format="plaintext",
         version=__version__,
+        default_parameter=Parameter(negative_iterable=()),
     )
     for name, (path, summary) in _OTHER_COMMANDS.items():
         app.command(path, name=name, help=summary, sort_key=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import json as json_format
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,9 +47,13 @@ def build(
     with listening(as_json=json) as events:
         result = build_recipe(loaded, out, events=events, offline=offline)
     if not json:
-        from edgekit.reporting.terminal import print_build
+        from rich.console import Console
 
-        print_build(result, out)
+        from edgekit.reporting.files import report_files
+        from edgekit.reporting.terminal import show_build
+
+        show_build(result, Console())
+        print(f"Report: {report_files(out).html}")
     return result.exit_code
 
 
@@ -59,6 +63,6 @@ def _assignment(text: str) -> tuple[str, Any]:
     if not separator or not key:
         raise UsageError(f"--set {text}: expected key=value, for example stage.0.epochs=1.")
     try:
-        return key, json.loads(value)
+        return key, json_format.loads(value)
     except ValueError:
         return key, value

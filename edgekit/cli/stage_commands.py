@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from edgekit.api import run
 from edgekit.cli.options import AsJson, Offline, Seed
+from edgekit.cli.results import conclude
 from edgekit.cli.terminal import listening
 from edgekit.contract import StageConfig
 from edgekit.errors import UsageError
@@ -55,9 +56,7 @@ def make_command(entry: StageEntry) -> Callable[..., int]:
                 events=events,
                 **{role: values[role] for role in _flag_roles(entry) if values.get(role) is not None},
             )
-        if not values.get("json", False):
-            print(artifact.path)
-        return 0
+        return conclude(artifact, as_json=values.get("json", False))
 
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__name__ = command.__qualname__ = entry.kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def encode(
     Raises:
         DataError: a text has no token but special ones, unless `allow_empty`.
     """
-    backend: Tokenizer = tokenizer if hasattr(tokenizer, "encode_batch") else tokenizer.backend_tokenizer
+    backend = _backend(tokenizer)
     truncation, padding = backend.truncation, backend.padding
     backend.no_padding()
     backend.enable_truncation(max_length)
@@ -104,7 +104,7 @@ def _cut(rows: list[int], size: int) -> list[list[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _restore(backend: Tokenizer, truncation: dict[str, object] | None, padding: dict[str, object] | None) -> None:
+def _restore(backend: Tokenizer, truncation: dict[str, Any] | None, padding: dict[str, Any] | None) -> None:
     if truncation is None:
         backend.no_truncation()
     else:
@@ -116,3 +116,12 @@ def _restore(backend: Tokenizer, truncation: dict[str, object] | None, padding: 
 def _shorten(text: str) -> str:
     shown = repr(text)
     return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    return backend

@@ -175,8 +175,8 @@ def _label_indices(source: DataSource, found: list[str], places: list[str], labe
         if label not in index_of:
             raise DataError(
                 f"{source.source}, {place}, column '{source.columns.label}': found the label {label!r}, which the task "
-                f"does not have; expected one of {labels}.{did_you_mean(label, labels)} Map it with "
-                f'label_map = {{ "{label}" = "{labels[0]}" }}, choose rows with `where`, or add it to the task\'s labels.'
+                f"does not have; expected one of {labels}.{did_you_mean(label, labels)} Map it, for example "
+                f'label_map = {{ "{label}" = "{labels[0]}" }}, choose rows with `where`, or add it to the labels.'
             )
     return [index_of[label] for label in found]
 

@@ -37,7 +37,7 @@ class TrainingConfig(StageConfig):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout probability everywhere in the model while it trains; none: the model's own."""
     precision: Precision = "auto"
-    """`float32`; `bf16`: matrix products in bf16, weights in float32; `auto`: bf16 where the hardware computes in it."""
+    """`float32`; `bf16`: matrix products in bf16, weights in float32; `auto`: bf16 where the hardware has it."""
     evaluations_per_epoch: int = Field(default=2, ge=1)
     """Evaluations on the validation split in each pass; the best of them is what is kept."""
     patience: int | None = Field(default=None, ge=1)
@@ -69,7 +69,7 @@ class DistillConfig(TrainingConfig):
     hidden_state_weight: float = Field(default=0.0, ge=0)
     """Weight of the squared difference of hidden states; 0: off. Above 0 the teacher runs beside the student."""
     layer_map: list[LayerPair] | None = None
-    """Layers whose hidden states are matched; none: every student layer, with teacher layers evenly spaced to the last."""
+    """Layers whose hidden states are matched; none: every student layer, with evenly spaced teacher layers."""
     attention_relation_weight: float = Field(default=0.0, ge=0)
     """Weight of the MiniLM attention relations; 0: off. Above 0 the teacher runs beside the student."""
     relation_layers: LayerPair | None = None
@@ -94,4 +94,4 @@ class CaptureConfig(StageConfig):
     batch_size: int = Field(default=64, ge=1)
     """Rows a forward pass."""
     precision: Precision = "auto"
-    """`float32`; `bf16`: matrix products in bf16; `auto`: bf16 where the hardware computes in it."""
+    """`float32`; `bf16`: matrix products in bf16; `auto`: bf16 where the hardware has it."""

@@ -9,8 +9,8 @@ import torch
 from edgekit.data.preprocessing import length_buckets
 from edgekit.distillation.batches import Rows, collate
 from edgekit.distillation.config import Precision
-from edgekit.distillation.losses import cross_entropy_loss
 from edgekit.distillation.learner import View, observe
+from edgekit.distillation.losses import cross_entropy_loss
 from edgekit.distillation.progress import Score
 
 if TYPE_CHECKING:

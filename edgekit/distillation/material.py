@@ -1,4 +1,4 @@
-"""Turns prepared data into rows to learn from, after checking that data, student and teacher speak of the same labels."""
+"""Turns prepared data into rows to learn from, and checks that data, student and teacher mean the same labels."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def with_teacher_ids(rows: Rows, data: PreparedData, teacher: LoadedModel) -> Ro
     if not rows.comparable_tokens.any():
         raise ModelError(
             "distill: teacher and student cut every text into different numbers of tokens, so hidden states and "
-            "attention relations cannot be compared. Set both weights to 0, or use a student with the teacher's tokenizer."
+            "attention relations cannot be compared. Set both weights to 0, or cut the student from this teacher."
         )
     return rows
 

@@ -6,7 +6,6 @@ A processor without bf16 instructions emulates them, 30 times slower than float3
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 
@@ -19,10 +18,10 @@ _CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16", "sve_bf16")
 def has_bf16(device: torch.device) -> bool:
     """Returns True when `device` multiplies bf16 matrices in hardware, not by emulation."""
     if device.type == "cpu":
-        capabilities: dict[str, Any] = torch.cpu.get_capabilities()  # type: ignore[no-untyped-call, unused-ignore]
+        capabilities = torch.cpu.get_capabilities()
         return any(bool(capabilities.get(name, False)) for name in _CPU_BF16)
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return False
 
 

@@ -95,7 +95,7 @@ def matching_objective(config: DistillConfig, student: PretrainedConfig, teacher
 
 
 def set_dropout(model: nn.Module, probability: float | None) -> None:
-    """Gives every dropout of `model` the same probability; None leaves the model's own. The saved config is not touched."""
+    """Gives every dropout of `model` one probability; None leaves the model's own. Its config stays as it is."""
     if probability is None:
         return
     for module in model.modules():

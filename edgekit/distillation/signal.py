@@ -9,7 +9,6 @@ While it is computed, finished parts are kept in the work directory, so that a k
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,7 +229,7 @@ def _write_part(file: Path, values: NDArray[np.float32], fingerprint: str) -> No
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({"logits": values}, partial, metadata={"fingerprint": fingerprint})
-        os.replace(partial, file)
+        partial.replace(file)
     except OSError as error:
         raise EnvironmentLacksError(
             f"{file}: could not be written ({error.strerror or error}). Free disk space."

@@ -52,7 +52,7 @@ class Scheme:
     activations: Activations = "dynamic-int8"
     """What the weight is multiplied with."""
     reduce_range: bool = False
-    """Use one bit less of the range, for x86 processors whose 16-bit sums saturate (AVX2 without VNNI)."""
+    """Keep neighbouring codes small enough together that x86 processors without VNNI do not saturate."""
 
     def __post_init__(self) -> None:
         """Refuses values that no kernel has."""
@@ -62,8 +62,8 @@ class Scheme:
             raise UnsupportedError(f"group_size: found {self.group_size}, expected at least 1, or none.")
         if self.activations not in ("float", "dynamic-int8"):
             raise UnsupportedError(f"activations: found '{self.activations}', expected 'float' or 'dynamic-int8'.")
-        if self.reduce_range and not (self.bits == 8 and self.symmetric):
-            raise UnsupportedError("reduce_range: needs symmetric 8-bit codes.")
+        if self.reduce_range and (self.bits != 8 or not self.symmetric or self.group_size is not None):
+            raise UnsupportedError("reduce_range: needs symmetric 8-bit codes with one scale for each output channel.")
 
     @property
     def code_min(self) -> int:
@@ -73,7 +73,7 @@ class Scheme:
     @property
     def code_max(self) -> int:
         """The highest code in use."""
-        return 2 ** (self.bits - self.symmetric - self.reduce_range) - 1
+        return 2 ** (self.bits - self.symmetric) - 1
 
     def groups(self, columns: int) -> int:
         """Returns the number of scales in a row of `columns` weights."""

@@ -204,7 +204,8 @@ def _load_quantized(directory: Path, kind: str) -> PreTrainedModel:
             fill(network, directory / WEIGHTS_FILE, strict=True)
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(f"{directory}: weights and configuration do not fit ({_first_line(error)}).") from error
-    return network.eval()
+    network.eval()
+    return network
 
 
 def _save_quantized(network: PreTrainedModel, directory: Path) -> None:

@@ -88,9 +88,8 @@ def source_digest(config: ImportConfig, offline: bool = False) -> str:
     from edgekit.models.source import is_on_hub, resolve
 
     if is_on_hub(config.source):
-        return hash_json(
-            {"hub": config.source, "commit": hub.commit_of(config.source, "model", config.revision, offline=offline)}
-        )
+        commit = hub.commit_of(config.source, "model", config.revision, offline=offline)
+        return hash_json({"hub": config.source, "commit": commit})
     return resolve(config.source, revision=config.revision, trust_remote_code=config.trust_remote_code).digest()
 
 

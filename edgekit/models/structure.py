@@ -6,34 +6,15 @@ what the parts are found for (pruning, quantization, export).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from edgekit.errors import UnsupportedError
-
-Role = Literal[
-    "query",
-    "key",
-    "value",
-    "query_key_value",
-    "attention_output",
-    "attention_other",
-    "feed_forward_gate",
-    "feed_forward_up",
-    "feed_forward_down",
-    "feed_forward_other",
-    "embedding_projection",
-    "head",
-]
-"""What a linear does. `query_key_value` holds all three; `attention_other` is, for example, a projection of positions;
-`feed_forward_up` may hold the gate as well; `head` is everything after the layers."""
-
-ROLES: tuple[str, ...] = get_args(Role)
+from edgekit.models.roles import Role, attention_role, feed_forward_role, holds_attention, inside_attention, is_linear
 
 
 @dataclass(frozen=True)
@@ -94,7 +75,7 @@ class PositionTable(EmbeddingTable):
     """A learned table of absolute positions."""
 
     offset: int
-    """Row of the first position: above 0 where positions are counted from the padding id on (RoBERTa) or later (OPT)."""
+    """Row of the first position: above 0 where positions are counted from the padding id on (RoBERTa)."""
 
     @property
     def positions(self) -> int:
@@ -196,7 +177,7 @@ def find_layers(model: PreTrainedModel) -> LayerStack:
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     found = _outermost([(name, module) for name, module in lists if len(module) == count and _alike(module)])
     if len(found) > 1:  # a list of something else, as long by chance
-        found = [(name, module) for name, module in found if _holds_attention(module[0])]
+        found = [(name, module) for name, module in found if holds_attention(module[0])]
     if len(found) == 1:
         return LayerStack(found[0][0], tuple(found[0][1]), count)
     shared = _innermost_shared(lists) if getattr(model.config, "num_hidden_groups", None) else None
@@ -255,7 +236,7 @@ def find_linears(model: PreTrainedModel) -> tuple[Linear, ...]:
         before = before and name != stack.name
         if name in inside:
             result.append(inside[name])
-        elif _is_linear(module):
+        elif is_linear(module):
             role: Role = "embedding_projection" if before and name.startswith(body) else "head"
             result.append(Linear(name, module, role, None))
     return tuple(result)
@@ -276,67 +257,15 @@ def _layer_linears(stack: LayerStack, index: int) -> Iterator[Linear]:
     layer = stack.layers[index]
     feed_forward: list[tuple[str, nn.Module]] = []
     for name, module in layer.named_modules():
-        if _is_linear(module):
+        if is_linear(module):
             full_name = f"{stack.name_of(index)}.{name}"
-            if _inside_attention(layer, name):
-                yield Linear(full_name, module, _attention_role(name), index)
+            if inside_attention(layer, name):
+                yield Linear(full_name, module, attention_role(name), index)
             else:
                 feed_forward.append((full_name, module))
     for place, (full_name, module) in enumerate(feed_forward):
         last = place == len(feed_forward) - 1
-        yield Linear(full_name, module, _feed_forward_role(full_name, module, last=last), index)
-
-
-def _attention_role(name: str) -> Role:
-    leaf = name.rsplit(".", 1)[-1].lower()
-    words = set(re.split(r"_|(?<=w)(?=qkv|[qkvo]$)", leaf))
-    if words & {"pos", "rel", "relative", "r"}:
-        return "attention_other"
-    if words & {"qkv"} or {"query", "key", "value"} <= words or {"c", "attn"} <= words or {"in", "proj"} <= words:
-        return "query_key_value"
-    roles: tuple[tuple[Role, set[str]], ...] = (
-        ("query", {"q", "query"}),
-        ("key", {"k", "key"}),
-        ("value", {"v", "value"}),
-        ("attention_output", {"o", "out", "output", "dense", "proj"}),
-    )
-    return next((role for role, signs in roles if words & signs), "attention_other")
-
-
-def _feed_forward_role(name: str, module: nn.Module, *, last: bool) -> Role:
-    """Tells by shape: what widens goes up, what narrows goes down; of equals, the last one goes down."""
-    inputs, outputs = _features(module)
-    leaf = name.rsplit(".", 1)[-1].lower()
-    if leaf in ("gate", "router"):
-        return "feed_forward_other"
-    if outputs < inputs or (outputs == inputs and last):
-        return "feed_forward_down"
-    return "feed_forward_gate" if "gate" in leaf and "up" not in leaf else "feed_forward_up"
-
-
-def _features(module: nn.Module) -> tuple[int, int]:
-    if hasattr(module, "in_features"):
-        return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
-    return int(module.nx), int(module.nf)  # type: ignore[arg-type]
-
-
-def _is_linear(module: nn.Module) -> bool:
-    """True for `nn.Linear`, quantized linears and transformers' `Conv1D` (a linear with its weight transposed)."""
-    return hasattr(module, "in_features") or type(module).__name__ == "Conv1D"
-
-
-def _is_attention(module: nn.Module) -> bool:
-    return "attention" in type(module).__name__.lower()
-
-
-def _holds_attention(layer: nn.Module) -> bool:
-    """True for a layer with attention inside; False for a bare attention, which is but a part of a layer."""
-    return not _is_attention(layer) and any(_is_attention(part) for part in layer.modules())
-
-
-def _inside_attention(layer: nn.Module, name: str) -> bool:
-    parts = name.split(".")
-    return any(_is_attention(layer.get_submodule(".".join(parts[:end]))) for end in range(1, len(parts)))
+        yield Linear(full_name, module, feed_forward_role(full_name, module, last=last), index)
 
 
 def _is_position(name: str) -> bool:

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+# Where a tokenizer was loaded from, and how a call once padded and cut: not part of what it is.
+_TRANSIENT_SETTINGS = (
+    "name_or_path",
+    "is_local",
+    "local_files_only",
+    "max_length",
+    "stride",
+    "truncation_strategy",
+    "pad_to_multiple_of",
+)
 
 NASTY_TEXTS: tuple[str, ...] = (
     "",
@@ -132,7 +142,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     reset_tokenizer(tokenizer)
     with quiet_transformers():
         tokenizer.save_pretrained(directory)
-    _make_portable(directory)
+    tokenizer.backend_tokenizer.save(str(directory / TOKENIZER_FILE), pretty=False)
+    _edit_config(directory, dict.fromkeys(_TRANSIENT_SETTINGS))
     if _round_trips(tokenizer, directory):
         return
     _edit_config(directory, {"tokenizer_class": "PreTrainedTokenizerFast"})
@@ -154,7 +165,9 @@ def tokenizer_vectors(
 
 
 def _encode_one(tokenizer: PreTrainedTokenizerBase | Tokenizer, text: str, max_length: int) -> list[int]:
-    if hasattr(tokenizer, "encode_batch"):
+    from tokenizers import Tokenizer
+
+    if isinstance(tokenizer, Tokenizer):
         tokenizer.enable_truncation(max_length)
         return list(tokenizer.encode(text).ids)
     return list(tokenizer(text, truncation=True, max_length=max_length)["input_ids"])
@@ -169,12 +182,8 @@ def _round_trips(tokenizer: PreTrainedTokenizerBase, directory: Path) -> bool:
     return bool(saved == json.loads(loaded.backend_tokenizer.to_str()))
 
 
-def _make_portable(directory: Path) -> None:
-    """Drops what names a place on this machine, and the order that a dictionary happened to have."""
-    _edit_config(directory, {"name_or_path": None, "is_local": None, "local_files_only": None})
-
-
 def _edit_config(directory: Path, changes: dict[str, str | None]) -> None:
+    """Sets keys of `tokenizer_config.json`, removes those that are None, and sorts them all."""
     file = directory / TOKENIZER_CONFIG_FILE
     config = {**json.loads(file.read_text(encoding="utf-8")), **changes}
     config = {key: value for key, value in sorted(config.items()) if value is not None or key not in changes}

@@ -1,0 +1,54 @@
+"""What a single command prints when its stage is done, and the exit code that follows from the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.artifact import Artifact
+
+_RESULT_FILES = {"quality": "quality.json", "parity": "parity.json", "measurement": "measurement.json"}
+
+
+def conclude(artifact: Artifact, *, as_json: bool, shown_path: Path | None = None) -> int:
+    """Prints the artifact's path, and its result where it is one; returns the exit code.
+
+    Raises:
+        ParityError: the artifact is a parity result that failed.
+    """
+    if as_json:
+        if artifact.kind in _RESULT_FILES:
+            print((artifact.path / _RESULT_FILES[artifact.kind]).read_text(encoding="utf-8").strip())
+    else:
+        _show(artifact)
+        print(shown_path or artifact.path)
+    if artifact.kind == "parity":
+        from edgekit.exporters.parity import read_parity, require_parity
+
+        require_parity(read_parity(artifact))
+    return 0
+
+
+def _show(artifact: Artifact) -> None:
+    if artifact.kind not in _RESULT_FILES:
+        return
+    from rich.console import Console
+
+    from edgekit.reporting import terminal
+
+    console = Console()
+    if artifact.kind == "quality":
+        from edgekit.benchmarking.stage import read_quality
+
+        console.print(terminal.quality_table(read_quality(artifact)))
+    elif artifact.kind == "parity":
+        from edgekit.exporters.parity import read_parity
+
+        console.print(terminal.parity_table(read_parity(artifact)))
+    else:
+        from edgekit.benchmarking.stage import read_comparison, read_measurement
+
+        comparison = read_comparison(artifact)
+        if comparison is None:
+            console.print(terminal.measurement_table({"model": read_measurement(artifact)}))
+        else:
+            terminal.show_comparison(comparison, console)

@@ -1,0 +1,1 @@
+"""Chooses the integer codes of a model's weights, once, for every format that the model will be deployed in."""

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from edgekit.cli import make_app, run
+from edgekit.recipe import load_recipe
+from edgekit.stages import STAGES
+from tests.pico import pico_model_artifact
+
+HEAVY = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "numpy", "pydantic")
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, edgekit.cli; edgekit.cli.run(['--help']); print('LOADED', *sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = result.stdout.split("LOADED")[1].split()
+    assert not set(HEAVY) & set(loaded)
+    for kind in STAGES:
+        assert kind in result.stdout
+
+
+@pytest.mark.parametrize("kind", [*STAGES, "build", "verify", "init", "targets", "recipes", "doctor", "predict"])
+def test_every_command_has_help(kind, capsys):
+    assert run([kind, "--help"]) == 0
+    assert "Usage: edgekit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["quantise"], 2, "quantise"),
+        (["quantize"], 2, "MODEL"),
+        (["prune", "IN", "OUT", "--layres", "3"], 2, "--layres"),
+        (["build", "review-sentimant"], 2, "Did you mean 'review-sentiment'?"),
+        (["build", "review-sentiment", "--set", "seed"], 2, "expected key=value"),
+        (["targets", "pixel-9"], 2, "Did you mean 'pixel-8'?"),
+        (["verify", "nowhere"], 2, "found no artifact.json"),
+        (["prune", "nowhere", "out"], 2, "found no artifact.json"),
+    ],
+)
+def test_usage_errors_exit_2_with_one_message(arguments, code, message, capsys):
+    assert run(arguments) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_verify_accepts_whole_and_refuses_altered(tmp_path, capsys):
+    artifact = pico_model_artifact(tmp_path / "model")
+    assert run(["verify", str(artifact.path)]) == 0
+    assert "all digests match" in capsys.readouterr().out
+    (artifact.path / "config.json").write_text("{}")
+    assert run(["verify", str(artifact.path)]) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_init_writes_a_recipe_that_is_valid_and_never_overwrites(tmp_path, capsys):
+    path = tmp_path / "my recipe.toml"
+    assert run(["init", str(path)]) == 0
+    assert load_recipe(str(path)).name == "my-recipe"
+    assert run(["init", str(path)]) == 2
+    assert "already exists" in capsys.readouterr().err
+
+
+def test_targets_and_recipes_are_listed(capsys):
+    assert run(["targets"]) == 0
+    assert run(["recipes"]) == 0
+    assert run(["targets", "pixel-8"]) == 0
+    out = capsys.readouterr().out
+    assert "raspberry-pi-5" in out
+    assert "review-sentiment" in out
+    assert "memory bandwidth" in out
+
+
+def test_doctor_finds_this_environment_fit(capsys):
+    assert run(["doctor"]) == 0
+    assert "onnxruntime" in capsys.readouterr().out
+
+
+def test_json_prints_one_object_a_line(tmp_path, capsys):
+    artifact = pico_model_artifact(tmp_path / "model")
+    assert run(["prune", str(artifact.path), str(tmp_path / "out"), "--layers", "2", "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[0]["kind"] == "stage-started"
+    assert events[-1]["kind"] == "stage-finished"
+
+
+def test_shell_completion_names_the_commands():
+    script = make_app().generate_completion(shell="bash")
+    assert "quantize" in script

@@ -1,0 +1,189 @@
+"""The whole build on pico input: what it leaves, what it repeats, what fails it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import edgekit
+from edgekit.artifact import Artifact
+from edgekit.events import Event
+from edgekit.pipeline import build
+from edgekit.recipe import load_recipe
+from edgekit.results import BuildResult
+from tests.pico import pico_encoder, pico_texts
+
+RECIPE = """
+name = "pico"
+seed = 3
+[task]
+labels = ["negative", "positive"]
+max_length = 32
+[teacher]
+source = "encoder"
+[data]
+source = "reviews.csv"
+validation = 0.2
+test = 0.3
+[[stage]]
+kind = "finetune"
+epochs = 6
+learning_rate = 2e-3
+precision = "float32"
+[[stage]]
+kind = "prune"
+layers = 2
+min_count = 1
+[[stage]]
+kind = "distill"
+epochs = 4
+learning_rate = 2e-3
+precision = "float32"
+[[stage]]
+kind = "quantize"
+[[export]]
+format = "onnx"
+targets = ["laptop-x86", "pixel-8"]
+[bench]
+min_seconds = 0.05
+length = 16
+[budget]
+p95_ms = 500.0
+quality_drop = 0.5
+"""
+
+
+def make_recipe(directory: Path, text: str = RECIPE) -> Path:
+    if not (directory / "encoder").exists():
+        pico_encoder(directory / "encoder")
+        texts, labels = pico_texts(240)
+        names = ("negative", "positive")
+        rows = "\n".join(f"{text},{names[label]}" for text, label in zip(texts, labels, strict=True))
+        (directory / "reviews.csv").write_text(f"text,label\n{rows}\n")
+    path = directory / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[Path, BuildResult]:
+    root = tmp_path_factory.mktemp("build")
+    return root, build(load_recipe(str(make_recipe(root))), root / "out")
+
+
+def test_a_build_that_meets_its_budget_leaves_everything(built):
+    root, result = built
+    assert result.failures == []
+    assert result.exit_code == 0
+    assert [stage.kind for stage in result.stages] == ["finetune", "prune", "distill", "quantize"]
+    assert result.stages[-1].quality.accuracy > 0.8, "the pico task is learnable"
+    assert {export.target for export in result.exports} == {"laptop-x86", "pixel-8"}
+    for export in result.exports:
+        bundle = Artifact.open(root / "out" / export.bundle, kind="bundle")
+        assert bundle.lineage.stage == "package"
+        assert bundle.lineage.inputs["model"].lineage.stage == "export"
+    for name in ("build.json", "report.html", "report.md", "junit.xml"):
+        assert (root / "out" / name).stat().st_size > 0
+    assert not list((root / "out" / "work").glob("*"))
+
+
+def test_build_json_has_the_published_shape(built):
+    root, _ = built
+    values = json.loads((root / "out" / "build.json").read_text())
+    assert values["schema"] == 1
+    assert (values["name"], values["seed"], values["exit_code"]) == ("pico", 3, 0)
+    for stage in values["stages"]:
+        assert {"kind", "seconds", "cached"} <= set(stage)
+        assert 0 <= stage["quality"]["accuracy"] <= 1
+    for export in values["exports"]:
+        assert {"format", "target", "bytes"} <= set(export)
+        assert {"max_abs_diff", "label_agreement"} <= set(export["parity"])
+        assert {"runtime", "threads", "p50_ms", "p95_ms", "peak_rss_bytes"} <= set(export["measurement"])
+        assert export["budget"]["met"] is True
+        assert export["budget"]["checks"]
+
+
+def test_a_phone_is_never_given_a_laptops_latency(built):
+    _, result = built
+    phone = next(export for export in result.exports if export.target == "pixel-8")
+    latency = next(check for check in phone.budget.checks if check.name == "p95_ms")
+    assert latency.status == "not-measured"
+    assert phone.estimates
+
+
+def test_an_unchanged_rebuild_runs_no_stage(built):
+    root, first = built
+    events: list[Event] = []
+    again = build(load_recipe(str(make_recipe(root))), root / "out", events=events.append)
+    assert [event.stage for event in events if event.kind == "stage-started"] == []
+    assert all(stage.cached for stage in again.stages)
+    assert again.exports == first.exports
+    assert [stage.digest for stage in again.stages] == [stage.digest for stage in first.stages]
+
+
+def test_a_changed_export_does_not_retrain(built):
+    root, _ = built
+    events: list[Event] = []
+    text = RECIPE.replace('format = "onnx"', 'format = "onnx"\nprecision = "float16"')
+    result = build(load_recipe(str(make_recipe(root, text))), root / "out", events=events.append)
+    started = {event.stage for event in events if event.kind == "stage-started"}
+    assert result.exit_code == 0
+    assert started.isdisjoint({"prepare", "import", "finetune", "prune", "distill", "capture", "quantize"})
+    assert "export" in started
+
+
+def test_failed_parity_exits_3_and_bundles_nothing(built):
+    root, _ = built
+    text = RECIPE + "\n[parity]\nmax_abs_diff = 1e-30\n"
+    result = build(load_recipe(str(make_recipe(root, text))), root / "out")
+    assert result.exit_code == 3
+    assert any("parity" in failure for failure in result.failures)
+    assert all(export.bundle is None for export in result.exports)
+    assert not list((root / "out" / "bundles").glob("pico-*")), "an older bundle must not pose as this build's"
+    assert json.loads((root / "out" / "build.json").read_text())["exit_code"] == 3
+
+
+def test_missed_budget_exits_1_and_names_each_miss(built):
+    root, _ = built
+    text = RECIPE.replace("p95_ms = 500.0", "p95_ms = 500.0\nfile_bytes = 1000")
+    result = build(load_recipe(str(make_recipe(root, text))), root / "out")
+    assert result.exit_code == 1
+    misses = [failure for failure in result.failures if "file_bytes" in failure]
+    assert len(misses) == 2, "one for each target"
+    assert all(export.bundle is None for export in result.exports)
+
+
+def test_a_killed_build_resumes_to_the_same_weights(built):
+    root, first = built
+    command = [sys.executable, "-m", "edgekit.cli", "build", str(make_recipe(root)), "--out", str(root / "killed"), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["kind"] == "progress" and event.get("stage") == "distill" and event.get("completed", 0) > 3:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    time.sleep(0.1)
+    resumed = build(load_recipe(str(make_recipe(root))), root / "killed")
+    assert resumed.exit_code == 0
+    assert [stage.cached for stage in resumed.stages] == [True, True, False, False]
+    assert [stage.digest for stage in resumed.stages] == [stage.digest for stage in first.stages]
+
+
+def test_a_bundle_loads_and_an_altered_one_does_not(built):
+    root, _ = built
+    build(load_recipe(str(make_recipe(root))), root / "out")
+    bundle = root / "out" / "bundles" / "pico-laptop-x86"
+    prediction = edgekit.load(bundle).predict(["a superb charming film"])[0]
+    assert prediction.label == "positive"
+    labels = bundle / "labels.json"
+    labels.write_text(labels.read_text() + " ")
+    with pytest.raises(edgekit.EdgekitError, match=r"labels\.json"):
+        edgekit.load(bundle)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+
+from edgekit.errors import RecipeError
+from edgekit.recipe import export_config, find_recipe, list_recipes, load_recipe, merged_budget, parse_recipe
+from edgekit.target import Budget, target_directory
+
+VALID = """
+name = "reviews"
+seed = 5
+[task]
+labels = ["negative", "positive"]
+[teacher]
+source = "some/teacher"
+[data]
+source = "reviews.csv"
+[[stage]]
+kind = "prune"
+layers = 3
+[[stage]]
+kind = "quantize"
+bits = 8
+[[export]]
+format = "onnx"
+targets = ["laptop-x86", "pixel-8"]
+[budget]
+file_bytes = 9000000
+"""
+
+
+def write(tmp_path, text: str):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def problem(tmp_path, text: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text))
+    return str(caught.value)
+
+
+def test_valid_recipe_is_typed_throughout(tmp_path):
+    recipe = load_recipe(write(tmp_path, VALID))
+    assert [stage.kind for stage in recipe.stages] == ["prune", "quantize"]
+    assert recipe.stages[0].config.layers == 3
+    assert recipe.data.labels == ["negative", "positive"]
+    assert recipe.teacher.task == recipe.task
+    assert set(recipe.targets) == {"laptop-x86", "pixel-8"}
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_built_in_recipes_are_valid(name):
+    assert load_recipe(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("layers = 3", "layer = 3", "stage.0 (prune): layer: unknown key. Did you mean 'layers'?"),
+        ('kind = "quantize"', 'kind = "quantise"', "stage.1.kind: found 'quantise'. Did you mean 'quantize'?"),
+        ("bits = 8", 'bits = "eight"', "stage.1 (quantize): bits: found 'eight' (str), expected"),
+        ("seed = 5", "seed = -1", "seed: found -1 (int), expected greater than or equal to 0."),
+        ("[budget]", "[budgets]", "budgets: unknown key. Did you mean 'budget'?"),
+        ("file_bytes", "file_byte", "budget.file_byte: unknown key. Did you mean 'file_bytes'?"),
+        ('source = "reviews.csv"', "", "data: source: missing, and it has no default. Add it."),
+        ('"pixel-8"', '"pixel8"', "target 'pixel8' is unknown. Did you mean 'pixel-8'?"),
+        ('format = "onnx"', 'format = "onx"', "export.0.format: found 'onx' (str), expected 'onnx'"),
+        ('kind = "prune"', "", "stage.0.kind: missing."),
+        ("[task]", "[task", "is not valid TOML"),
+        ('labels = ["negative", "positive"]', 'labels = ["negative"]', "task.labels: found 1 labels"),
+    ],
+)
+def test_every_mistake_names_file_key_and_remedy(tmp_path, old, new, message):
+    found = problem(tmp_path, VALID.replace(old, new, 1))
+    assert message in found
+    assert found.startswith(str(tmp_path / "recipe.toml"))
+
+
+def test_all_problems_are_reported_at_once(tmp_path):
+    text = VALID.replace("layers = 3", "layer = 3").replace("bits = 8", "bit = 8").replace("pixel-8", "pixel-9")
+    assert len(problem(tmp_path, text).splitlines()) >= 3
+
+
+def test_overrides_reach_into_lists_and_are_validated(tmp_path):
+    path = write(tmp_path, VALID)
+    recipe = load_recipe(path, {"stage.0.layers": 2, "seed": 9, "bench.length": 16})
+    assert (recipe.stages[0].config.layers, recipe.seed, recipe.bench.length) == (2, 9, 16)
+    with pytest.raises(RecipeError, match="'7' is not one of the positions 0 to 1"):
+        load_recipe(path, {"stage.7.layers": 2})
+    with pytest.raises(RecipeError, match="'seed' holds a value, not keys"):
+        load_recipe(path, {"seed.x": 2})
+    with pytest.raises(RecipeError, match="layerz: unknown key"):
+        load_recipe(path, {"stage.0.layerz": 2})
+
+
+def test_files_are_found_beside_the_recipe(tmp_path):
+    (tmp_path / "reviews.csv").write_text("text,label\n")
+    shutil.copy(target_directory() / "pixel-8.toml", tmp_path / "mine.toml")
+    text = (tmp_path / "mine.toml").read_text().replace('name = "pixel-8"', 'name = "mine"')
+    (tmp_path / "mine.toml").write_text(text)
+    recipe = load_recipe(write(tmp_path, VALID.replace('"pixel-8"', '"mine.toml"')))
+    assert recipe.data.source == str(tmp_path / "reviews.csv")
+    assert recipe.targets["mine.toml"].name == "mine"
+
+
+def test_budgets_merge_from_target_over_recipe_to_export(tmp_path):
+    recipe = load_recipe(write(tmp_path, VALID))
+    entry = recipe.exports[0].model_copy(update={"budget": Budget(p95_ms=7)})
+    merged = merged_budget(recipe, entry, recipe.targets["pixel-8"])
+    assert merged.file_bytes == 9000000
+    assert merged.p95_ms == 7
+    assert merged.peak_memory_bytes == recipe.targets["pixel-8"].budget.peak_memory_bytes
+
+
+def test_targets_cap_operator_set_and_ir_version(tmp_path):
+    recipe = load_recipe(write(tmp_path, VALID))
+    target = recipe.targets["pixel-8"]
+    config = export_config(recipe.exports[0], target)
+    assert config.opset <= target.runtime("onnxruntime").opset
+    assert config.ir_version <= target.runtime("onnxruntime").ir_version
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(RecipeError, match="Did you mean 'review-sentiment'"):
+        find_recipe("review-sentimant")
+    with pytest.raises(RecipeError, match=re.escape("nowhere.toml: not found")):
+        find_recipe("nowhere.toml")
+
+
+def test_parse_recipe_names_what_it_was_given(tmp_path):
+    with pytest.raises(RecipeError, match="my recipe: task: missing"):
+        parse_recipe({"name": "x"}, where="my recipe", directory=tmp_path)
