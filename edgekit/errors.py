@@ -13,6 +13,7 @@
     ├── BudgetError                     1   a budget was missed, or could not be shown to be met
     ├── ParityError                     3   the exported file differs from the model it came from
     ├── EnvironmentLacksError           4   a package, a runtime, disk space or the network is missing
+    │   └── MeasurementError                the process that ran a model while it was measured died or hung
     └── TrainingError                   5   the loss is not finite; the last good checkpoint is kept
 
 Exit code 0 means that every budget was met; 130 that the user interrupted (run the same command to resume).
@@ -82,6 +83,10 @@ class EnvironmentLacksError(EdgekitError):
     """Something outside edgekit is missing: a package, a runtime, disk space or the network."""
 
     exit_code = 4
+
+
+class MeasurementError(EnvironmentLacksError):
+    """The process that runs a model while it is measured died, or gave no answer in time."""
 
 
 class TrainingError(EdgekitError):

@@ -103,6 +103,8 @@ class Machine(Result):
     """Name and release."""
     python: str
     """Python version."""
+    device: str = ""
+    """What the firmware calls the whole device, for example `Raspberry Pi 5 Model B Rev 1.0`; empty when it does not say."""
 
 
 class Measurement(Result):
@@ -144,6 +146,8 @@ class Measurement(Result):
     """RssFile at the end."""
     baseline_rss_bytes: int = 0
     """VmRSS before the runtime was imported: the interpreter itself."""
+    library_rss_bytes: int = 0
+    """VmRSS after the runtime was imported, before the model was opened; 0 when not known."""
     load_average: float
     """One-minute load average when the measurement began."""
     pinned_cores: list[int]

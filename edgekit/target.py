@@ -5,11 +5,12 @@ Built-in targets live in `targets/`; any path to a `.toml` file works as well.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgekit.errors import TargetError
 from edgekit.spelling import did_you_mean
@@ -70,6 +71,9 @@ class Target(TargetPart):
     """Processor or system on chip."""
     cpu_features: list[str] = []
     """Vector extensions that kernels may use, as Linux names them in /proc/cpuinfo."""
+    host_pattern: str | None = None
+    """Regular expression for what a machine must call itself (device or processor) for its latency to count as this
+    target's. None: any machine of the architecture with all of `cpu_features` counts, as for a class of devices."""
     memory_bytes: int = Field(gt=0)
     """Physical memory."""
     memory_bandwidth_bytes_per_s: Figure
@@ -83,6 +87,15 @@ class Target(TargetPart):
     """Largest download that the platform's store allows, if any."""
     budget: Budget = Budget()
     """Limits used where the recipe gives none."""
+
+    @field_validator("host_pattern")
+    @classmethod
+    def _check_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"found {pattern!r}, expected a regular expression ({error}).") from error
+        return pattern
 
     def runtime(self, name: str) -> RuntimeOnTarget:
         """Returns the entry for the runtime called `name`.

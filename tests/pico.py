@@ -16,6 +16,7 @@ from typing import Any
 
 from edgekit.artifact import Artifact, Lineage, publish
 from edgekit.data.prepared import DataDescription, Split, write_description, write_split
+from edgekit.models.quiet import quiet_transformers
 from edgekit.models.source import LoadedModel, save_model
 from edgekit.models.tasks import TaskConfig
 
@@ -86,8 +87,9 @@ def pico_classifier(
 def pico_encoder(directory: Path, *, architecture: str = "bert", seed: int = 0, layers: int = 4) -> Path:
     """Writes the encoder alone, without a classification head, as sentence models ship it."""
     loaded = pico_loaded(architecture=architecture, seed=seed, layers=layers)
-    loaded.model.base_model.save_pretrained(directory)
-    loaded.tokenizer.save_pretrained(directory)
+    with quiet_transformers():
+        loaded.model.base_model.save_pretrained(directory)
+        loaded.tokenizer.save_pretrained(directory)
     return directory
 
 
@@ -187,7 +189,8 @@ def _words() -> list[str]:
 
 def _wordpiece_vocabulary(specials: list[str]) -> dict[str, int]:
     continued = [f"##{piece}" for piece in [*LETTERS, *"0123456789", *PIECES]]
-    return {token: index for index, token in enumerate([*specials, *LETTERS, *SYMBOLS, *_words(), *continued])}
+    tokens = dict.fromkeys([*specials, *LETTERS, *SYMBOLS, *_words(), *continued])
+    return {token: index for index, token in enumerate(tokens)}
 
 
 def _wordpiece() -> Any:

@@ -27,9 +27,9 @@ def quantile_interval(samples: Sequence[float], quantile: float, confidence: flo
 
     Three steps, each of a known method:
 
-    1. The circular block bootstrap (Politis and Romano, 1992; Kuensch's moving blocks of 1989, wrapped around) gives the
-       variance of the share of samples that lie below the quantile. For a mean it has a closed form, so no draw is
-       needed: see `effective_samples`.
+    1. The circular block bootstrap (Politis and Romano, 1992; Kuensch's moving blocks of 1989, wrapped around) gives
+       the variance of the share of samples that lie below the quantile. For a mean it has a closed form, so no draw
+       is needed: see `effective_samples`.
     2. An exact interval of that share (Clopper and Pearson, Biometrika 26, 1934), for as many independent samples as
        would have that variance, its tails moved out for few blocks: see `expanded_tail`.
     3. The share's ends are turned back into quantiles of the samples (Woodruff, JASA 47, 1952).
@@ -202,7 +202,7 @@ def _autocovariances(centered: Floats, limit: int) -> Floats:
 
 
 def _last_correlated_lag(covariances: Floats, size: int, reach: int) -> int:
-    """Returns the smallest lag after which `reach` successive correlations are insignificant (Politis and White, 3.2)."""
+    """Returns the smallest lag after which `reach` successive correlations are insignificant."""
     correlations = np.abs(covariances[1:] / covariances[0])
     significant = correlations > 2 * math.sqrt(math.log10(size) / size)
     for lag in range(len(significant)):

@@ -106,7 +106,7 @@ def open_model(request: Message) -> tuple[Measured, Message]:
 
 
 def _pin(cores: list[int]) -> list[int]:
-    """Binds this process, and so every thread it starts, to `cores`; returns those it is bound to, [] if it cannot be."""
+    """Binds this process, and so every thread it starts, to `cores`; returns them, or [] where that cannot be."""
     if not cores or not hasattr(os, "sched_setaffinity"):
         return []
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import ModelError
+from edgekit.models.files import TOKENIZER_FILES
 from edgekit.models.quiet import quiet_transformers
 from edgekit.results import TokenizerVector
 
@@ -83,6 +84,9 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        # Without this, transformers 5 would make an empty tokenizer of the configuration's kind.
+        raise ModelError(f"{directory}: found no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}.")
     with quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
@@ -91,13 +95,15 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
         except Exception as error:
             raise ModelError(
                 f"{directory}: its tokenizer could not be loaded ({_first_line(error)}). Expected {TOKENIZER_FILE}, "
-                "or the vocabulary files of a tokenizer that transformers converts."
+                "or the vocabulary files of a tokenizer that transformers converts. Save it again."
             ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
             f"{directory}: found the tokenizer class {type(tokenizer).__name__}, which has no {TOKENIZER_FILE}. "
             "Expected one backed by the tokenizers library: every runtime reads that file."
         )
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(f"{directory}: its tokenizer holds special tokens only. Expected a vocabulary: save it again.")
     reset_tokenizer(tokenizer)
     return tokenizer
 

@@ -53,7 +53,8 @@ def verdict(result: BuildResult) -> Verdict:
         if failed:
             return Verdict("Budget missed", f"{_list_checks(failed)}.", "bad")
         if open_ones:
-            return Verdict("Inconclusive", f"Nothing shows that the budget is met: {_list_checks(open_ones)}.", "uncertain")
+            found = f"Nothing shows that the budget is met: {_list_checks(open_ones)}."
+            return Verdict("Inconclusive", found, "uncertain")
     return Verdict(f"Build failed, exit code {result.exit_code}", "See the failures below.", "bad")
 
 
@@ -78,7 +79,10 @@ def distinct_measurements(result: BuildResult) -> list[Measured]:
 
 def comparisons(export: ExportResult) -> list[tuple[str, Comparison]]:
     """Returns the comparisons of an export, each with the name of the other side."""
-    pairs = [("its float32 export", export.float_comparison), ("the teacher's float32 export", export.teacher_comparison)]
+    pairs = [
+        ("its float32 export", export.float_comparison),
+        ("the teacher's float32 export", export.teacher_comparison),
+    ]
     return [(name, comparison) for name, comparison in pairs if comparison is not None]
 
 
@@ -98,6 +102,11 @@ def headline_export(result: BuildResult) -> ExportResult | None:
     """Returns the export that the headline figures describe: the first measured one, else the first."""
     measured = [export for export in result.exports if export.measurement is not None]
     return next(iter(measured + result.exports), None)
+
+
+def step_seconds(result: BuildResult) -> list[float]:
+    """Returns the time of every step, preparation first."""
+    return [step.seconds for step in result.preparation] + [stage.seconds for stage in result.stages]
 
 
 def notes(result: BuildResult) -> list[str]:

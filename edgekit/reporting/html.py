@@ -56,8 +56,8 @@ def render_html(result: BuildResult) -> str:
         recall=recall.recall_by_label(result),
         final_quality=recall.final_quality(result),
         recipe_text=json.dumps(result.recipe, indent=2, ensure_ascii=False),
-        total_seconds=sum(step.seconds for step in [*result.preparation, *result.stages]),
-        longest_seconds=max([step.seconds for step in [*result.preparation, *result.stages]], default=0) or 1,
+        total_seconds=sum(findings.step_seconds(result)),
+        longest_seconds=max(findings.step_seconds(result), default=0) or 1,
     )
 
 
@@ -76,7 +76,8 @@ def _accuracy_tile(export: ExportResult) -> Tile | None:
     quality = export.quality
     if quality is None:
         return None
-    details = [f"95 % interval {wording.percent_range(quality.accuracy_interval)}, {quality.rows:,} {quality.split} rows"]
+    interval = wording.percent_range(quality.accuracy_interval)
+    details = [f"95 % interval {interval}, {quality.rows:,} {quality.split} rows"]
     if quality.accuracy_change is not None:
         details.append(f"{wording.accuracy_change(quality)} against the teacher")
     return Tile("Accuracy", wording.percent(quality.accuracy), details)
@@ -136,8 +137,8 @@ def _environment() -> Environment:
         words=wording,
         place=findings.place,
         sentence=lambda words: f"{words[:1].upper()}{words[1:]}.",
-        budget_bar=lambda check: Markup(budget.budget_bar(check)),  # noqa: S704 (own markup, values escaped)
-        style=lambda: Markup(_read_style()),  # noqa: S704 (own file)
+        budget_bar=lambda check: Markup(budget.budget_bar(check)),
+        style=lambda: Markup(_read_style()),
     )
     return environment
 

@@ -31,7 +31,7 @@ def _build_suite(result: BuildResult) -> ElementTree.Element:
     facts |= {f"seconds.{stage.kind}": f"{stage.seconds:.3f}" for stage in result.stages}
     for name, value in facts.items():
         ElementTree.SubElement(properties, "property", name=printable(name), value=printable(value))
-    seconds = sum(step.seconds for step in [*result.preparation, *result.stages])
+    seconds = sum(findings.step_seconds(result))
     case = ElementTree.SubElement(
         suite, "testcase", classname=printable(f"edgekit.{result.name}"), name="build", time=f"{seconds:.3f}"
     )

@@ -7,7 +7,11 @@ import re
 from edgekit.reporting import findings, wording
 from edgekit.results import BudgetCheck, BuildResult, ExportResult, StageResult
 
-_SIGNS = {"good": "\N{WHITE HEAVY CHECK MARK}", "bad": "\N{CROSS MARK}", "uncertain": "\N{BLACK QUESTION MARK ORNAMENT}"}
+_SIGNS = {
+    "good": "\N{WHITE HEAVY CHECK MARK}",
+    "bad": "\N{CROSS MARK}",
+    "uncertain": "\N{BLACK QUESTION MARK ORNAMENT}",
+}
 
 
 def render_markdown(result: BuildResult) -> str:

@@ -68,7 +68,7 @@ class OnnxRuntime:
         file = model_file(model)
         try:
             session = onnxruntime.InferenceSession(str(file), session_options(config), providers=[PROVIDER])
-        except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no common base)
+        except Exception as error:  # onnxruntime's exceptions have no common base
             raise ModelError(
                 f"{file}: onnxruntime {onnxruntime.__version__} cannot open it ({_first_line(error)}). "
                 "Export it again, with an opset that this version reads."

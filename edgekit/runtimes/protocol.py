@@ -109,6 +109,11 @@ def load_runtime(location: str) -> Runtime:
     return runtime
 
 
+def runtimes() -> list[Runtime]:
+    """Returns an instance of every registered runtime, usable or not, sorted by name."""
+    return [load_runtime(location) for location in list_runtimes().values()]
+
+
 def get_runtime(name: str) -> Runtime:
     """Returns the runtime called `name`, from the entry points or, in a checkout, the built-in table.
 

@@ -46,6 +46,10 @@ def quality(accuracy: float, *, teacher: bool = True) -> Quality:
         accuracy_change=change if teacher else None,
         accuracy_change_interval=Interval(low=change - 0.011, high=change + 0.011) if teacher else None,
         per_label_recall={"negative": accuracy + 0.01, "positive": accuracy - 0.01},
+        per_label_recall_intervals={
+            "negative": Interval(low=accuracy - 0.02, high=accuracy + 0.04),
+            "positive": Interval(low=accuracy - 0.04, high=accuracy + 0.02),
+        },
     )
 
 

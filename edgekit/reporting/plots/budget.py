@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.reporting.plots.svg import Axis, element, line, rectangle
+from edgekit.reporting.plots.svg import Axis, Box, element, line, rectangle
 from edgekit.reporting.wording import check_amount, check_range, check_title
 from edgekit.results import BudgetCheck
 
@@ -17,9 +17,9 @@ def budget_bar(check: BudgetCheck) -> str:
     limit = axis.place(check.limit)
     parts = [line(limit, 1, limit, HEIGHT - 1, "limit")]
     if check.value is None:
-        parts.insert(0, rectangle(0.5, 6, limit - 1, 8, "unmeasured"))
+        parts.insert(0, rectangle(Box(0.5, 6, limit - 0.5, 14), "unmeasured"))
     else:
-        parts.insert(0, rectangle(0, 6, max(axis.place(found), 1.5), 8, f"found {check.status}"))
+        parts.insert(0, rectangle(Box(0, 6, max(axis.place(found), 1.5), 14), f"found {check.status}"))
     if check.interval is not None:
         low = axis.place(max(check.interval.low, 0.0))
         parts += [line(low, 10, axis.place(high), 10, "interval")]

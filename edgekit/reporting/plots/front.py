@@ -56,9 +56,7 @@ def quality_against_latency(result: BuildResult) -> str:
     parts.append(text("p50 latency, ms (log scale)", (_LEFT + _RIGHT) / 2, _BOTTOM + 34, anchor="middle"))
     described = [f"{point.label}: {point.tip}" for point in points]
     described += [f"{target}: estimate, not measured, ~ {amount(found)}" for target, found in estimates]
-    return drawing(
-        "latency-front", (WIDTH, _BOTTOM + 42), "Accuracy against latency", "; ".join(described), parts
-    )
+    return drawing("latency-front", (WIDTH, _BOTTOM + 42), "Accuracy against latency", "; ".join(described), parts)
 
 
 def latency_estimates(result: BuildResult) -> list[tuple[str, Estimate]]:
@@ -122,9 +120,7 @@ def _latency_points(result: BuildResult) -> list[Point]:
     return points
 
 
-def _point(
-    label: str, kind: Literal["teacher", "stage", "export"], x: float, quality: Quality, x_text: str
-) -> Point:
+def _point(label: str, kind: Literal["teacher", "stage", "export"], x: float, quality: Quality, x_text: str) -> Point:
     return Point(label, kind, x, quality, f"{x_text}, {accuracy(quality)}")
 
 
@@ -191,10 +187,9 @@ def _draw_estimates(estimates: list[tuple[str, Estimate]], axis: Axis, top: floa
         y = top + 8 + index * _LANE
         left, right = axis.place(estimate.low), axis.place(estimate.high)
         tip = f"{target}: estimate, not measured: ~ {amount(estimate)}"
-        parts.append(rectangle(left, y, right - left, 12, "estimate-bar", tip))
+        parts.append(rectangle(Box(left, y, right, y + 12), "estimate-bar", tip))
         label = f"~ {target} (estimate)"
         fits_right = right + 8 + len(label) * 6.3 < _RIGHT
         x, anchor = (right + 8, "start") if fits_right else (left - 8, "end")
         parts.append(text(label, x, y + 10, anchor=anchor, class_="estimate-text"))
     return parts
-

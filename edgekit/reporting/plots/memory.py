@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgekit.reporting.plots.frame import WIDTH, x_grid
 from edgekit.reporting.plots.latency import Curve
-from edgekit.reporting.plots.svg import Axis, drawing, line, rectangle, text
+from edgekit.reporting.plots.svg import Axis, Box, drawing, line, rectangle, text
 from edgekit.reporting.wording import mebibytes
 
 _LEFT, _RIGHT, _TOP, _ROW = 0.0, WIDTH - 12, 8.0, 58.0
@@ -45,13 +45,16 @@ def _draw_row(curve: Curve, axis: Axis, top: float) -> list[str]:
     anonymous = axis.place(found.rss_anonymous_bytes / 2**20)
     resident = axis.place((found.rss_anonymous_bytes + found.rss_file_bytes) / 2**20)
     peak = axis.place(found.peak_rss_bytes / 2**20)
-    baseline = axis.place(found.baseline_rss_bytes / 2**20)
+    interpreter = found.baseline_rss_bytes
+    baseline = axis.place(interpreter / 2**20)
     bar = top + 20
     name = f"{curve.name}: peak {mebibytes(found.peak_rss_bytes)}"
     return [
         text(name, 0, top + 13, class_="label"),
-        rectangle(_LEFT, bar, anonymous - _LEFT, 18, "anonymous", f"anonymous {mebibytes(found.rss_anonymous_bytes)}"),
-        rectangle(anonymous, bar, resident - anonymous, 18, "file", f"file pages {mebibytes(found.rss_file_bytes)}"),
-        rectangle(_LEFT, bar + 20, baseline - _LEFT, 5, "baseline", f"interpreter {mebibytes(found.baseline_rss_bytes)}"),
+        rectangle(
+            Box(_LEFT, bar, anonymous, bar + 18), "anonymous", f"anonymous {mebibytes(found.rss_anonymous_bytes)}"
+        ),
+        rectangle(Box(anonymous, bar, resident, bar + 18), "file", f"file pages {mebibytes(found.rss_file_bytes)}"),
+        rectangle(Box(_LEFT, bar + 20, baseline, bar + 25), "baseline", f"interpreter {mebibytes(interpreter)}"),
         line(peak, bar - 3, peak, bar + 21, "peak"),
     ]

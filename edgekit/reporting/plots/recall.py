@@ -7,7 +7,7 @@ from edgekit.reporting.plots.front import marker
 from edgekit.reporting.plots.svg import Axis, drawing, line, text
 from edgekit.reporting.plots.waterfall import tone_of
 from edgekit.reporting.wording import percent, points
-from edgekit.results import BuildResult, Quality
+from edgekit.results import BuildResult, Interval, Quality
 
 _LEFT, _RIGHT, _TOP, _ROW = 112.0, WIDTH - 64, 14.0, 40.0
 MOST_LABELS = 12
@@ -30,15 +30,25 @@ def recall_by_label(result: BuildResult) -> str:
     labels = sorted(after, key=lambda label: after[label] - teacher.get(label, after[label]))[:MOST_LABELS]
     labels = [label for label in after if label in labels]
     values = [100 * found[label] for found in (teacher, after) for label in labels if label in found]
-    low, high = padded(values, 0.15, least=2.0)
+    intervals = final.per_label_recall_intervals
+    values += [100 * end for label in labels if label in intervals for end in _ends(intervals[label])]
+    low, high = padded(values, 0.06, least=2.0)
     axis = Axis(max(low, 0), min(high, 100), _LEFT, _RIGHT)
     bottom = _TOP + _ROW * len(labels)
     parts = x_grid(axis, (_TOP, bottom), lambda value: f"{value:g}", 5)
     parts.append(text("recall, %", (_LEFT + _RIGHT) / 2, bottom + 34, anchor="middle", class_="axis-title"))
     for index, label in enumerate(labels):
-        parts += _draw_label(label, teacher.get(label), after[label], axis, _TOP + _ROW * (index + 0.5))
+        y = _TOP + _ROW * (index + 0.5)
+        if label in intervals:
+            start, end = (axis.place(100 * end) for end in _ends(intervals[label]))
+            parts.append(line(start, y, end, y, "whisker export"))
+        parts += _draw_label(label, teacher.get(label), after[label], axis, y)
     description = "; ".join(f"{label}: {percent(after[label])}" for label in labels)
     return drawing("recall", (WIDTH, bottom + 42), "Recall by label", description, parts)
+
+
+def _ends(interval: Interval) -> tuple[float, float]:
+    return interval.low, interval.high
 
 
 def _draw_label(label: str, before: float | None, after: float, axis: Axis, y: float) -> list[str]:

@@ -84,10 +84,11 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def rectangle(left: float, top: float, width: float, height: float, class_: str, tip: str = "") -> str:
+def rectangle(box: Box, class_: str, tip: str = "") -> str:
     """Returns a rectangle; `tip` is shown when the pointer rests on it."""
     children = [element("title", escape(tip, quote=False))] if tip else []
-    shape = {"x": left, "y": top, "width": max(width, 0), "height": max(height, 0)}
+    size = {"width": max(box.right - box.left, 0), "height": max(box.bottom - box.top, 0)}
+    shape = {"x": box.left, "y": box.top, **size}
     return element("rect", *children, **shape, class_=class_)
 
 

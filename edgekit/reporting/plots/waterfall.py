@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgekit.reporting.findings import teacher_stage
 from edgekit.reporting.plots.frame import WIDTH, padded, x_grid
 from edgekit.reporting.plots.front import marker
-from edgekit.reporting.plots.svg import Axis, drawing, line, rectangle, text
+from edgekit.reporting.plots.svg import Axis, Box, drawing, line, rectangle, text
 from edgekit.reporting.wording import accuracy, percent, points
 from edgekit.results import BuildResult, Quality
 
@@ -73,7 +73,7 @@ def _draw_step(step: _Step, before: float | None, axis: Axis, y: float) -> list[
         start = axis.place(100 * before)
         tone = tone_of(value - before)
         tip = f"{step.label}: {points(value - before)} points"
-        parts.append(rectangle(min(start, x), y - 8, abs(x - start), 16, f"change {tone}", tip))
+        parts.append(rectangle(Box(min(start, x), y - 8, max(start, x), y + 8), f"change {tone}", tip))
         parts.append(line(start, y - _ROW / 2, start, y + 8, "connector"))
         parts.append(text(points(value - before), WIDTH, y + 12, anchor="end", class_=f"hint {tone}"))
     parts += [

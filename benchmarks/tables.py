@@ -1,0 +1,144 @@
+"""Tables of the result files, for the terminal and for README.md.
+
+    python benchmarks/tables.py     # rewrites the results in benchmarks/README.md from benchmarks/results/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from measuring import COMMITTED, format_table, read_result, say
+
+README = Path(__file__).resolve().parent / "README.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+MIB = 1024**2
+MODELS = {
+    "teacher": "teacher, finetuned",
+    "student": "student, distilled",
+    "int8": "student, int8, in torch",
+    "exported": "student, int8, exported, in onnxruntime",
+    "untaught": "same student without the teacher",
+}
+SPLITS = {"test": "Rotten Tomatoes, test split", "imdb": "IMDB, held out"}
+
+Content = dict[str, Any]
+
+
+def latency_table(content: Content) -> str:
+    """Returns one row a contender, and where the time of edgekit's export goes."""
+    header = ["1 x 64 tokens, one thread", "p50 ms", "95 % interval", "p95 ms", "times edgekit's", "95 % interval", "MB"]
+    header.append("peak MiB")
+    rows = [
+        [
+            row["name"],
+            f"{row['p50_ms']:.2f}",
+            _interval(row["p50_interval_ms"], ".2f"),
+            f"{row['p95_ms']:.2f}",
+            f"{row['ratio']:.2f}",
+            _interval(row["ratio_interval"], ".2f"),
+            f"{row['model_bytes'] / 1e6:.1f}",
+            f"{row['peak_rss_bytes'] / MIB:.0f}",
+        ]
+        for row in content["contenders"]
+    ]
+    operators = content["operators_ms"]
+    total = sum(operators.values())
+    shares = ", ".join(f"{name} {time:.2f}" for name, time in list(operators.items())[:8])
+    return (
+        f"{format_table(header, rows)}\n\n"
+        f"Where edgekit's time goes, ms under onnxruntime's profiler, {total:.2f} in all: {shares}."
+    )
+
+
+def accuracy_tables(content: Content) -> str:
+    """Returns a table of accuracies and one of paired differences for each test set."""
+    parts = []
+    for split, found in content["splits"].items():
+        title = f"{SPLITS[split]}: {found['rows']:,} rows over {len(content['seeds'])} seed(s)"
+        header = ["accuracy, %", "all", "95 % interval", *(f"seed {seed}" for seed in content["seeds"])]
+        accuracies = [
+            [MODELS[name], *_percent(row["accuracy"], row["interval"], row["by_seed"], "")]
+            for name, row in found["accuracies"].items()
+        ]
+        differences = [
+            [_difference_name(name), *_percent(row["difference"], row["interval"], row["by_seed"], "+")]
+            for name, row in found["differences"].items()
+        ]
+        changes = ["difference, points", *header[1:]]
+        parts.append(f"{title}\n\n{format_table(header, accuracies)}\n\n{format_table(changes, differences)}")
+    return "\n\n".join(parts)
+
+
+def startup_table(content: Content) -> str:
+    """Returns a row for `--help` and one for an unchanged rebuild."""
+    names = {"help": "`edgekit --help`", "rebuild": "rebuild, nothing changed"}
+    header = ["fresh process", "p50 ms", "95 % interval", "limit ms", "runs"]
+    rows = [
+        [
+            name,
+            f"{found['p50_ms']:.0f}",
+            _interval(found["p50_interval_ms"], ".0f"),
+            f"{found['limit_ms']:.0f}",
+            str(len(found["samples_ms"])),
+        ]
+        for key, name in names.items()
+        for found in [content[key]]
+    ]
+    return format_table(header, rows)
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
+    "latency": ("Latency", latency_table),
+    "accuracy": ("Accuracy", accuracy_tables),
+    "startup": ("Startup", startup_table),
+}
+
+
+def results_text(results: Path) -> str:
+    """Returns the sections of every benchmark; one that was never run says so."""
+    parts = []
+    for name, (title, table) in SECTIONS.items():
+        content = read_result(results, name)
+        if content is None:
+            parts.append(f"### {title}\n\nNot measured yet.")
+            continue
+        machine = content["machine"]
+        features = ", ".join(machine["cpu_features"])
+        versions = ", ".join(f"{package} {version}" for package, version in content["versions"].items() if version)
+        where = (
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['architecture']} ({features}); "
+            f"{machine['operating_system']}, Python {machine['python']}; {versions}; {content['date']}, "
+            f"commit {content['commit']}. File: `results/{name}.json`."
+        )
+        parts.append(f"### {title}\n\n{table(content)}\n\nMeasured on {where}")
+    return "\n\n".join(parts)
+
+
+def rewrite_readme(results: Path) -> None:
+    """Replaces what stands between the two marks in README.md."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n\n{results_text(results)}\n\n{END}{after}", encoding="utf-8")
+
+
+def _interval(ends: list[float], spelling: str) -> str:
+    return f"{ends[0]:{spelling}} to {ends[1]:{spelling}}"
+
+
+def _percent(value: float, ends: list[float], by_seed: list[float], sign: str) -> list[str]:
+    spelling = f"{sign}.1f"
+    shown = [100 * end for end in ends]
+    return [f"{100 * value:{spelling}}", _interval(shown, spelling), *(f"{100 * seed:{spelling}}" for seed in by_seed)]
+
+
+def _difference_name(name: str) -> str:
+    one, _, other = name.partition(" - ")
+    return f"{MODELS[one]} less {MODELS[other]}"
+
+
+if __name__ == "__main__":
+    rewrite_readme(COMMITTED)
+    say(f"wrote {README}")

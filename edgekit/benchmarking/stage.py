@@ -1,0 +1,224 @@
+"""The stages `evaluate` (quality on labelled text) and `bench` (latency and memory in fresh processes)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from edgekit.artifact import Artifact, publish
+from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
+from edgekit.errors import ArtifactError, UsageError
+from edgekit.results import Comparison, Measurement, Quality
+
+if TYPE_CHECKING:
+    from edgekit.benchmarking.harness import Sampling
+    from edgekit.benchmarking.predictions import Logits, Rows
+    from edgekit.benchmarking.process import Subject
+    from edgekit.benchmarking.scenario import Scenario
+
+QUALITY_FILE = "quality.json"
+MEASUREMENT_FILE = "measurement.json"
+COMPARISON_FILE = "comparison.json"
+
+
+class EvaluateConfig(StageConfig):
+    """What to judge a model on."""
+
+    split: str = "test"
+    """Split of the data to evaluate on; it must have labels."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Rows to evaluate, from the start of the split; all by default."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Texts a call. By default 1 for an export, as it ships, and 64 for a torch model."""
+    runtime: str | None = None
+    """Runtime to run the model with; by default the one that opens such a model."""
+
+
+class BenchConfig(StageConfig):
+    """What to measure, and for how long."""
+
+    runtime: str | None = None
+    """Runtime to measure with; by default the one that opens such a model."""
+    threads: int = Field(default=1, ge=1, le=1024)
+    """Threads that one call may use; the process is pinned to as many cores."""
+    batch: int = Field(default=1, ge=1)
+    """Rows a call."""
+    length: int = Field(default=64, ge=1)
+    """Tokens a row, all of them attended to."""
+    inputs: Literal["random", "texts"] = "random"
+    """`random` draws token ids from the seed; `texts` takes those of real texts, of the data's test split."""
+    min_samples: int = Field(default=30, ge=2)
+    """Samples at least."""
+    min_seconds: float = Field(default=3.0, gt=0)
+    """Seconds of sampling at least."""
+    decide_p95_ms: float | None = Field(default=None, gt=0)
+    """A p95 limit to decide: sampling goes on until the interval clears it, up to `max_seconds`."""
+    max_seconds: float = Field(default=30.0, gt=0)
+    """Seconds of sampling at most when a limit is to be decided."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds that one call, or the load, may take before it counts as hung."""
+
+
+def evaluate(inputs: StageInputs, config: EvaluateConfig, context: StageContext) -> Artifact:
+    """Measures the quality of a model and keeps its logits; the teacher may be a model or its evaluation.
+
+    The artifact holds `quality.json` and `logits.npy`, float32 (rows, classes) in the order of the data's labels, so
+    that later models are compared with this one row by row without running it again.
+
+    Raises:
+        DataError: the split is missing, empty or without labels.
+        ModelError: the labels of model and data differ.
+        UsageError: the teacher was evaluated on other rows, or no runtime opens the model.
+    """
+    import numpy as np
+
+    from edgekit.benchmarking.predictions import LOGITS_FILE, predict, read_rows
+    from edgekit.benchmarking.quality import Judged, judge
+
+    model, data = inputs.require("model", "evaluate"), inputs.require("data", "evaluate")
+    rows = read_rows(data, config.split, config.max_rows)
+    teacher_logits = _teacher_logits(inputs, rows, config, context)
+    logits = predict(model, rows, runtime=config.runtime, batch_size=config.batch_size, events=context.events)
+    judged = Judged(logits, np.array(rows.labels, dtype=np.int64), rows.names, rows.split)
+    quality = judge(judged, teacher_logits, seed=context.seed)
+    with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
+        (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        np.save(directory / LOGITS_FILE, logits, allow_pickle=False)
+    return Artifact.open(context.out)
+
+
+def bench(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Artifact:
+    """Measures a model's latency and memory; with a reference, the two take turns and their ratio is given as well.
+
+    The result depends on the machine: a cache must count `machine_fingerprint()` among the inputs.
+
+    Raises:
+        UsageError: more threads than cores, a length beyond the model's, or no runtime opens the model.
+        ModelError: the runtime cannot open the model.
+        MeasurementError: a measuring process died or hung.
+    """
+    from edgekit.benchmarking.harness import compare, measure
+
+    model = inputs.require("model", "bench")
+    subject, sampling = _subject(model, config.runtime, inputs, config, context.seed), _sampling(config)
+    comparison: Comparison | None = None
+    if inputs.reference is None:
+        measurement = measure(subject, sampling, context.events)
+    else:
+        other = _subject(inputs.reference, _reference_runtime(config, inputs), inputs, config, context.seed)
+        comparison = compare(subject, other, sampling, seed=context.seed, events=context.events)
+        measurement = comparison.first
+    with publish(context.out, kind="measurement", lineage=lineage_of("bench", inputs, config, context)) as directory:
+        (directory / MEASUREMENT_FILE).write_text(measurement.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if comparison is not None:
+            (directory / COMPARISON_FILE).write_text(comparison.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return Artifact.open(context.out)
+
+
+def read_quality(artifact: Artifact) -> Quality:
+    """Returns the result in a `quality` artifact.
+
+    Raises:
+        ArtifactError: the artifact is of another kind.
+    """
+    return Quality.model_validate_json(_read(artifact, "quality", QUALITY_FILE))
+
+
+def read_measurement(artifact: Artifact) -> Measurement:
+    """Returns the measurement of the model in a `measurement` artifact.
+
+    Raises:
+        ArtifactError: the artifact is of another kind.
+    """
+    return Measurement.model_validate_json(_read(artifact, "measurement", MEASUREMENT_FILE))
+
+
+def read_comparison(artifact: Artifact) -> Comparison | None:
+    """Returns the comparison in a `measurement` artifact; None when the model was measured alone.
+
+    Raises:
+        ArtifactError: the artifact is of another kind.
+    """
+    if artifact.kind == "measurement" and COMPARISON_FILE not in artifact.files:
+        return None
+    return Comparison.model_validate_json(_read(artifact, "measurement", COMPARISON_FILE))
+
+
+def _read(artifact: Artifact, kind: str, name: str) -> str:
+    if artifact.kind != kind:
+        raise ArtifactError(f"{artifact.path}: found an artifact of kind '{artifact.kind}', expected '{kind}'.")
+    return (artifact.path / name).read_text(encoding="utf-8")
+
+
+def _teacher_logits(inputs: StageInputs, rows: Rows, config: EvaluateConfig, context: StageContext) -> Logits | None:
+    """Returns the teacher's logits for `rows`: those that its evaluation kept, or new ones when it is a model."""
+    from edgekit.benchmarking.predictions import predict
+
+    teacher = inputs.teacher
+    if teacher is None:
+        return None
+    if teacher.kind != "quality":
+        return predict(teacher, rows, runtime=None, batch_size=config.batch_size, events=context.events)
+    return _saved_logits(teacher, inputs, config)
+
+
+def _saved_logits(teacher: Artifact, inputs: StageInputs, config: EvaluateConfig) -> Logits:
+    """Returns the logits of an evaluation, after checking that it was made on the same rows."""
+    import numpy as np
+
+    from edgekit.benchmarking.predictions import LOGITS_FILE
+
+    data = inputs.require("data", "evaluate")
+    made = teacher.lineage
+    found = (
+        made.inputs["data"].digest if "data" in made.inputs else "",
+        made.config.get("split"),
+        made.config.get("max_rows"),
+    )
+    expected = (data.digest, config.split, config.max_rows)
+    if found != expected:
+        raise UsageError(
+            f"{teacher.path}: the teacher was evaluated on data {found[0][:12]}, split '{found[1]}', max_rows "
+            f"{found[2]}; expected data {expected[0][:12]}, split '{expected[1]}', max_rows {expected[2]}. "
+            "Evaluate it on the same rows."
+        )
+    logits: Logits = np.load(teacher.path / LOGITS_FILE, allow_pickle=False)
+    return logits
+
+
+def _subject(model: Artifact, runtime: str | None, inputs: StageInputs, config: BenchConfig, seed: int) -> Subject:
+    from edgekit.benchmarking.process import Subject
+    from edgekit.runtimes.protocol import runtime_for
+
+    return Subject(model, runtime_for(model, runtime), _scenario(model, inputs, config, seed), config.threads)
+
+
+def _scenario(model: Artifact, inputs: StageInputs, config: BenchConfig, seed: int) -> Scenario:
+    from edgekit.benchmarking.scenario import random_scenario, text_scenario
+
+    if config.inputs == "random":
+        return random_scenario(model, config.batch, config.length, seed=seed)
+    from edgekit.data.prepared import PreparedData
+
+    texts = PreparedData.open(inputs.require("data", "bench")).split("test").texts
+    return text_scenario(model, texts, config.batch, config.length, seed=seed)
+
+
+def _reference_runtime(config: BenchConfig, inputs: StageInputs) -> str | None:
+    """Returns the runtime for the reference: the model's, where both are of one kind, else the reference's own."""
+    assert inputs.model is not None
+    assert inputs.reference is not None
+    return config.runtime if inputs.reference.kind == inputs.model.kind else None
+
+
+def _sampling(config: BenchConfig) -> Sampling:
+    from edgekit.benchmarking.harness import Sampling
+
+    return Sampling(
+        min_samples=config.min_samples,
+        min_seconds=config.min_seconds,
+        decide_p95_ms=config.decide_p95_ms,
+        max_seconds=config.max_seconds,
+        timeout_s=config.timeout_s,
+    )

@@ -1,0 +1,89 @@
+"""Edits an onnx-ir graph: constants by name, new nodes with typed outputs, replacements that keep output names.
+
+It knows nothing of any operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+Attributes = Mapping[str, int | float | str | Sequence[int]]
+
+
+class GraphEditor:
+    """Adds to one graph; constants of one name are stored once."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        """Edits `graph` in place."""
+        self.graph = graph
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        """Returns the initializer called `name`, made from `array` when it is not there yet."""
+        if name not in self.graph.initializers:
+            array = np.ascontiguousarray(array) if array.ndim else array
+            tensor = ir.tensor(array, name=name)
+            self.graph.register_initializer(
+                ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            )
+        return self.graph.initializers[name]
+
+    def integers(self, *values: int) -> ir.Value:
+        """Returns a one-dimensional int64 constant."""
+        name = "int64_" + "_".join(str(value).replace("-", "minus_") for value in values)
+        return self.constant(name, np.array(values, dtype=np.int64))
+
+    def add(
+        self,
+        before: ir.Node,
+        operator: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        domain: str = "",
+        attributes: Attributes | None = None,
+        name: str,
+    ) -> ir.Value:
+        """Inserts a node with one output, which is called as the node, and returns the output (typed float32)."""
+        return self.add_many(before, operator, inputs, domain=domain, attributes=attributes, names=[name])[0]
+
+    def add_many(
+        self,
+        before: ir.Node,
+        operator: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        domain: str = "",
+        attributes: Attributes | None = None,
+        names: Sequence[str],
+    ) -> list[ir.Value]:
+        """Inserts a node with one output for each of `names`, and returns the outputs (typed float32)."""
+        outputs = [ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT)) for name in names]
+        node = ir.node(operator, inputs, attributes, domain=domain, outputs=outputs, name=names[0])
+        self.graph.insert_before(before, node)
+        return outputs
+
+    def replace(self, node: ir.Node, value: ir.Value) -> None:
+        """Removes `node`, whose only output `value` stands for from now on, under the same name and shape."""
+        old = node.outputs[0]
+        value.type, value.shape = old.type, old.shape
+        if old.is_graph_output():
+            name, old.name = old.name, f"{old.name}_replaced"
+            value.name = name
+        old.replace_all_uses_with(value, replace_graph_outputs=True)
+        self.graph.remove(node, safe=True)
+
+
+def dimensions(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
+    """Returns the shape with symbols as strings, or None when it is unknown."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(size if isinstance(size, int) else size.value for size in value.shape)
+
+
+def constant_of(value: ir.Value | None) -> np.ndarray | None:
+    """Returns the content of a constant, or None when `value` is none."""
+    if value is None or value.const_value is None:
+        return None
+    return value.const_value.numpy()

@@ -1,0 +1,1 @@
+"""Bundles: a verified export with its evidence, ready for an app."""

@@ -1,0 +1,112 @@
+"""Fills the directory of a bundle: the export's files, what describes them, and what shows an app how to use them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from edgekit.artifact import Artifact, FileRecord, hash_file
+from edgekit.errors import BudgetError
+from edgekit.models.tasks import TASKS, read_task
+from edgekit.models.tokenizer import NASTY_TEXTS, TOKENIZER_FILE, load_bare_tokenizer, tokenizer_vectors
+from edgekit.packaging.bundle import LABELS_FILE, VECTORS_FILE, check_behaviour, check_labels
+from edgekit.packaging.classifier import open_classifier
+from edgekit.packaging.config import PackageConfig
+from edgekit.packaging.manifest import Manifest, SessionSettings, read_versions, summarize, write_manifest
+from edgekit.packaging.model_card import CARD_FILE, CardTexts, render_card
+from edgekit.packaging.platforms import platform_of
+from edgekit.packaging.usage import USAGE, USAGE_FILE
+from edgekit.runtimes.onnxruntime_runtime import SESSION_SETTINGS
+from edgekit.runtimes.protocol import SessionConfig, get_runtime, model_file
+from edgekit.target import Target
+
+RUNTIME = "onnxruntime"
+
+
+def fill(staging: Path, model: Artifact, config: PackageConfig) -> None:
+    """Writes every file of the bundle, then opens it and runs tokenizer and model as an app would.
+
+    Raises:
+        BudgetError: the bundle is larger than the target's store allows.
+        UnsupportedError: the target's runtime does not read the file.
+        CorruptArtifactError: the files disagree.
+    """
+    for name in model.files:
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model.path / name, staging / name)
+    manifest = _describe(model, config)
+    _write_json(staging / LABELS_FILE, list[JsonValue](manifest.labels))
+    _write_vectors(staging, manifest)
+    (staging / USAGE_FILE).write_text(USAGE, encoding="utf-8")
+    for name, content in platform_of(manifest).app_files(manifest).items():
+        (staging / name).write_text(content, encoding="utf-8")
+    manifest = _with_files(manifest, staging)
+    card = render_card(manifest, CardTexts(config.description, config.license))
+    (staging / CARD_FILE).write_text(card, encoding="utf-8")
+    manifest = _with_files(manifest, staging)
+    _check_size(manifest.total_bytes + write_manifest(staging, manifest), config.target)
+    check_labels(staging, manifest)
+    check_behaviour(staging, open_classifier(staging, manifest))
+
+
+def _describe(model: Artifact, config: PackageConfig) -> Manifest:
+    """Returns the manifest, still without files."""
+    task = read_task(model)
+    shipped = config.target.runtime(RUNTIME)
+    session = get_runtime(RUNTIME).open(model, SessionConfig())
+    return Manifest(
+        name=config.name,
+        target=summarize(config.target),
+        task=TASKS[task.kind].kind,
+        labels=task.labels,
+        max_length=task.max_length,
+        pad_id=_pad_id(model.path / "config.json"),
+        model=model_file(model).relative_to(model.path).as_posix(),
+        tokenizer=TOKENIZER_FILE,
+        inputs=list(session.input_names),
+        outputs=list(session.output_names),
+        session=SessionSettings(threads=shipped.threads, entries=SESSION_SETTINGS),
+        versions=read_versions(model, config.target, shipped),
+        facts=config.facts,
+        lineage=model.as_ancestor(),
+        files={},
+        total_bytes=0,
+    )
+
+
+def _with_files(manifest: Manifest, staging: Path) -> Manifest:
+    """Returns the manifest with the files that are there now."""
+    names = sorted(file.relative_to(staging).as_posix() for file in staging.rglob("*") if file.is_file())
+    records = {
+        name: FileRecord(sha256=hash_file(staging / name), bytes=(staging / name).stat().st_size) for name in names
+    }
+    total = sum(record.bytes for record in records.values())
+    return manifest.model_copy(update={"files": records, "total_bytes": total})
+
+
+def _write_vectors(staging: Path, manifest: Manifest) -> None:
+    """Writes texts that tokenizers are known to disagree on, with the ids that the bundle's tokenizer gives."""
+    tokenizer = load_bare_tokenizer(staging / manifest.tokenizer)
+    vectors = tokenizer_vectors(tokenizer, NASTY_TEXTS, manifest.max_length)
+    _write_json(staging / VECTORS_FILE, [vector.model_dump(mode="json") for vector in vectors])
+
+
+def _check_size(found: int, target: Target) -> None:
+    if target.bundle_bytes is not None and found > target.bundle_bytes:
+        raise BudgetError(
+            f"package: the bundle has {found:,} bytes, and '{target.name}' allows at most {target.bundle_bytes:,} "
+            "(bundle_bytes). Nothing was bundled. Use fewer layers, a smaller vocabulary or fewer bits."
+        )
+
+
+def _pad_id(config: Path) -> int:
+    """Returns the padding token of a model's `config.json`, or 0 where it names none."""
+    found = json.loads(config.read_text(encoding="utf-8")).get("pad_token_id")
+    return found if isinstance(found, int) else 0
+
+
+def _write_json(file: Path, value: JsonValue) -> None:
+    file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

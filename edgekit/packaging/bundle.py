@@ -1,0 +1,135 @@
+"""Opens and verifies bundles: every digest, the manifest, the labels, the tokenizer and the model agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from edgekit.artifact import Artifact
+from edgekit.errors import ArtifactError, CorruptArtifactError
+from edgekit.packaging.classifier import Classifier, open_classifier
+from edgekit.packaging.manifest import MANIFEST_FILE, Manifest, read_manifest
+from edgekit.results import TokenizerVector
+
+LABELS_FILE = "labels.json"
+VECTORS_FILE = "tokenizer_vectors.json"
+
+
+def open_bundle(path: Path | str) -> Classifier:
+    """Returns the classifier in a bundle, after verifying the digest of every file and that its parts agree.
+
+    Raises:
+        ArtifactError: there is no bundle.
+        CorruptArtifactError: a file is missing, truncated, altered or was added, or two files disagree.
+        EnvironmentLacksError: onnxruntime or tokenizers is not installed.
+    """
+    path = Path(path)
+    artifact = Artifact.open(path, kind="bundle")
+    manifest = read_manifest(path)
+    _check_file_list(artifact, manifest)
+    check_labels(path, manifest)
+    return open_classifier(path, manifest)
+
+
+def verify_bundle(path: Path | str) -> Manifest:
+    """Checks a bundle as `open_bundle` does, then its tokenizer against its vectors and its model by running it.
+
+    Raises:
+        ArtifactError: there is no bundle.
+        CorruptArtifactError: names the file that is missing, altered or disagrees with another.
+        EnvironmentLacksError: onnxruntime or tokenizers is not installed.
+    """
+    classifier = open_bundle(path)
+    check_behaviour(Path(path), classifier)
+    return classifier.manifest
+
+
+def check_labels(directory: Path, manifest: Manifest) -> None:
+    """Checks that `labels.json`, `config.json` and the manifest name the same labels in the same order.
+
+    Raises:
+        CorruptArtifactError: naming the file that disagrees.
+    """
+    found = _read_json(directory / LABELS_FILE)
+    if found != manifest.labels:
+        raise CorruptArtifactError(
+            f"{directory / LABELS_FILE}: found {found}, expected {manifest.labels} as in {MANIFEST_FILE}."
+        )
+    config = _read_json(directory / "config.json")
+    named = config.get("id2label") if isinstance(config, dict) else None
+    expected = {str(index): label for index, label in enumerate(manifest.labels)}
+    if named is not None and named != expected:
+        raise CorruptArtifactError(
+            f"{directory / 'config.json'}: id2label: found {named}, expected {expected} as in {MANIFEST_FILE}."
+        )
+
+
+def check_behaviour(directory: Path, classifier: Classifier) -> None:
+    """Checks that the tokenizer gives every vector's ids and that the model gives one finite logit a label.
+
+    Raises:
+        CorruptArtifactError: naming the file and the first text that differs.
+    """
+    import math
+
+    from edgekit.models.tokenizer import load_bare_tokenizer, tokenizer_vectors
+
+    manifest = classifier.manifest
+    vectors = read_vectors(directory)
+    tokenizer = load_bare_tokenizer(directory / manifest.tokenizer)
+    found = tokenizer_vectors(tokenizer, [vector.text for vector in vectors], manifest.max_length)
+    for expected, actual in zip(vectors, found, strict=True):
+        if expected != actual:
+            raise CorruptArtifactError(
+                f"{directory / manifest.tokenizer}: encodes {expected.text[:60]!r} as {actual.input_ids[:12]}, "
+                f"expected {expected.input_ids[:12]} as in {VECTORS_FILE}. Build the bundle again."
+            )
+    for vector in vectors[:: max(len(vectors) // 3, 1)]:
+        if not all(math.isfinite(value) for value in classifier.logits(vector.text)):
+            raise CorruptArtifactError(
+                f"{directory / manifest.model}: gives a logit that is not finite for {vector.text[:60]!r}. "
+                "Build the bundle again."
+            )
+
+
+def read_vectors(directory: Path) -> list[TokenizerVector]:
+    """Returns the texts and ids in `tokenizer_vectors.json`.
+
+    Raises:
+        CorruptArtifactError: the file is missing, not valid or empty.
+    """
+    file = directory / VECTORS_FILE
+    try:
+        vectors = TypeAdapter(list[TokenizerVector]).validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CorruptArtifactError(f"{file}: missing or not valid. Build the bundle again.") from error
+    if not vectors:
+        raise CorruptArtifactError(f"{file}: holds no text. Build the bundle again.")
+    return vectors
+
+
+def _check_file_list(artifact: Artifact, manifest: Manifest) -> None:
+    """Checks that the manifest lists exactly the artifact's files, with their sizes and digests."""
+    listed = {name: record for name, record in artifact.files.items() if name != MANIFEST_FILE}
+    file = artifact.path / MANIFEST_FILE
+    for name in sorted({*listed, *manifest.files}):
+        if listed.get(name) != manifest.files.get(name):
+            raise CorruptArtifactError(
+                f"{file}: files.{name}: found {manifest.files.get(name)}, expected {listed.get(name)}. "
+                "Build the bundle again."
+            )
+    total = sum(record.bytes for record in listed.values())
+    if manifest.total_bytes != total:
+        raise CorruptArtifactError(f"{file}: total_bytes: found {manifest.total_bytes}, expected {total}.")
+    for name in (manifest.model, manifest.tokenizer):
+        if name not in listed:
+            raise ArtifactError(f"{file}: names {name}, which is not in the bundle. Build the bundle again.")
+
+
+def _read_json(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptArtifactError(f"{file}: missing or not JSON. Build the bundle again.") from error

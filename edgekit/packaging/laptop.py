@@ -1,0 +1,22 @@
+"""Laptops, desktops and servers: Python."""
+
+from __future__ import annotations
+
+from edgekit.packaging.manifest import Manifest
+
+
+def app_files(manifest: Manifest) -> dict[str, str]:
+    """Returns nothing: `usage.py` is in every bundle."""
+    return {}
+
+
+def instructions(manifest: Manifest) -> str:
+    """Returns how to run the bundle from Python."""
+    minimum = manifest.versions.runtime_minimum
+    return f"""\
+```sh
+pip install 'onnxruntime>={minimum}' tokenizers numpy
+python usage.py "A text to classify."
+```
+
+The directory also opens unchanged in transformers.js and in optimum's `ORTModelForSequenceClassification`."""

@@ -1,0 +1,158 @@
+"""`manifest.json`: what a bundle holds, what made it, how to run it, and what was found out about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from edgekit._version import __version__
+from edgekit.artifact import Ancestor, Artifact, FileRecord
+from edgekit.errors import ArtifactError, CorruptArtifactError, UnsupportedError
+from edgekit.packaging.facts import BundleFacts
+from edgekit.results import Result
+from edgekit.target import RuntimeOnTarget, Target
+
+MANIFEST_FILE = "manifest.json"
+EXPORT_FILE = "export.json"
+
+
+class TargetSummary(Result):
+    """The device that a bundle is for."""
+
+    name: str
+    description: str
+    form_factor: str
+    architecture: str
+
+
+class Versions(Result):
+    """What wrote the bundle and what reads it."""
+
+    edgekit: str = __version__
+    runtime: str
+    """Name of the runtime that the file was checked with."""
+    runtime_minimum: str
+    """Oldest version of the runtime that the target promises."""
+    opset: int
+    """ONNX operator set of the model."""
+    ir_version: int
+    """ONNX IR version of the model."""
+
+
+class SessionSettings(Result):
+    """How to open the model, as it was checked and measured."""
+
+    threads: int
+    """Threads within an operator."""
+    entries: dict[str, str]
+    """Session configuration entries that an app must set too."""
+
+
+class Manifest(Result):
+    """The content of `manifest.json`."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    """Version of this schema."""
+    name: str
+    target: TargetSummary
+    format: Literal["onnx"] = "onnx"
+    task: str
+    labels: list[str]
+    """In the order of the logits."""
+    max_length: int
+    """Tokens a text, special tokens included; cut longer ones."""
+    pad_id: int
+    """Token that fills short rows of a batch."""
+    model: str
+    """The file that the runtime opens."""
+    tokenizer: str = "tokenizer.json"
+    """The file that a tokenizers library opens."""
+    inputs: list[str]
+    """int64 arrays (rows, tokens)."""
+    outputs: list[str]
+    """`logits`: float32 (rows, labels)."""
+    session: SessionSettings
+    versions: Versions
+    facts: BundleFacts
+    """Quality, parity, measurements with their machine, and estimates, each apart."""
+    lineage: Ancestor
+    """The exported model: its digest and everything that made it."""
+    files: dict[str, FileRecord]
+    """Size and SHA-256 of every file but this one and `artifact.json`."""
+    total_bytes: int
+    """Sum of the sizes of `files`."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
+    )
+
+
+class ExportDescription(Result):
+    """What packaging reads of an export's `export.json`; the exporter writes more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    opset: int
+    ir_version: int
+
+
+def summarize(target: Target) -> TargetSummary:
+    """Returns what a bundle says of its target."""
+    return TargetSummary(
+        name=target.name,
+        description=target.description,
+        form_factor=target.form_factor,
+        architecture=target.architecture,
+    )
+
+
+def read_versions(export: Artifact, target: Target, shipped: RuntimeOnTarget) -> Versions:
+    """Returns the versions of an exported file, after checking them against the target's ceilings.
+
+    Raises:
+        ArtifactError: `export.json` is missing or not valid.
+        UnsupportedError: the target's runtime does not read such a file.
+    """
+    file = export.path / EXPORT_FILE
+    try:
+        found = ExportDescription.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(f"{file}: missing or not valid. Export the model again.") from error
+    for what, value, ceiling in (
+        ("operator set", found.opset, shipped.opset),
+        ("IR version", found.ir_version, shipped.ir_version),
+    ):
+        if value > ceiling:
+            raise UnsupportedError(
+                f"{export.path}: found ONNX {what} {value}, but {shipped.name} {shipped.version} on '{target.name}' "
+                f"reads at most {ceiling}. Export the model again for this target."
+            )
+    return Versions(
+        runtime=shipped.name, runtime_minimum=shipped.version, opset=found.opset, ir_version=found.ir_version
+    )
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> int:
+    """Writes `manifest.json` and returns its size in bytes."""
+    text = manifest.model_dump_json(indent=2) + "\n"
+    (directory / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    return len(text.encode())
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Returns the manifest of a bundle.
+
+    Raises:
+        CorruptArtifactError: it is missing or not valid.
+    """
+    file = directory / MANIFEST_FILE
+    try:
+        return Manifest.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CorruptArtifactError(f"{file}: missing. Expected a bundle; build it again.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise CorruptArtifactError(f"{file}: {key}: {first['msg']}. Build the bundle again.") from error

@@ -1,0 +1,65 @@
+"""The stage `package`: an exported model and the evidence about it become a bundle, or nothing does."""
+
+from __future__ import annotations
+
+from edgekit.artifact import Artifact, publish
+from edgekit.contract import StageContext, StageInputs, lineage_of
+from edgekit.errors import BudgetError, ParityError, UsageError
+from edgekit.packaging.config import PackageConfig
+from edgekit.packaging.facts import BundleFacts
+
+__all__ = ["BundleFacts", "PackageConfig", "package"]
+
+
+def package(inputs: StageInputs, config: PackageConfig, context: StageContext) -> Artifact:
+    """Makes a bundle: the export's files unchanged, with manifest, labels, vectors, model card and usage examples.
+
+    Requires an `onnx` artifact whose parity check passed and whose budget, if it has one, is met. Ensures that the
+    bundle's tokenizer and model were run as an app runs them before it was published.
+
+    Raises:
+        UsageError: no model, no parity check, or a measurement of another model.
+        ParityError: the parity check failed.
+        BudgetError: a budget is not met, or the bundle is larger than the target's store allows.
+        UnsupportedError: the target's runtime does not read the file.
+        EnvironmentLacksError: the disk is full, or onnxruntime is not installed.
+    """
+    from edgekit.packaging.assembly import fill
+
+    model = inputs.require("model", "package")
+    if model.kind != "onnx":
+        raise UsageError(
+            f"package: {model.path}: found kind '{model.kind}', expected an onnx artifact. Export it first."
+        )
+    require_evidence(model, config.facts)
+    lineage = lineage_of("package", inputs, config, context)
+    with publish(context.out, kind="bundle", lineage=lineage) as staging:
+        fill(staging, model, config)
+    return Artifact.open(context.out, kind="bundle", verify=False)
+
+
+def require_evidence(model: Artifact, facts: BundleFacts) -> None:
+    """Refuses what may not ship.
+
+    Raises:
+        UsageError: no parity check, or a measurement of another model.
+        ParityError: the parity check failed.
+        BudgetError: the budget is not met; names each limit.
+    """
+    if facts.parity is None:
+        raise UsageError(
+            "package: found no parity check, and nothing ships unverified. Run `edgekit check` and give its artifact "
+            "in `facts`."
+        )
+    if not facts.parity.passed:
+        raise ParityError(f"package: the parity check failed: {' '.join(facts.parity.failures)} Nothing was bundled.")
+    if facts.budget is not None and not facts.budget.met:
+        failed = [check for check in facts.budget.checks if check.status in ("missed", "inconclusive")]
+        found = " ".join(f"{check.name} {check.status}: {check.explanation}" for check in failed)
+        raise BudgetError(f"package: the budget is not met: {found} Nothing was bundled.")
+    measured = facts.measurement
+    if measured is not None and measured.model_digest != model.digest:
+        raise UsageError(
+            f"package: the measurement is of {measured.model_digest[:12]}, expected {model.digest[:12]} "
+            f"({model.path}). Measure this model."
+        )

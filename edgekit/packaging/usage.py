@@ -1,0 +1,27 @@
+"""`usage.py` of a bundle: twenty lines that classify a text with onnxruntime, tokenizers and numpy alone."""
+
+from __future__ import annotations
+
+USAGE_FILE = "usage.py"
+
+USAGE = '''\
+"""Classifies a text: python usage.py "A fine film." It needs onnxruntime, tokenizers and numpy."""
+import json, pathlib, sys
+import numpy, onnxruntime, tokenizers
+
+here = pathlib.Path(__file__).parent
+manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
+tokenizer = tokenizers.Tokenizer.from_file(str(here / manifest["tokenizer"]))
+tokenizer.enable_truncation(manifest["max_length"])
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = manifest["session"]["threads"]
+for key, value in manifest["session"]["entries"].items():
+    options.add_session_config_entry(key, value)
+session = onnxruntime.InferenceSession(str(here / manifest["model"]), options, providers=["CPUExecutionProvider"])
+ids = numpy.array([tokenizer.encode(" ".join(sys.argv[1:])).ids], dtype=numpy.int64)
+given = {"input_ids": ids, "attention_mask": numpy.ones_like(ids), "token_type_ids": numpy.zeros_like(ids)}
+logits = session.run(["logits"], {name: given[name] for name in manifest["inputs"]})[0][0].astype(float)
+scores = numpy.exp(logits - logits.max()) / numpy.exp(logits - logits.max()).sum()
+for label, score in zip(manifest["labels"], scores):
+    print(f"{label}\\t{score:.4f}")
+'''

@@ -1,0 +1,141 @@
+"""Chooses what a student keeps, by measuring the model and counting the tokens of the data.
+
+It reads data and reports progress; how layers are ranked and tokens chosen is in `layers.py` and `vocabulary.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from edgekit.contract import StageContext
+from edgekit.data.prepared import PreparedData, Split
+from edgekit.data.preprocessing import encode, length_buckets, pad
+from edgekit.errors import UsageError
+from edgekit.events import Event, track
+from edgekit.models.source import LoadedModel
+from edgekit.models.structure import find_layers
+from edgekit.models.tokenizer import NASTY_TEXTS
+from edgekit.pruning.cut import Cut, require_same_tokens
+from edgekit.pruning.embeddings import token_ids_of
+from edgekit.pruning.importance import measure_importance
+from edgekit.pruning.layers import check_layers, choose_by_influence, choose_uniformly
+from edgekit.pruning.positions import require_positions
+from edgekit.pruning.vocabulary import Counts, choose_tokens, count_tokens, coverage, read_vocabulary, trim_tokenizer
+
+if TYPE_CHECKING:
+    from edgekit.pruning.stage import PruneConfig
+
+_STAGE = "prune"
+_CHUNK = 1000
+_BATCH = 32
+_CHECKED_TEXTS = 500
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to keep, and why."""
+
+    cut: Cut
+    """Layers, tokens and positions to keep."""
+    tokenizer: PreTrainedTokenizerBase
+    """The student's tokenizer."""
+    influence: tuple[float, ...] | None
+    """Block influence of each layer of the larger model, where it was measured."""
+    coverage: dict[str, float]
+    """Split to the share of its tokens that are kept; empty where the vocabulary is whole."""
+
+
+def choose(loaded: LoadedModel, data: PreparedData | None, config: PruneConfig, context: StageContext) -> Choice:
+    """Returns what a student of `loaded` keeps; `data` may be missing where nothing is measured or counted.
+
+    Raises:
+        UsageError: a number is out of range for this model.
+        DataError: a split is missing.
+        UnsupportedError: the model or its tokenizer cannot be cut so.
+    """
+    if config.max_positions is not None:
+        _require_room(loaded, config.max_positions)
+    layers, influence = None, None
+    if config.layers is not None:
+        stack = find_layers(loaded.model)
+        check_layers(config.layers, stack)
+        if not isinstance(config.layers, int):
+            layers = tuple(sorted(config.layers))
+        elif data is None or config.choose == "uniform":
+            layers = choose_uniformly(config.layers, stack)
+        else:
+            batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context)
+            influence = measure_importance(loaded.model, batches).block_influence
+            layers = choose_by_influence(config.layers, stack, influence)
+    token_ids, tokenizer, shares = None, loaded.tokenizer, dict[str, float]()
+    if data is not None and config.trims_vocabulary:
+        token_ids, tokenizer, shares = _choose_vocabulary(loaded, data, config, context)
+    if config.max_positions is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_positions)
+    return Choice(Cut(layers, token_ids, config.max_positions), tokenizer, influence, shares)
+
+
+def _choose_vocabulary(
+    loaded: LoadedModel, data: PreparedData, config: PruneConfig, context: StageContext
+) -> tuple[tuple[int, ...], PreTrainedTokenizerBase, dict[str, float]]:
+    """Returns the ids to keep, the smaller tokenizer, and the share of each split's tokens that are kept."""
+    vocabulary = read_vocabulary(loaded.tokenizer, [token_id for _, token_id in token_ids_of(loaded.model.config)])
+    names = config.splits_counted or [name for name in ("train", "unlabelled") if name in data.rows]
+    splits = [data.split(name) for name in names]
+    counts = _count(splits, loaded, vocabulary.size, context)
+    kept = choose_tokens(vocabulary, counts, size=config.vocabulary_size, min_count=config.min_count or 1)
+    trimmed = trim_tokenizer(loaded.tokenizer, vocabulary, kept)
+    texts = [text for split in splits for text in split.texts[:_CHECKED_TEXTS]]
+    require_same_tokens(loaded.tokenizer, trimmed, kept, [*texts, *NASTY_TEXTS])
+    shares = {split.name: coverage(count, kept) for split, count in zip(splits, counts, strict=True)}
+    return kept, trimmed, shares
+
+
+def _count(splits: list[Split], loaded: LoadedModel, size: int, context: StageContext) -> list[Counts]:
+    total = sum(len(split) for split in splits)
+    done = 0
+    counts: list[Counts] = []
+    for split in splits:
+        count = np.zeros(size, dtype=np.int64)
+        for start in range(0, len(split), _CHUNK):
+            chunk = split.texts[start : start + _CHUNK]
+            count += count_tokens(chunk, loaded.tokenizer, loaded.task.max_length, size)
+            done += len(chunk)
+            context.events(
+                Event("progress", stage=_STAGE, text="counting tokens", completed=done, total=total, unit="texts")
+            )
+        counts.append(count)
+    return counts
+
+
+def _calibration_batches(
+    loaded: LoadedModel, split: Split, rows: int, context: StageContext
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields `input_ids` and `attention_mask` (B, T) of `rows` texts drawn with the stage's seed."""
+    generator = np.random.default_rng(context.seed)
+    chosen = sorted(generator.choice(len(split), size=min(rows, len(split)), replace=False).tolist())
+    texts = [split.texts[row] for row in chosen]
+    ids = encode(texts, loaded.tokenizer, loaded.task.max_length, where=f"split '{split.name}'")
+    batches = length_buckets([len(row) for row in ids], _BATCH)
+    pad_id = loaded.tokenizer.pad_token_id or 0
+    for batch in track(
+        batches, context.events, stage=_STAGE, text="measuring layers", total=len(batches), unit="batches"
+    ):
+        input_ids, attention_mask = pad([ids[row] for row in batch], pad_id)
+        yield torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+
+
+def _require_room(loaded: LoadedModel, positions: int) -> None:
+    require_positions(loaded.model)
+    if positions < loaded.task.max_length:
+        raise UsageError(
+            f"max_positions: found {positions}, expected at least {loaded.task.max_length}, the tokens that a text of "
+            "this task may have (task.max_length)."
+        )

@@ -1,0 +1,112 @@
+"""Cuts a model in every way that was chosen, and checks that what is left still computes the same.
+
+What to cut is chosen elsewhere: `layers.py`, `vocabulary.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from edgekit.errors import UnsupportedError
+from edgekit.models.structure import find_embeddings
+from edgekit.pruning.embeddings import cut_embeddings
+from edgekit.pruning.layers import cut_layers, skip_layers
+from edgekit.pruning.positions import cut_positions
+
+_CHECK_ROWS = 4
+_CHECK_LENGTH = 128
+# The operations and numbers are the same, but a matrix library may round otherwise where memory is aligned otherwise.
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a student keeps of its teacher; None keeps all."""
+
+    layers: tuple[int, ...] | None = None
+    """Indices of layers, ascending."""
+    token_ids: tuple[int, ...] | None = None
+    """Ids of tokens, ascending."""
+    positions: int | None = None
+    """Positions of the learned table, from the first on."""
+
+
+def cut_model(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
+    """Returns the student; `model` stays as it is.
+
+    Raises:
+        UsageError: an index or a number is out of range.
+        ModelError: model and tokenizer do not fit.
+        UnsupportedError: the architecture cannot be cut so.
+    """
+    student = model
+    if cut.token_ids is not None:
+        student = cut_embeddings(student, cut.token_ids)
+    if cut.layers is not None:
+        student = cut_layers(student, cut.layers)
+    if cut.positions is not None:
+        student = cut_positions(student, cut.positions)
+    return student
+
+
+def require_same_outputs(model: PreTrainedModel, student: PreTrainedModel, cut: Cut, seed: int) -> None:
+    """Checks on random kept tokens that the student computes what `model` does with the dropped layers skipped.
+
+    Raises:
+        UnsupportedError: it does not, so the architecture ties its parts together in a way that was not foreseen.
+    """
+    generator = np.random.default_rng(seed)
+    kept_ids = np.arange(find_embeddings(model).word.rows) if cut.token_ids is None else np.asarray(cut.token_ids)
+    table = find_embeddings(student).position
+    length = min(_CHECK_LENGTH, _CHECK_LENGTH if table is None else table.positions)
+    pad_id = student.config.pad_token_id or 0
+    new_ids = generator.integers(len(kept_ids), size=(_CHECK_ROWS, length))
+    new_ids[new_ids == pad_id] = (pad_id + 1) % len(kept_ids)
+    lengths = generator.integers(1, length + 1, size=_CHECK_ROWS)
+    lengths[0] = length
+    mask = np.arange(length) < lengths[:, None]
+    new_ids[~mask] = pad_id
+    attention_mask = torch.from_numpy(mask.astype(np.int64))
+    layers = cut.layers if cut.layers is not None else range(2**31)
+    with torch.inference_mode(), skip_layers(model, layers):
+        expected = model(input_ids=torch.from_numpy(kept_ids[new_ids]), attention_mask=attention_mask)[0]
+    with torch.inference_mode():
+        found = student(input_ids=torch.from_numpy(new_ids), attention_mask=attention_mask)[0]
+    difference = float((expected - found).abs().max())
+    if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise UnsupportedError(
+            f"model type '{model.config.model_type}': the cut model's outputs differ by {difference:.3g} from those of "
+            "the uncut one with the same layers skipped; expected equal ones. This architecture ties its parts "
+            "together in a way that edgekit does not know: leave layers, vocabulary or positions as they are."
+        )
+
+
+def require_same_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    trimmed: PreTrainedTokenizerBase,
+    kept: Sequence[int],
+    texts: Sequence[str],
+) -> None:
+    """Checks on `texts` that kept tokens are found as before, and that nothing became unknown.
+
+    Raises:
+        UnsupportedError: a text whose tokens are all kept has other tokens now, or one has an unknown token more.
+    """
+    new_ids = {old: new for new, old in enumerate(kept)}
+    before = tokenizer.backend_tokenizer.encode_batch_fast(list(texts))
+    after = trimmed.backend_tokenizer.encode_batch_fast(list(texts))
+    for text, old, new in zip(texts, before, after, strict=True):
+        expected = [new_ids.get(token_id) for token_id in old.ids]
+        changed = None not in expected and expected != new.ids
+        became_unknown = new.ids.count(trimmed.unk_token_id) > old.ids.count(tokenizer.unk_token_id)
+        if changed or became_unknown:
+            raise UnsupportedError(
+                f"vocabulary: the smaller tokenizer reads {text[:60]!r} as {new.tokens[:12]}, the original one as "
+                f"{old.tokens[:12]}. Expected the same tokens where all are kept, and no new unknown ones. "
+                "Leave the vocabulary as it is."
+            )

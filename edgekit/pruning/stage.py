@@ -1,0 +1,157 @@
+"""The stage `prune`: a smaller student cut out of a teacher, artifact in, artifact out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from edgekit.artifact import Artifact, publish
+from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
+from edgekit.errors import UnsupportedError
+from edgekit.events import Event
+from edgekit.results import Result
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from edgekit.models.source import LoadedModel
+    from edgekit.pruning.choice import Choice
+
+STAGE = "prune"
+REPORT_FILE = "prune.json"
+
+
+class PruneConfig(StageConfig):
+    """What to keep of the model. At least one of layers, vocabulary and positions must be given."""
+
+    layers: int | list[int] | None = None
+    """Transformer layers to keep: how many, or which (counted from 0). None keeps all."""
+    choose: Literal["uniform", "influence"] = "uniform"
+    """Which layers, when `layers` is a number: evenly spaced up to the last one, or those that change their input most
+    on calibration text."""
+    vocabulary_size: int | None = Field(default=None, ge=1)
+    """Tokens to keep at most: the most frequent of the data, and all that any text needs. None sets no limit."""
+    min_count: int | None = Field(default=None, ge=1)
+    """Drops tokens that occur less often in the data. None is 1 with a `vocabulary_size`, else nothing is dropped."""
+    splits_counted: list[str] | None = None
+    """Data splits whose tokens are counted, each weighing the same. None counts `train` and, if there, `unlabelled`."""
+    max_positions: int | None = Field(default=None, ge=1)
+    """Positions to keep of a learned position table: at least the tokens a text may have. None keeps all."""
+    calibration_rows: int = Field(default=256, ge=1)
+    """Rows of `train` that layers are measured on, with `choose = "influence"`."""
+
+    @field_validator("layers")
+    @classmethod
+    def _check_layers(cls, layers: int | list[int] | None) -> int | list[int] | None:
+        if isinstance(layers, int) and layers < 1:
+            raise ValueError(f"found {layers}, expected at least 1 layer.")
+        if isinstance(layers, list) and (not layers or min(layers) < 0 or len(set(layers)) != len(layers)):
+            raise ValueError(f"found {layers}, expected distinct indices of layers, counted from 0.")
+        return layers
+
+    @model_validator(mode="after")
+    def _check_purpose(self) -> Self:
+        if self.layers is None and not self.trims_vocabulary and self.max_positions is None:
+            raise ValueError(
+                "nothing to prune. Set at least one of layers, vocabulary_size, min_count and max_positions."
+            )
+        if self.choose == "influence" and not isinstance(self.layers, int):
+            raise ValueError("choose = 'influence' needs layers to be a number: how many to keep.")
+        if self.splits_counted is not None and (not self.trims_vocabulary or not self.splits_counted):
+            raise ValueError("splits_counted names splits to count for vocabulary_size or min_count: set one of them.")
+        return self
+
+    @property
+    def trims_vocabulary(self) -> bool:
+        """True when tokens are to be dropped."""
+        return self.vocabulary_size is not None or self.min_count is not None
+
+
+class PruneReport(Result):
+    """What was kept: the content of `prune.json` in the student."""
+
+    parameters_before: int
+    parameters_after: int
+    layers_before: int
+    layers_kept: list[int]
+    """Indices in the larger model, ascending."""
+    block_influence: list[float] | None = None
+    """`1 - cos(input, output)` of each layer of the larger model; None when not measured."""
+    vocabulary_before: int
+    vocabulary_after: int
+    coverage: dict[str, float] = {}
+    """Split to the share of its tokens that are kept, 0 to 1; empty when no token was dropped."""
+    positions_before: int | None = None
+    """None where the model has no learned table of positions."""
+    positions_after: int | None = None
+
+    def summary(self) -> str:
+        """Returns one sentence for people."""
+        parts = [f"{self.parameters_before:,} -> {self.parameters_after:,} parameters"]
+        if len(self.layers_kept) != self.layers_before:
+            parts.append(f"layers {' '.join(map(str, self.layers_kept))} of {self.layers_before}")
+        if self.vocabulary_after != self.vocabulary_before:
+            shares = ", ".join(f"{share:.1%} of {split}" for split, share in self.coverage.items())
+            parts.append(f"vocabulary {self.vocabulary_before} -> {self.vocabulary_after} ({shares})")
+        if self.positions_after != self.positions_before:
+            parts.append(f"positions {self.positions_before} -> {self.positions_after}")
+        return "; ".join(parts)
+
+
+def prune(inputs: StageInputs, config: PruneConfig, context: StageContext) -> Artifact:
+    """Makes a student that keeps some of the model's layers, tokens and positions, with their weights unchanged.
+
+    Raises:
+        UsageError: a number is out of range, or the data that it needs was not given.
+        DataError: a split is missing.
+        UnsupportedError: the model or its tokenizer cannot be cut so.
+    """
+    from edgekit.data.prepared import PreparedData
+    from edgekit.models.source import LoadedModel, load_model, save_model
+    from edgekit.pruning.choice import choose
+    from edgekit.pruning.cut import cut_model, require_same_outputs
+
+    loaded = load_model(inputs.require("model", STAGE))
+    _require_unquantized(loaded)
+    needs_data = config.trims_vocabulary or config.choose == "influence"
+    data = PreparedData.open(inputs.require("data", STAGE)) if needs_data else None
+    choice = choose(loaded, data, config, context)
+    student = cut_model(loaded.model, choice.cut)
+    require_same_outputs(loaded.model, student, choice.cut, context.seed)
+    report = _report(loaded, student, choice)
+    with publish(context.out, kind="model", lineage=lineage_of(STAGE, inputs, config, context)) as directory:
+        save_model(LoadedModel(student, choice.tokenizer, loaded.task), directory)
+        (directory / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    context.events(Event("message", stage=STAGE, text=report.summary()))
+    return Artifact.open(context.out, kind="model")
+
+
+def _report(loaded: LoadedModel, student: PreTrainedModel, choice: Choice) -> PruneReport:
+    from edgekit.models.structure import find_embeddings, read_sizes
+
+    before, after = find_embeddings(loaded.model), find_embeddings(student)
+    layers = read_sizes(loaded.model.config).layers
+    return PruneReport(
+        parameters_before=loaded.model.num_parameters(),
+        parameters_after=student.num_parameters(),
+        layers_before=layers,
+        layers_kept=list(range(layers) if choice.cut.layers is None else choice.cut.layers),
+        block_influence=None if choice.influence is None else list(choice.influence),
+        vocabulary_before=before.word.rows,
+        vocabulary_after=after.word.rows,
+        coverage=choice.coverage,
+        positions_before=before.position.positions if before.position else None,
+        positions_after=after.position.positions if after.position else None,
+    )
+
+
+def _require_unquantized(loaded: LoadedModel) -> None:
+    from edgekit.models.quantized import schemes_of
+
+    quantized = schemes_of(loaded.model)
+    if quantized:
+        raise UnsupportedError(
+            f"prune: the model is quantized ({len(quantized)} modules, first '{next(iter(quantized))}'); expected one "
+            "of float weights. Prune before you quantize."
+        )

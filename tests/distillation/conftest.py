@@ -1,0 +1,34 @@
+"""Pico models and data, made once; nothing changes an artifact."""
+
+import pytest
+import torch
+
+from tests.pico import pico_data_artifact, pico_model_artifact
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("distillation")
+
+
+@pytest.fixture(scope="session")
+def teacher(place):
+    return pico_model_artifact(place, layers=4, seed=0)
+
+
+@pytest.fixture(scope="session")
+def student(place):
+    return pico_model_artifact(place, layers=2, seed=1)
+
+
+@pytest.fixture(scope="session")
+def data(place):
+    return pico_data_artifact(place, rows=160, unlabelled=40)

@@ -1,0 +1,79 @@
+"""What the tests of training share: pico stages with their settings, events kept, and a process that can be killed.
+
+    python -m tests.distillation.training finetune MODEL DATA WORK OUT      trains, a checkpoint after every step
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+import edgekit.distillation.trainer as trainer
+from edgekit.artifact import Artifact
+from edgekit.contract import StageContext, StageInputs
+from edgekit.distillation.stage import DistillConfig, FinetuneConfig, distill, finetune
+from edgekit.events import Event
+
+FINETUNE = FinetuneConfig(epochs=2, batch_size=8, learning_rate=2e-3, dropout=0.1, evaluations_per_epoch=3)
+DISTILL = DistillConfig(
+    epochs=1,
+    batch_size=8,
+    learning_rate=2e-3,
+    dropout=0.1,
+    hidden_state_weight=0.5,
+    attention_relation_weight=0.5,
+    evaluations_per_epoch=3,
+)
+
+
+class Recorder:
+    """An event sink that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    def of(self, kind: str) -> list[Event]:
+        return [event for event in self.events if event.kind == kind]
+
+
+def weights(model: Artifact | Path) -> dict[str, torch.Tensor]:
+    """Returns the weights of a model artifact."""
+    return load_file((model.path if isinstance(model, Artifact) else model) / "model.safetensors")
+
+
+def assert_same_weights(first: Artifact, second: Artifact) -> None:
+    """Checks every weight bit for bit."""
+    left, right = weights(first), weights(second)
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def main(arguments: list[str]) -> None:
+    """Runs a stage in this process, with a line on the standard output after every step."""
+    kind, model, data, work, out = arguments[:5]
+    torch.set_num_threads(1)
+    trainer.CHECKPOINT_SECONDS = 0.0
+    trainer._CHECKPOINT_SHARE = 1e9
+
+    def tell(event: Event) -> None:
+        if event.kind == "progress":
+            print(event.text, event.completed, flush=True)  # noqa: T201
+
+    context = StageContext(Path(out), seed=3, events=tell, work_directory=Path(work))
+    inputs = StageInputs(model=Artifact.open(model), data=Artifact.open(data))
+    if kind == "finetune":
+        finetune(inputs, FINETUNE, context)
+    else:
+        teacher = Artifact.open(arguments[5])
+        distill(StageInputs(model=inputs.model, data=inputs.data, teacher=teacher), DISTILL, context)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,158 @@
+"""The stage `package`: what ships, what is refused, and that nothing is half-written."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from edgekit.artifact import Artifact
+from edgekit.contract import StageContext, StageInputs
+from edgekit.errors import BudgetError, ParityError, UnsupportedError, UsageError
+from edgekit.packaging.bundle import open_bundle, verify_bundle
+from edgekit.packaging.stage import BundleFacts, PackageConfig, package
+from edgekit.results import BudgetCheck, BudgetResult
+from edgekit.target import Target
+from tests.packaging.examples import LABELS, facts, onnx_artifact, target
+
+TEXT = "A fine, moving film."
+
+
+def bundle(directory: Path, to: Target | None = None, **changes: object) -> Artifact:
+    """Packages a pico export below `directory`."""
+    model = onnx_artifact(directory / "export")
+    config = PackageConfig(target=to or target(), name="reviews", license="Apache-2.0", facts=facts(model, **changes))
+    return package(StageInputs(model=model), config, StageContext(directory / "bundle"))
+
+
+def test_bundle_holds_everything_that_an_app_needs(tmp_path: Path) -> None:
+    made = bundle(tmp_path)
+    export = Artifact.open(tmp_path / "export")
+    assert {name: made.files[name] for name in export.files} == export.files
+    added = {"labels.json", "manifest.json", "tokenizer_vectors.json", "MODEL_CARD.md", "usage.py"}
+    assert set(made.files) == set(export.files) | added
+    assert json.loads((made.path / "labels.json").read_text()) == LABELS
+    assert verify_bundle(made.path).files.keys() == made.files.keys() - {"manifest.json"}
+
+
+def test_manifest_names_digests_sizes_lineage_and_versions(tmp_path: Path) -> None:
+    made = bundle(tmp_path)
+    manifest = json.loads((made.path / "manifest.json").read_text())
+    assert manifest["schema"] == 1
+    assert manifest["files"]["onnx/model.onnx"]["sha256"] == made.files["onnx/model.onnx"].sha256
+    assert manifest["total_bytes"] == sum(record["bytes"] for record in manifest["files"].values())
+    assert manifest["lineage"]["lineage"]["inputs"]["model"]["lineage"]["stage"] == "distill"
+    assert manifest["versions"]["opset"] == 21
+    assert manifest["versions"]["runtime_minimum"] == "1.22.0"
+    assert manifest["facts"]["measurement"]["machine"]["cpu"].startswith("Intel")
+    assert manifest["facts"]["estimates"][0]["formula"]
+
+
+def test_bundle_is_the_same_when_made_again(tmp_path: Path) -> None:
+    assert bundle(tmp_path / "a").digest == bundle(tmp_path / "b").digest
+
+
+def test_usage_example_runs_alone_and_agrees_with_the_classifier(tmp_path: Path) -> None:
+    made = bundle(tmp_path)
+    script = made.path / "usage.py"
+    lines = script.read_text().splitlines()
+    assert len(lines) <= 20
+    nodes = ast.walk(ast.parse(script.read_text()))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    assert imported == {"json", "pathlib", "sys", "numpy", "onnxruntime", "tokenizers"}
+    ran = subprocess.run(
+        [sys.executable, "-I", str(script), TEXT], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    shown = dict(line.split("\t") for line in ran.stdout.splitlines())
+    expected = open_bundle(made.path).predict([TEXT])[0].scores
+    assert shown == {label: f"{score:.4f}" for label, score in expected.items()}
+
+
+@pytest.mark.parametrize("form_factor", ["phone", "laptop", "single-board", "server", "browser"])
+def test_every_platform_says_how_to_use_it(tmp_path: Path, form_factor: str) -> None:
+    made = bundle(tmp_path, target(form_factor))
+    card = (made.path / "MODEL_CARD.md").read_text()
+    assert "1.22.0" in card
+    assert ("usage.kt" in made.files) == (form_factor == "phone")
+    if form_factor == "phone":
+        assert "onnxruntime-android:1.22.0" in card
+        assert "assets/reviews/" in card
+
+
+def test_nothing_ships_without_a_parity_check(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing ships unverified"):
+        bundle(tmp_path, parity=None)
+    assert_nothing_written(tmp_path)
+
+
+def test_failed_parity_is_refused_with_its_reason(tmp_path: Path) -> None:
+    good = facts(onnx_artifact(tmp_path / "other")).parity
+    assert good is not None
+    failed = good.model_copy(update={"passed": False, "failures": ["max_abs_diff 0.6 is above 0.05."]})
+    with pytest.raises(ParityError, match=r"max_abs_diff 0\.6") as caught:
+        bundle(tmp_path, parity=failed)
+    assert caught.value.exit_code == 3
+    assert_nothing_written(tmp_path)
+
+
+def test_missed_budget_names_each_miss(tmp_path: Path) -> None:
+    checks = [
+        BudgetCheck(name="p95_ms", limit=1, value=2, status="missed", explanation="2 ms is above 1 ms."),
+        BudgetCheck(name="quality_drop", limit=0.01, value=0, status="inconclusive", explanation="Wide."),
+        BudgetCheck(name="file_bytes", limit=9, value=8, status="met", explanation="8 bytes."),
+    ]
+    with pytest.raises(BudgetError, match=r"p95_ms missed.*quality_drop inconclusive") as caught:
+        bundle(tmp_path, budget=BudgetResult(met=False, checks=checks))
+    assert "file_bytes" not in str(caught.value)
+    assert_nothing_written(tmp_path)
+
+
+def test_bundle_over_the_stores_limit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="allows at most 2,000"):
+        bundle(tmp_path, target(bundle_bytes=2000))
+    assert_nothing_written(tmp_path)
+
+
+def test_model_that_the_targets_runtime_cannot_read_is_refused(tmp_path: Path) -> None:
+    runtime = {"name": "onnxruntime", "version": "1.15.0", "opset": 19, "ir_version": 9}
+    with pytest.raises(UnsupportedError, match=r"operator set 21.*at most 19"):
+        bundle(tmp_path, target(runtimes=[runtime]))
+    assert_nothing_written(tmp_path)
+
+
+def test_measurement_of_another_model_is_refused(tmp_path: Path) -> None:
+    other = facts(onnx_artifact(tmp_path / "other", labels=["a", "b", "c"])).measurement
+    with pytest.raises(UsageError, match="Measure this model"):
+        bundle(tmp_path, measurement=other)
+
+
+def test_model_artifact_of_another_kind_is_refused(tmp_path: Path) -> None:
+    made = bundle(tmp_path)
+    config = PackageConfig(target=target(), facts=BundleFacts())
+    with pytest.raises(UsageError, match="expected an onnx artifact"):
+        package(StageInputs(model=made), config, StageContext(tmp_path / "again"))
+
+
+def test_config_names_the_nearest_target() -> None:
+    with pytest.raises(ValidationError, match="is unknown"):
+        PackageConfig.model_validate({"target": "laptop-x87"})
+
+
+def test_config_reads_facts_from_files(tmp_path: Path) -> None:
+    model = onnx_artifact(tmp_path / "export")
+    given = facts(model)
+    file = tmp_path / "facts.json"
+    file.write_text(given.model_dump_json())
+    assert PackageConfig.model_validate({"target": target(), "facts": str(file)}).facts == given
+    with pytest.raises(ValidationError, match="expected one of: parity"):
+        PackageConfig.model_validate({"target": target(), "facts": [str(model.path)]})
+
+
+def assert_nothing_written(directory: Path) -> None:
+    """Fails when a bundle or a part of one is there."""
+    assert not [path.name for path in directory.iterdir() if "bundle" in path.name]
