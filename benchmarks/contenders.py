@@ -1,6 +1,6 @@
 """Prepares what the latency benchmark compares: files made from one build's teacher and student.
 
-How they are measured is not known here. Whatever was made before from the same artifacts is taken from the work directory.
+How they are measured is not known here. What was made before from the same artifacts is taken from the work directory.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from edgekit.exporters.stage import ExportConfig
 from litert_runtime import LiteRTRuntime
 from measuring import say
 
 import edgekit
 from edgekit.artifact import Artifact, FileRecord, Kind, Lineage, hash_file
-from edgekit.exporters.stage import ExportConfig
 from edgekit.recipe import Recipe, export_config
 from edgekit.results import BuildResult
 from edgekit.runtimes.protocol import Runtime, get_runtime, model_bytes
@@ -113,7 +113,7 @@ def _litert(name: str, quantized: Artifact, python: Path, work: Path) -> Contend
         say(f"converting: {name}")
         floats = out / "dequantized"
         write_dequantized(quantized, floats)
-        command = [python, HERE / "litert_peer.py", floats, out, "--length", "64"]
+        command: list[str | Path] = [python, HERE / "litert_peer.py", floats, out, "--length", "64"]
         environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
         finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if finished.returncode != 0:
@@ -133,7 +133,7 @@ def litert_report(quantized: Artifact, work: Path) -> dict[str, Any]:
 
 
 def write_dequantized(quantized: Artifact, directory: Path) -> None:
-    """Writes the quantized student as a plain transformers directory whose float weights are what the codes stand for."""
+    """Writes the quantized student as a plain transformers directory: float weights, which the codes stand for."""
     import torch
     from torch import nn
 

@@ -2,9 +2,9 @@
 
     python benchmarks/latency_against_peers.py [--rounds 40] [--litert-python VENV/bin/python]
 
-Every contender runs in a fresh process of its own, all pinned to the same core, one thread, 1 x 64 tokens. In each round
-each takes one turn, in an order drawn anew, so that a drift of the machine meets all alike. A ratio is the median over
-rounds of the ratio of the turns' medians, with a bootstrap interval over rounds.
+Every contender runs in a fresh process of its own, all pinned to the same core, one thread, 1 x 64 tokens. In each
+round each takes one turn, in an order drawn anew, so that a drift of the machine meets all alike. A ratio is the median
+over rounds of the ratio of the turns' medians, with a bootstrap interval over rounds.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Run by the Python of LiteRT's own environment (`litert-requirements.txt`). MODEL_DIRECTORY is what transformers loads,
 with dequantized weights where the student is quantized. It writes `float32.tflite`, `int8.tflite` and `peer.json`:
-versions, sizes, how far the files are from torch, and how many of the student's weights the int8 file holds as they are.
+versions, sizes, how far the files are from torch, and how many of the student's weights the int8 file holds exactly.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def load(directory: Path) -> LogitsOnly:
 
 
 def convert(model: LogitsOnly, length: int, float_file: Path, int8_file: Path) -> None:
-    """Writes the float32 file for inputs of 1 x `length`, and the int8 one, whose activations are quantized as it runs."""
+    """Writes the float32 file for inputs of 1 x `length`, and the int8 one, which rounds activations as it runs."""
     import litert_torch
     from ai_edge_quantizer import quantizer, recipe
 
@@ -80,7 +80,7 @@ def require_same_model(difference: float) -> None:
     """Ends the program when the float32 file is not the model: its timing would mean nothing."""
     if difference > LARGEST_FLOAT_DIFFERENCE:
         raise SystemExit(
-            f"float32.tflite: found logits {difference:.2g} from torch's, expected at most {LARGEST_FLOAT_DIFFERENCE:g}. "
+            f"float32.tflite: found logits {difference:.2g} from torch's, expected {LARGEST_FLOAT_DIFFERENCE:g}. "
             "The converter lost something, or swapped the inputs: compare ARGUMENTS in litert_runtime.py."
         )
 
@@ -101,12 +101,17 @@ def weights_held(model: LogitsOnly, int8_file: Path) -> dict[str, Any]:
     for weight in (parameter.detach().numpy() for parameter in model.parameters() if parameter.dim() == 2):
         expected = np.abs(weight).max(axis=1, keepdims=True) / 127
         for scales, codes in stored:
-            if codes.shape == weight.shape and scales.shape == expected.shape and np.allclose(scales, expected, rtol=1e-4):
+            if codes.shape == weight.shape and np.allclose(scales, expected, rtol=1e-4):
                 matrices += 1
                 total += weight.size
                 equal += int(np.isclose(codes * scales, weight, rtol=1e-4, atol=1e-9).sum())
                 break
-    return {"int8_matrices": len(stored), "matrices_matched": matrices, "weights_compared": total, "weights_equal": equal}
+    return {
+        "int8_matrices": len(stored),
+        "matrices_matched": matrices,
+        "weights_compared": total,
+        "weights_equal": equal,
+    }
 
 
 def main() -> None:

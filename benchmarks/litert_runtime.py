@@ -8,7 +8,6 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.runtimes.protocol import ModelOnDisk, SessionConfig

@@ -82,10 +82,10 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
 
     def spell(line: list[str]) -> str:
-        cells = [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        return "| " + " | ".join(cells) + " |"
+        numbers = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        return "| " + " | ".join([line[0].ljust(widths[0]), *numbers]) + " |"
 
-    rule = "|" + "|".join("-" * (width + 1) + ("-" if column == 0 else ":") for column, width in enumerate(widths)) + "|"
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     return "\n".join([spell(lines[0]), rule, *(spell(line) for line in lines[1:])])
 
 

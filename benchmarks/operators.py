@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +39,14 @@ def _sum_by_operator(events: list[dict[str, object]]) -> dict[str, float]:
     """Sums the kernels of the last `RUNS` runs, whose ends the profile marks by `model_run`."""
     starts = sorted(_number(event["ts"]) for event in events if event["name"] == "model_run")
     first = starts[-RUNS]
-    totals: Counter[str] = Counter()
+    totals: defaultdict[str, float] = defaultdict(float)
     for event in events:
         arguments = event.get("args")
         if not isinstance(arguments, dict) or not str(event["name"]).endswith("_kernel_time"):
             continue
         if _number(event["ts"]) >= first:
             totals[arguments["op_name"]] += _number(event["dur"]) / 1e3 / RUNS
-    return {name: round(total, 4) for name, total in totals.most_common()}
+    return {name: round(totals[name], 4) for name in sorted(totals, key=lambda name: -totals[name])}
 
 
 def _number(value: object) -> float:

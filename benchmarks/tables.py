@@ -1,6 +1,6 @@
 """Tables of the result files, for the terminal and for README.md.
 
-    python benchmarks/tables.py     # rewrites the results in benchmarks/README.md from benchmarks/results/
+Run as a program it rewrites the results in benchmarks/README.md from benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -28,8 +28,16 @@ Content = dict[str, Any]
 
 def latency_table(content: Content) -> str:
     """Returns one row a contender, and where the time of edgekit's export goes."""
-    header = ["1 x 64 tokens, one thread", "p50 ms", "95 % interval", "p95 ms", "times edgekit's", "95 % interval", "MB"]
-    header.append("peak MiB")
+    header = [
+        "1 x 64 tokens, one thread",
+        "p50 ms",
+        "95 % interval",
+        "p95 ms",
+        "ratio",
+        "95 % interval",
+        "MB",
+        "peak MiB",
+    ]
     rows = [
         [
             row["name"],

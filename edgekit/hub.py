@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from edgekit.artifact import write_atomically
 from edgekit.errors import EnvironmentLacksError, UsageError
 
 RepositoryKind = Literal["model", "dataset"]
@@ -41,7 +42,9 @@ def commit_of(repository: str, kind: RepositoryKind, revision: str | None, *, of
         info = HfApi().repo_info(repository, repo_type=kind, revision=revision)
     if info.sha is None:
         raise EnvironmentLacksError(f"{repository}: the hub names no commit for {revision or 'it'}. Try again later.")
-    return str(info.sha)
+    commit = str(info.sha)
+    _remember(repository, kind, revision, commit)
+    return commit
 
 
 def list_files(repository: str, kind: RepositoryKind, commit: str) -> list[str]:
@@ -77,6 +80,14 @@ def download(repository: str, kind: RepositoryKind, commit: str, patterns: list[
         finally:
             if not were_disabled:
                 enable_progress_bars()
+
+
+def _remember(repository: str, kind: RepositoryKind, revision: str | None, commit: str) -> None:
+    """Notes in the hub's cache what a branch or tag pointed at, so that it is found by that name when offline."""
+    from huggingface_hub.constants import DEFAULT_REVISION, HF_HUB_CACHE
+
+    folder = f"{kind}s--{repository.replace('/', '--')}"
+    write_atomically(Path(HF_HUB_CACHE) / folder / "refs" / (revision or DEFAULT_REVISION), commit)
 
 
 def _cached(repository: str, kind: RepositoryKind, revision: str | None) -> Path:

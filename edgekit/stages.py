@@ -159,7 +159,7 @@ STAGES: dict[str, StageEntry] = {
             1,
             "Measure a model's latency and memory in a fresh process.",
             needs=("model",),
-            takes=("reference",),
+            takes=("reference", "data"),
         ),
         StageEntry(
             "package",

@@ -10,7 +10,6 @@ Requires a graph of `tracing`, before lowering. Ensures the same logits.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from edgekit.exporters.graph import GraphEditor, constant_of, dimensions

@@ -77,12 +77,13 @@ class _Logits(nn.Module):
 def _trace(model: PreTrainedModel, input_names: Sequence[str], opset: int, *, fuse_attention: bool) -> ir.Model:
     limit = getattr(model.config, "max_position_embeddings", None) or _LENGTH_LIMIT
     batch, length = torch.export.Dim("batch", max=_LENGTH_LIMIT), torch.export.Dim("length", max=limit)
-    example = torch.ones(2, min(7, limit), dtype=torch.int64)
+    # One tensor for each input: torch.export would take the same one twice for the same input.
+    examples = tuple(torch.ones(2, min(7, limit), dtype=torch.int64) for _ in input_names)
     with substituted(model, fuse_attention=fuse_attention), quiet_tracing():
         try:
             program = torch.onnx.export(
                 _Logits(model, input_names).eval(),
-                (example,) * len(input_names),
+                examples,
                 dynamo=True,
                 opset_version=opset,
                 input_names=list(input_names),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgekit.errors import UnsupportedError
@@ -60,18 +61,9 @@ def require_same_outputs(model: PreTrainedModel, student: PreTrainedModel, cut: 
     Raises:
         UnsupportedError: it does not, so the architecture ties its parts together in a way that was not foreseen.
     """
-    generator = np.random.default_rng(seed)
     kept_ids = np.arange(find_embeddings(model).word.rows) if cut.token_ids is None else np.asarray(cut.token_ids)
-    table = find_embeddings(student).position
-    length = min(_CHECK_LENGTH, _CHECK_LENGTH if table is None else table.positions)
-    pad_id = student.config.pad_token_id or 0
-    new_ids = generator.integers(len(kept_ids), size=(_CHECK_ROWS, length))
-    new_ids[new_ids == pad_id] = (pad_id + 1) % len(kept_ids)
-    lengths = generator.integers(1, length + 1, size=_CHECK_ROWS)
-    lengths[0] = length
-    mask = np.arange(length) < lengths[:, None]
-    new_ids[~mask] = pad_id
-    attention_mask = torch.from_numpy(mask.astype(np.int64))
+    new_ids, mask = _random_batch(student, len(kept_ids), seed)
+    attention_mask = torch.from_numpy(mask)
     layers = cut.layers if cut.layers is not None else range(2**31)
     with torch.inference_mode(), skip_layers(model, layers):
         expected = model(input_ids=torch.from_numpy(kept_ids[new_ids]), attention_mask=attention_mask)[0]
@@ -84,6 +76,23 @@ def require_same_outputs(model: PreTrainedModel, student: PreTrainedModel, cut: 
             "the uncut one with the same layers skipped; expected equal ones. This architecture ties its parts "
             "together in a way that edgekit does not know: leave layers, vocabulary or positions as they are."
         )
+
+
+def _random_batch(student: PreTrainedModel, vocabulary: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns random ids and their mask, (B, T) int64, padded on the right; one row where there is no padding token."""
+    generator = np.random.default_rng(seed)
+    table = find_embeddings(student).position
+    length = _CHECK_LENGTH if table is None else min(_CHECK_LENGTH, table.positions)
+    pad_id = student.config.pad_token_id
+    ids = generator.integers(vocabulary, size=(1 if pad_id is None else _CHECK_ROWS, length))
+    mask = np.ones_like(ids)
+    if pad_id is not None:
+        lengths = generator.integers(1, length + 1, size=(_CHECK_ROWS, 1))
+        lengths[0] = length
+        mask = (np.arange(length) < lengths).astype(np.int64)
+        ids[ids == pad_id] = (pad_id + 1) % vocabulary
+        ids[mask == 0] = pad_id
+    return ids, mask
 
 
 def require_same_tokens(

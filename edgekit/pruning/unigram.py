@@ -24,7 +24,7 @@ def read_unigram(model: JsonObject, added: frozenset[str]) -> TokenizerModel:
     pieces = [(str(piece), score) for piece, score in cast(list[tuple[str, float]], model["vocab"])]
     tokens = {piece: token_id for token_id, (piece, _) in enumerate(pieces)}
     unknown = cast(int | None, model.get("unk_id"))
-    required = {token_id for piece, token_id in tokens.items() if len(piece) == 1 or is_byte(piece)}
+    required = {token_id for piece, token_id in tokens.items() if piece == "b" or is_byte(piece)}
     if unknown is not None:
         required.add(unknown)
     for piece, token_id in tokens.items():
