@@ -6,20 +6,23 @@ How they are measured is not known here. What was made before from the same arti
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import sysconfig
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from edgekit.exporters.stage import ExportConfig
 from litert_runtime import LiteRTRuntime
-from measuring import say
+from measuring import say, tell_stages
 
-import edgekit
-from edgekit.artifact import Artifact, FileRecord, Kind, Lineage, hash_file
+from edgekit.artifact import Artifact, FileRecord, Kind, Lineage, hash_file, publish
+from edgekit.cache import Cache
+from edgekit.contract import StageInputs
+from edgekit.exporters.stage import ExportConfig
 from edgekit.recipe import Recipe, export_config
 from edgekit.results import BuildResult
 from edgekit.runtimes.protocol import Runtime, get_runtime, model_bytes
@@ -76,6 +79,7 @@ def prepare(models: Models, recipe: Recipe, litert_python: Path, work: Path) -> 
     return [
         _exported("student, int8, edgekit ONNX", models.quantized, as_is, work),
         _exported("teacher, float32, edgekit ONNX", models.teacher, floats, work),
+        _plain("teacher, float32, torch.onnx.export", models.teacher, as_is, work),
         _litert("student, int8, LiteRT", models.quantized, litert_python, work),
         _exported("student, float32, edgekit ONNX", models.student, floats, work),
         Contender("student, float32, torch", models.student, get_runtime("torch"), model_bytes(models.student)),
@@ -97,10 +101,37 @@ def litert_environment(work: Path) -> Path:
 
 
 def _exported(name: str, model: Artifact, config: ExportConfig, work: Path) -> Contender:
-    out = work / f"onnx-{model.digest[:12]}-{config.precision}"
+    artifact = Cache(work, 0, tell_stages).run("export", StageInputs(model=model), config).artifact
+    return Contender(name, artifact, get_runtime("onnxruntime"), model_bytes(artifact))
+
+
+def _plain(name: str, model: Artifact, config: ExportConfig, work: Path) -> Contender:
+    """Exports as people do without edgekit: the model as transformers gives it, any batch size and length."""
+    out = work / f"onnx-{model.digest[:12]}-plain"
     if not out.exists():
         say(f"exporting: {name}")
-        edgekit.export(model, config, out=out)
+        import torch
+
+        from edgekit.models.source import load_model
+
+        network = load_model(model).model
+        example = torch.ones(2, 8, dtype=torch.int64)
+        shape = {0: torch.export.Dim("batch", max=256), 1: torch.export.Dim("length", max=512)}
+        with publish(out, kind="onnx", lineage=Lineage(stage="source")) as directory:
+            (directory / "onnx").mkdir()
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)  # the exporter's notes about optional packages
+            torch.onnx.export(
+                network,
+                (),
+                directory / "onnx" / "model.onnx",
+                kwargs={"input_ids": example, "attention_mask": example},
+                dynamic_shapes={"input_ids": shape, "attention_mask": shape},
+                dynamo=True,
+                external_data=False,
+                opset_version=config.opset,
+                verbose=False,
+            )
     artifact = Artifact.open(out, kind="onnx")
     return Contender(name, artifact, get_runtime("onnxruntime"), model_bytes(artifact))
 

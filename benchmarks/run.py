@@ -28,24 +28,24 @@ QUICK_RECIPE = ("stage.0.epochs=0.2", "stage.2.epochs=0.1", "data.unlabelled.max
 
 def options(script: str, build: Path, litert_python: Path | None, quick: bool) -> list[str]:
     """Returns the command line of one script."""
-    chosen = ["--build", str(build)]
+    work = build / "benchmarks"
+    chosen = ["--build", str(build), "--work", str(work)]
     if litert_python is not None and script == "latency_against_peers":
         chosen += ["--litert-python", str(litert_python)]
     if not quick:
         return chosen
-    work = build / "benchmarks"
     settings = [word for assignment in QUICK_RECIPE for word in ("--set", assignment)]
-    places = ["--work", str(work), "--results", str(work / "results")]
-    return [*chosen, *places, *settings, *QUICK_OPTIONS[script]]
+    return [*chosen, "--results", str(work / "results"), *settings, *QUICK_OPTIONS[script]]
 
 
 def main() -> None:
     """Runs the scripts one after another; the first that fails ends it."""
     parser = argparse.ArgumentParser(description="Run every benchmark.")
     parser.add_argument("--quick", action="store_true", help="little training and few rounds: does everything run?")
+    parser.add_argument("--build", type=Path, default=ROOT / "build", help="what `make demo` made, or will")
     parser.add_argument("--litert-python", type=Path, help="Python of an environment with LiteRT; made when not given")
     arguments = parser.parse_args()
-    build = ROOT / "build" / "quick" if arguments.quick else ROOT / "build"
+    build = arguments.build / "quick" if arguments.quick else arguments.build
     for script in SCRIPTS:
         say(f"== {script}")
         command = [sys.executable, str(HERE / f"{script}.py")]

@@ -6,7 +6,7 @@ A branch or tag is turned into the commit it points at, so that what was fetched
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -35,7 +35,10 @@ def commit_of(repository: str, kind: RepositoryKind, revision: str | None, *, of
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     if offline:
-        return _cached(repository, kind, revision).name
+        reference = _reference_file(repository, kind, revision)
+        if not reference.is_file():
+            raise _not_cached(repository, kind)
+        return reference.read_text(encoding="utf-8").strip()
     with _explained(repository, kind, revision):
         from huggingface_hub import HfApi
 
@@ -47,59 +50,85 @@ def commit_of(repository: str, kind: RepositoryKind, revision: str | None, *, of
     return commit
 
 
-def list_files(repository: str, kind: RepositoryKind, commit: str) -> list[str]:
-    """Returns the paths of all files of a repository at a commit.
+def list_files(repository: str, kind: RepositoryKind, revision: str | None) -> list[str]:
+    """Returns the paths of all files of a repository at a revision.
 
     Raises:
-        UsageError: no such repository or commit.
+        UsageError: no such repository or revision.
         EnvironmentLacksError: the hub cannot be reached.
     """
-    with _explained(repository, kind, commit):
+    with _explained(repository, kind, revision):
         from huggingface_hub import HfApi
 
-        return list(HfApi().list_repo_files(repository, repo_type=kind, revision=commit))
+        return list(HfApi().list_repo_files(repository, repo_type=kind, revision=revision))
 
 
-def download(repository: str, kind: RepositoryKind, commit: str, patterns: list[str], *, offline: bool) -> Path:
-    """Returns a directory with the files of a repository at `commit` that match `patterns`, in the hub's own cache.
+def download(
+    repository: str, kind: RepositoryKind, revision: str | None, suffixes: Iterable[str], *, offline: bool
+) -> Path:
+    """Returns a directory, named by the commit, with the top-level files of a repository that end in `suffixes`.
+
+    It is in the hub's own cache, where the same call with `offline` finds it again.
 
     Raises:
-        UsageError: no such repository or commit.
+        UsageError: no such repository or revision.
         EnvironmentLacksError: the hub cannot be reached, or must not be and the files are not in the cache.
     """
+    patterns = [f"*{suffix}" for suffix in suffixes]
     if offline:
-        return _cached(repository, kind, commit)
-    with _explained(repository, kind, commit):
+        return _cached(repository, kind, revision, patterns)
+    with _explained(repository, kind, revision):
         from huggingface_hub import snapshot_download
         from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
         were_disabled = are_progress_bars_disabled()
         disable_progress_bars()
         try:
-            return Path(snapshot_download(repository, repo_type=kind, revision=commit, allow_patterns=patterns))
+            directory = snapshot_download(
+                repository, repo_type=kind, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
+            )
         finally:
             if not were_disabled:
                 enable_progress_bars()
+        return Path(directory)
+
+
+def _reference_file(repository: str, kind: RepositoryKind, revision: str | None) -> Path:
+    """Returns the file in the hub's cache that holds the commit of a branch or tag."""
+    from huggingface_hub.constants import DEFAULT_REVISION, HF_HUB_CACHE
+
+    folder = f"{kind}s--{repository.replace('/', '--')}"
+    return Path(HF_HUB_CACHE) / folder / "refs" / (revision or DEFAULT_REVISION)
 
 
 def _remember(repository: str, kind: RepositoryKind, revision: str | None, commit: str) -> None:
     """Notes in the hub's cache what a branch or tag pointed at, so that it is found by that name when offline."""
-    from huggingface_hub.constants import DEFAULT_REVISION, HF_HUB_CACHE
-
-    folder = f"{kind}s--{repository.replace('/', '--')}"
-    write_atomically(Path(HF_HUB_CACHE) / folder / "refs" / (revision or DEFAULT_REVISION), commit)
+    write_atomically(_reference_file(repository, kind, revision), commit)
 
 
-def _cached(repository: str, kind: RepositoryKind, revision: str | None) -> Path:
+def _cached(repository: str, kind: RepositoryKind, revision: str | None, patterns: list[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(repository, repo_type=kind, revision=revision, local_files_only=True))
+        return Path(
+            snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=["*/*"],
+                local_files_only=True,
+            )
+        )
     except Exception as error:
-        raise EnvironmentLacksError(
-            f"{repository}: a hub {kind} that is not in the local cache, and --offline forbids fetching it. Run once "
-            "without --offline, or give a directory or file on this machine, or pkg:NAME/path of an installed package."
-        ) from error
+        raise _not_cached(repository, kind) from error
+
+
+def _not_cached(repository: str, kind: RepositoryKind) -> EnvironmentLacksError:
+    return EnvironmentLacksError(
+        f"{repository}: a hub {kind} that is not in the local cache, and --offline forbids fetching it. Run once "
+        "without --offline, or give a directory or file on this machine, or pkg:NAME/path of an installed package."
+    )
 
 
 @contextmanager

@@ -7,7 +7,6 @@ batches of like length; with such activations, accuracy may then differ in the s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from edgekit.data.prepared import PreparedData
 from edgekit.errors import DataError, ModelError
 from edgekit.events import Event, EventSink
 from edgekit.models.tasks import TaskConfig, read_task
-from edgekit.runtimes.protocol import Session, SessionConfig, runtime_for, select_inputs
+from edgekit.runtimes.protocol import Session, SessionConfig, pad_token_id, runtime_for, select_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +74,7 @@ def predict(model: Artifact, rows: Rows, *, runtime: str | None, batch_size: int
     tokenizer = load_bare_tokenizer(model.path / TOKENIZER_FILE)
     ids = encode(rows.texts, tokenizer, task.max_length, allow_empty=True, where=f"split '{rows.split}'")
     batches = length_buckets([len(row) for row in ids], batch_size or DEFAULT_BATCH_SIZE[model.kind])
-    pad_id = pad_token(model)
+    pad_id = pad_token_id(model)
     logits = np.empty((len(ids), len(task.labels)), dtype=np.float32)
 
     padded = (pad([ids[row] for row in batch], pad_id) for batch in batches)
@@ -107,13 +106,6 @@ def run_batches(model: Artifact, batches: Iterator[Batch], runtime: str | None) 
         yield from pool.map(lambda batch: _run(session, batch), batches)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def pad_token(model: Artifact) -> int:
-    """Returns `pad_token_id` of the model's configuration; 0 where it has none, for padding is masked anyway."""
-    config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
-    pad_id = config.get("pad_token_id")
-    return pad_id if isinstance(pad_id, int) else 0
 
 
 def _run(session: Session, batch: Batch) -> Logits:

@@ -22,7 +22,7 @@ from edgekit.distillation.losses import (
     soft_target_loss,
 )
 from edgekit.distillation.precision import autocast
-from edgekit.distillation.projections import PARTS, encoder_layers, watched_projections
+from edgekit.distillation.projections import PARTS, find_projections, watched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,8 +57,7 @@ def observe(
     with ExitStack() as stack:
         projections: dict[str, Tensor] = {}
         if view.relation_layer is not None:
-            layer = encoder_layers(model)[view.relation_layer]
-            projections = stack.enter_context(watched_projections(layer))
+            projections = stack.enter_context(watched(find_projections(model, view.relation_layer)))
         stack.enter_context(autocast(precision, input_ids.device))
         outputs = model(
             input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=bool(view.layers) or None
@@ -151,7 +150,7 @@ class Learner(nn.Module):
             sums["soft_targets"] = soft_target_loss(
                 seen.logits, batch.teacher_logits, temperature=self.objective.temperature, reduction="sum"
             )
-        if teacher is not None and batch.comparable is not None:
+        if self.objective.needs_teacher and teacher is not None and batch.comparable is not None:
             width = min(batch.comparable.shape[1], _width(teacher))
             comparable = batch.comparable[:, :width]
             if self.objective.hidden_state_weight > 0:

@@ -12,6 +12,7 @@ from edgekit.distillation.config import DistillConfig, FinetuneConfig, LayerPair
 from edgekit.distillation.learner import Learner, Objective, spaced_layers
 from edgekit.distillation.material import check_classes, distillation_rows, labelled_rows, with_teacher_ids
 from edgekit.distillation.progress import Best
+from edgekit.distillation.projections import find_projections
 from edgekit.distillation.randomness import derived_seed, preserved_random_states
 from edgekit.distillation.signal import Signal
 from edgekit.distillation.trainer import Lesson, Run, train
@@ -52,6 +53,9 @@ def train_student(
     loaded = load_model(teacher)
     rows = with_teacher_ids(rows, data, loaded)
     objective = matching_objective(config, student.model.config, loaded.model.config)
+    if config.attention_relation_weight > 0:
+        find_projections(student.model, objective.relation_layers[0])
+        find_projections(loaded.model, objective.relation_layers[1])
     with preserved_random_states():
         _seed(run)
         learner = Learner(student.model, objective, loaded.model.config.hidden_size)

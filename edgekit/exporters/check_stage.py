@@ -1,97 +1,142 @@
-"""The stage `check`: the parity gate on a prepared data set."""
+"""The stage `check`: an export against the model it came from, on real text, before anything ships."""
 
 from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
+from edgekit.errors import DataError
+from edgekit.events import track
 
-_WITHOUT_VNNI = (
-    "This processor has no VNNI: signed int8 codes of the full range saturate in its kernel. "
-    "Quantize with reduce_range = true."
-)
+if TYPE_CHECKING:
+    from edgekit.exporters.parity import Thresholds, TokenizerCheck
+
+_EXACT = (1e-3, 1e-4)
+_ROUNDED = (0.05, 0.005)
 
 
 class CheckConfig(StageConfig):
-    """On what an export is compared with torch, and how far apart they may be."""
+    """What must hold between an export and its model, and on how much text."""
 
+    max_abs_diff: float | None = Field(default=None, ge=0)
+    """Largest difference of any logit. By default 0.001; 0.05 where activations are rounded to 8 bits."""
+    mean_abs_diff: float | None = Field(default=None, ge=0)
+    """Largest mean difference. By default 0.0001; 0.005 where activations are rounded to 8 bits."""
+    label_agreement: float = Field(default=0.99, ge=0, le=1)
+    """Smallest share of texts with the same label, 0 to 1."""
     split: str = "validation"
-    """Split of the data whose texts are compared."""
+    """Split of the data to take texts from."""
     rows: int = Field(default=128, ge=1)
-    """Texts to compare, from the start of the split."""
+    """Texts to compare, drawn from the split with the seed."""
     batch_sizes: list[int] = Field(default=[1, 8], min_length=1)
-    """Every text is compared once in batches of each of these sizes."""
+    """Texts a call; every text is run once for each size."""
     runtime: str | None = None
-    """Runtime to run the export with; by default the one that opens such a file."""
-    max_abs_diff: float = Field(default=0.15, ge=0)
-    """Largest difference of any logit."""
-    mean_abs_diff: float = Field(default=0.02, ge=0)
-    """Largest mean difference over all logits."""
-    label_agreement: float = Field(default=0.98, ge=0, le=1)
-    """Smallest share of texts with the same label."""
+    """Runtime that ships the export; by default the one that opens it."""
 
 
 def check(inputs: StageInputs, config: CheckConfig, context: StageContext) -> Artifact:
-    """Compares an export with the model it was made from; the artifact says whether it passed, and does not raise.
+    """Compares an export (`model`) with the torch model it came from (`reference`) and keeps the result.
+
+    A failed check is a result too: pass it to `require_parity` to turn it into an error.
 
     Raises:
-        DataError: the split is missing or empty.
-        ModelError: the runtime cannot open the file.
+        DataError: no such split, or it is empty.
+        ModelError: the runtime cannot open the export, or the model cannot be read.
+        ArtifactError: edgekit did not write the export, so nothing tells what it should compute.
     """
-    from edgekit.data.prepared import PreparedData
-    from edgekit.data.preprocessing import encode
-    from edgekit.errors import DataError
-    from edgekit.exporters import parity
+    from edgekit.exporters.parity import PARITY_FILE, Differences, conclude, make_batches, run
+    from edgekit.exporters.reference import load_reference
     from edgekit.models.tasks import read_task
-    from edgekit.models.tokenizer import NASTY_TEXTS, TOKENIZER_FILE, load_bare_tokenizer
-    from edgekit.runtimes.protocol import runtime_for
+    from edgekit.runtimes.protocol import SessionConfig, pad_token_id, runtime_for
+    from edgekit.runtimes.torch_runtime import TorchSession
 
-    export, model = inputs.require("model", "check"), inputs.require("reference", "check")
-    data = inputs.require("data", "check")
-    texts = PreparedData.open(data).split(config.split).texts[: config.rows]
-    if not texts:
-        raise DataError(f"{data.path}: the split '{config.split}' is empty, expected texts to compare on.")
+    model, reference = inputs.require("model", "check"), inputs.require("reference", "check")
+    texts = _draw_texts(inputs, config, context.seed)
     max_length = read_task(model).max_length
-    tokenizer = load_bare_tokenizer(export.path / TOKENIZER_FILE)
-    ids = encode(texts, tokenizer, max_length, allow_empty=True, where=f"split '{config.split}'")
-    batches = parity.make_batches(ids, config.batch_sizes, _pad_id(model))
-    expected = parity.run_torch(model, export, batches, context.events)
-    found = parity.run_export(export, config.runtime, batches, context.events)
-    probes = [*texts, *NASTY_TEXTS]
-    runtime = runtime_for(export, config.runtime)
-    result = parity.judge(
-        parity.compare_logits(expected, found),
-        parity.tokenizer_differences(model, export, probes, max_length),
-        len(probes),
-        parity.Thresholds(config.max_abs_diff, config.mean_abs_diff, config.label_agreement),
-        f"{runtime.name} {runtime.version()}",
+    tokens = _compare_tokenizers(model, reference, texts, max_length)
+    batches = make_batches(
+        _encode(model, texts, max_length),
+        config.batch_sizes,
+        pad_id=pad_token_id(model),
+        max_length=max_length,
+        seed=context.seed,
     )
-    if not result.passed and _may_saturate(model):
-        result = result.model_copy(update={"failures": [*result.failures, _WITHOUT_VNNI]})
+    runtime = runtime_for(model, config.runtime)
+    exported = runtime.open(model, SessionConfig())
+    original = TorchSession(load_reference(reference, model), exported.input_names, threads=1)
+    differences = Differences()
+    for batch in track(batches, context.events, stage="check", text="comparing", total=len(batches), unit="batches"):
+        differences.add(run(original, batch), run(exported, batch))
+    parity = conclude(
+        differences,
+        _thresholds(config, model, reference),
+        tokens,
+        runtime=f"{runtime.name} {runtime.version()}",
+        texts=len(texts),
+    )
     with publish(context.out, kind="parity", lineage=lineage_of("check", inputs, config, context)) as directory:
-        (directory / parity.PARITY_FILE).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (directory / PARITY_FILE).write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Artifact.open(context.out)
 
 
-def _pad_id(model: Artifact) -> int:
-    import json
+def _draw_texts(inputs: StageInputs, config: CheckConfig, seed: int) -> list[str]:
+    import numpy as np
 
-    pad_id = json.loads((model.path / "config.json").read_text(encoding="utf-8")).get("pad_token_id")
-    return pad_id if isinstance(pad_id, int) else 0
+    from edgekit.data.prepared import PreparedData
+
+    data = inputs.require("data", "check")
+    texts = PreparedData.open(data).split(config.split).texts
+    if not texts:
+        raise DataError(f"{data.path}: the split '{config.split}' is empty, expected texts to compare on.")
+    order = np.random.default_rng(seed).permutation(len(texts))[: config.rows]
+    return [texts[row] for row in order.tolist()]
 
 
-def _may_saturate(model: Artifact) -> bool:
-    """Returns whether this processor's int8 kernel may overflow on the model's codes."""
-    import platform
-    from pathlib import Path
+def _compare_tokenizers(model: Artifact, reference: Artifact, texts: list[str], max_length: int) -> TokenizerCheck:
+    """Encodes hard texts and real ones with the export's own tokenizer file and with transformers."""
+    from edgekit.exporters.parity import compare_vectors
+    from edgekit.models.tokenizer import (
+        NASTY_TEXTS,
+        TOKENIZER_FILE,
+        load_bare_tokenizer,
+        load_tokenizer,
+        tokenizer_vectors,
+    )
 
-    from edgekit.models.quantized import read_quantization
+    given = [*NASTY_TEXTS, *texts]
+    expected = tokenizer_vectors(load_tokenizer(reference.path), given, max_length)
+    found = tokenizer_vectors(load_bare_tokenizer(model.path / TOKENIZER_FILE), given, max_length)
+    return compare_vectors(expected, found)
 
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+
+def _encode(model: Artifact, texts: list[str], max_length: int) -> list[list[int]]:
+    from edgekit.data.preprocessing import encode
+    from edgekit.models.tokenizer import TOKENIZER_FILE, load_bare_tokenizer
+
+    return encode(texts, load_bare_tokenizer(model.path / TOKENIZER_FILE), max_length, allow_empty=True)
+
+
+def _thresholds(config: CheckConfig, model: Artifact, reference: Artifact) -> Thresholds:
+    from edgekit.exporters.parity import Thresholds
+
+    largest, mean = _ROUNDED if _rounds_activations(model, reference) else _EXACT
+    return Thresholds(
+        max_abs_diff=largest if config.max_abs_diff is None else config.max_abs_diff,
+        mean_abs_diff=mean if config.mean_abs_diff is None else config.mean_abs_diff,
+        label_agreement=config.label_agreement,
+    )
+
+
+def _rounds_activations(model: Artifact, reference: Artifact) -> bool:
+    """Returns True when the export rounds activations to 8 bits: a value on the edge of two codes may fall either way."""
+    from edgekit.exporters.description import read_description
+
+    file = reference.path / "quantization.json"
+    if read_description(model.path).precision != "as-is" or not file.is_file():
         return False
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file() or "vnni" in cpuinfo.read_text(encoding="utf-8", errors="replace"):
-        return False
-    schemes = (read_quantization(model.path) or {}).values()
-    return any(scheme.activations == "dynamic-int8" and not scheme.reduce_range for scheme in schemes)
+    modules = json.loads(file.read_text(encoding="utf-8"))["modules"]
+    return any(scheme["activations"] == "dynamic-int8" for scheme in modules.values())

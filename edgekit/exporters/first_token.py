@@ -92,5 +92,3 @@ def _one_row(value: ir.Value) -> ir.Shape:
     sizes = list(value.shape or ())
     sizes[-2] = 1
     return ir.Shape(sizes)
-
-

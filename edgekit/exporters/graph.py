@@ -19,6 +19,16 @@ class GraphEditor:
     def __init__(self, graph: ir.Graph) -> None:
         """Edits `graph` in place."""
         self.graph = graph
+        self._names = {value.name for node in graph for value in node.outputs}
+
+    def unique(self, name: str) -> str:
+        """Returns `name`, numbered when a node has it already (a module that is applied more than once)."""
+        found, count = name, 1
+        while found in self._names:
+            count += 1
+            found = f"{name}_{count}"
+        self._names.add(found)
+        return found
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         """Returns the initializer called `name`, made from `array` when it is not there yet."""
@@ -43,10 +53,13 @@ class GraphEditor:
         *,
         domain: str = "",
         attributes: Attributes | None = None,
+        dtype: ir.DataType = ir.DataType.FLOAT,
         name: str,
     ) -> ir.Value:
-        """Inserts a node with one output, which is called as the node, and returns the output (typed float32)."""
-        return self.add_many(before, operator, inputs, domain=domain, attributes=attributes, names=[name])[0]
+        """Inserts a node with one output of type `dtype`, which is called as the node, and returns the output."""
+        output = self.add_many(before, operator, inputs, domain=domain, attributes=attributes, names=[name])[0]
+        output.type = ir.TensorType(dtype)
+        return output
 
     def add_many(
         self,

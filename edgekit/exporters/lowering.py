@@ -1,20 +1,20 @@
-"""Replaces the placeholders of a trace by operators that onnxruntime has, with the codes of the model as they are.
+"""Lowers the placeholders of `substitution` to the operators that runtimes have, code for code.
 
-Linears that read the same value are written as one: output channels are coded one by one, so joining them changes no
-number. It decides no code; what an operator cannot hold is refused.
+    linear, float                           MatMul + Add
+    linear, int8 by channel, dynamic        com.microsoft::DynamicQuantizeMatMul
+    linear, int8 by channel, float          the codes, widened and scaled at load, + MatMul
+    linear, 8 or 4 bits by group            com.microsoft::MatMulNBits
+    embedding, float                        Gather
+    embedding, int8 by row                  Gather of codes and scales, multiplied
 
-| linear | operator |
-|---|---|
-| float32 | MatMul, Add |
-| 8 bits by channel, dynamic int8 activations | com.microsoft::DynamicQuantizeMatMul |
-| 8 or 4 bits by group, dynamic int8 activations | com.microsoft::MatMulNBits, accuracy level 4 |
-| 4 bits by group, float activations | com.microsoft::MatMulNBits, accuracy level 1 |
-| 8 bits, float activations | Cast, Mul (folded when the model is loaded), MatMul |
+Linears that read one input in one way become one matmul: query, key and value of an attention, gate and value of a
+gated feed-forward. Requires a graph of `tracing`. Ensures that no placeholder is left and that every code is stored as
+it is; no code is chosen here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,226 +24,209 @@ from torch import nn
 
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.graph import GraphEditor
+from edgekit.exporters.packing import concatenate, nbits_matrix, spread_scales
 from edgekit.exporters.substitution import DOMAIN, MICROSOFT
-from edgekit.models.quantized import QuantizedEmbedding, QuantizedLinear, Scheme
+from edgekit.models.quantized import QuantizedEmbedding, QuantizedLinear, QuantizedTensor, Scheme
 
-# The first operator set with Gelu; before it, onnxruntime's own is used.
 _GELU_OPSET = 20
-_ACCURACY = {"float": 1, "dynamic-int8": 4}
+_EXACT_ACTIVATIONS, _INT8_ACTIVATIONS = 1, 4  # MatMulNBits' accuracy_level: float32, int8
+
+Linear = nn.Linear | QuantizedLinear
+
+
+def lower(model: ir.Model, modules: Mapping[str, nn.Module]) -> None:
+    """Replaces every placeholder, in place; `modules` are the model's by name.
+
+    Raises:
+        UnsupportedError: no operator computes with a module's scheme.
+    """
+    editor = GraphEditor(model.graph)
+    opset = int(model.opset_imports[""])
+    for group in _linear_groups(model.graph, modules):
+        _lower_linears(editor, group, modules)
+    for node in list(model.graph):
+        if node.domain == DOMAIN and node.op_type == "Embedding":
+            _lower_embedding(editor, node, modules)
+        elif node.domain == DOMAIN or (node.op_type == "Gelu" and not node.domain):
+            _lower_gelu(editor, node, opset)
+    model.opset_imports.pop(DOMAIN, None)
+    model.opset_imports[MICROSOFT] = 1
 
 
 @dataclass(frozen=True)
 class _Site:
-    """Where linears are lowered: the nodes that share an input, and their modules in the same order."""
+    """Where a matmul goes: before a node, on a value, under a name."""
 
-    nodes: list[ir.Node]
-    modules: list[nn.Linear | QuantizedLinear]
-    names: list[str]
+    editor: GraphEditor
+    before: ir.Node
+    inputs: ir.Value | None
+    name: str
 
-    @property
-    def input(self) -> ir.Value:
-        """What all of them multiply."""
-        value = self.nodes[0].inputs[0]
-        assert value is not None
-        return value
+    def constant(self, what: str, array: np.ndarray) -> ir.Value:
+        """Returns the constant `NAME.WHAT`."""
+        return self.editor.constant(f"{self.name}.{what}", array)
 
-    @property
-    def name(self) -> str:
-        """A name for all: `layer.0.attention.query+key+value`."""
-        parents = {name.rpartition(".")[0] for name in self.names}
-        if len(parents) == 1 and "" not in parents:
-            return f"{parents.pop()}.{'+'.join(name.rpartition('.')[2] for name in self.names)}"
-        return "+".join(self.names)
+    def add(self, operator: str, inputs: Sequence[ir.Value | None], *, suffix: str, **options: object) -> ir.Value:
+        """Inserts a node called `NAME.SUFFIX` and returns its output."""
+        name = self.editor.unique(f"{self.name}.{suffix}")
+        return self.editor.add(self.before, operator, inputs, name=name, **options)  # type: ignore[arg-type]
 
 
-def lower(model: ir.Model, modules: Mapping[str, nn.Module], *, opset: int) -> None:
-    """Replaces every placeholder, in place.
-
-    Raises:
-        UnsupportedError: a scheme that no operator holds, naming the module.
-    """
-    editor = GraphEditor(model.graph)
-    _lower_linears(editor, modules)
-    for node in list(model.graph):
-        if node.domain != DOMAIN:
-            continue
-        if node.op_type == "Embedding":
-            name = node.attributes["module"].as_string()
-            _lower_embedding(editor, node, name, modules[name])
-        else:
-            _lower_activation(editor, node, opset)
-    used = {node.domain for node in model.graph}
-    model.graph.opset_imports.clear()
-    model.graph.opset_imports.update({"": opset} | ({MICROSOFT: 1} if MICROSOFT in used else {}))
+def module_of(node: ir.Node) -> str:
+    """Returns the name of the module that a placeholder stands for."""
+    return node.attributes["module"].as_string()
 
 
-def _lower_linears(editor: GraphEditor, modules: Mapping[str, nn.Module]) -> None:
-    sites: dict[tuple[ir.Value | None, Scheme | None, bool], _Site] = {}
-    for node in editor.graph:
+def _linear_groups(graph: ir.Graph, modules: Mapping[str, nn.Module]) -> list[list[ir.Node]]:
+    """Returns the linears that read the same input in the same way, together, in the order of the graph."""
+    groups: dict[tuple[int, Scheme | None, bool], list[ir.Node]] = {}
+    for node in graph:
         if node.domain == DOMAIN and node.op_type == "Linear":
-            name = node.attributes["module"].as_string()
-            module = modules[name]
-            assert isinstance(module, (nn.Linear, QuantizedLinear))
-            scheme = module.scheme if isinstance(module, QuantizedLinear) else None
-            site = sites.setdefault((node.inputs[0], scheme, module.bias is None), _Site([], [], []))
-            site.nodes.append(node)
-            site.modules.append(module)
-            site.names.append(name)
-    for (_, scheme, _), site in sites.items():
-        if scheme is None:
-            joined = _lower_float(editor, site)
-        elif scheme.activations == "float" and scheme.bits == 8:
-            joined = _lower_weight_only(editor, site, scheme)
-        elif scheme.group_size is not None:
-            joined = _lower_groups(editor, site, scheme)
-        else:
-            joined = _lower_dynamic(editor, site, scheme)
-        _part(editor, site, joined)
+            module = modules[module_of(node)]
+            key = (id(node.inputs[0]), getattr(module, "scheme", None), module.bias is not None)
+            groups.setdefault(key, []).append(node)
+    return list(groups.values())
 
 
-def _part(editor: GraphEditor, site: _Site, joined: ir.Value) -> None:
-    """Gives each linear of a site its share of the joint output."""
-    if len(site.nodes) == 1:
-        editor.replace(site.nodes[0], joined)
+def _lower_linears(editor: GraphEditor, nodes: Sequence[ir.Node], modules: Mapping[str, nn.Module]) -> None:
+    names = [module_of(node) for node in nodes]
+    linears = [_linear(modules[name]) for name in names]
+    site = _Site(editor, nodes[0], nodes[0].inputs[0], _joined_name(names))
+    bias = _bias(site, linears)
+    output = _matmul(site, linears, bias)
+    if len(nodes) == 1:
+        editor.replace(nodes[0], output)
         return
-    sizes = editor.integers(*(module.out_features for module in site.modules))
-    names = [f"{name}.output" for name in site.names]
-    parts = editor.add_many(site.nodes[0], "Split", [joined, sizes], attributes={"axis": -1}, names=names)
-    for node, part in zip(site.nodes, parts, strict=True):
+    sizes = editor.integers(*(linear.out_features for linear in linears))
+    parts = editor.add_many(
+        nodes[0],
+        "Split",
+        [output, sizes],
+        attributes={"axis": -1},
+        names=[editor.unique(f"{name}.output") for name in names],
+    )
+    for node, part in zip(nodes, parts, strict=True):
         editor.replace(node, part)
 
 
-def _lower_float(editor: GraphEditor, site: _Site) -> ir.Value:
-    weights = torch.cat([module.weight for module in site.modules if isinstance(module, nn.Linear)])
-    weight = editor.constant(f"{site.name}.weight", _array(weights.T))
-    return _add_bias(editor, site, editor.add(site.nodes[0], "MatMul", [site.input, weight], name=f"{site.name}.matmul"))
+def _matmul(site: _Site, linears: Sequence[Linear], bias: ir.Value | None) -> ir.Value:
+    if all(isinstance(linear, QuantizedLinear) for linear in linears):
+        weight = concatenate([linear.weight for linear in linears])  # type: ignore[misc]
+        return _kernel(weight.scheme, site.name)(site, weight, bias)
+    weights = torch.cat([linear.weight.detach() for linear in linears])  # type: ignore[misc]
+    matrix = site.constant("weight", _float(weights.T))
+    return _with_bias(site, site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
 
 
-def _add_bias(editor: GraphEditor, site: _Site, product: ir.Value) -> ir.Value:
-    bias = _bias(editor, site)
-    if bias is None:
-        return product
-    return editor.add(site.nodes[0], "Add", [product, bias], name=f"{site.name}.add")
-
-
-def _bias(editor: GraphEditor, site: _Site) -> ir.Value | None:
-    biases = [module.bias for module in site.modules if module.bias is not None]
-    return editor.constant(f"{site.name}.bias", _array(torch.cat(biases))) if biases else None
-
-
-def _lower_dynamic(editor: GraphEditor, site: _Site, scheme: Scheme) -> ir.Value:
-    if scheme.bits != 8:
-        raise UnsupportedError(
-            f"onnx: module '{site.names[0]}': {scheme.bits}-bit codes with one scale for each output channel have no "
-            "operator. Quantize with a group size, or to 8 bits."
-        )
-    codes, scales, zero_points = _codes(site)
-    inputs = [
-        site.input,
-        editor.constant(f"{site.name}.codes", codes.T),
-        editor.constant(f"{site.name}.scales", scales[:, 0].astype(np.float32)),
-        None if zero_points is None else editor.constant(f"{site.name}.zero_points", zero_points[:, 0]),
-        _bias(editor, site),
-    ]
-    while inputs[-1] is None:
-        inputs.pop()
-    return editor.add(site.nodes[0], "DynamicQuantizeMatMul", inputs, domain=MICROSOFT, name=f"{site.name}.matmul")
-
-
-def _lower_groups(editor: GraphEditor, site: _Site, scheme: Scheme) -> ir.Value:
-    codes, scales, zero_points = _codes(site)
-    size = scheme.group_size
-    if size is None:
-        return _lower_dynamic(editor, site, scheme)
-    if size < 16 or size & (size - 1):
-        raise UnsupportedError(
-            f"onnx: module '{site.names[0]}': MatMulNBits has group sizes that are powers of two from 16 on, found "
-            f"{size}. Quantize with group_size = 32, 64 or 128."
-        )
-    columns, rows = codes.shape[1], codes.shape[0]
-    unsigned = codes.astype(np.int16) + (1 << (scheme.bits - 1) if scheme.symmetric else 0)
-    # The last group is filled with zero points; the kernel multiplies them with zeros.
-    fill = 1 << (scheme.bits - 1)
-    unsigned = np.pad(unsigned, ((0, 0), (0, -columns % size)), constant_values=fill).astype(np.uint8)
-    packed = unsigned.reshape(rows, -1, size)
-    points = zero_points
-    if scheme.bits == 4:
-        packed = packed[..., 0::2] | (packed[..., 1::2] << 4)
-        if points is not None:
-            points = np.pad(points, ((0, 0), (0, points.shape[1] % 2)))
-            points = points[:, 0::2] | (points[:, 1::2] << 4)
-    inputs = [
-        site.input,
-        editor.constant(f"{site.name}.codes", packed),
-        editor.constant(f"{site.name}.scales", scales.astype(np.float32).ravel()),
-    ]
-    if points is not None:
-        inputs.append(editor.constant(f"{site.name}.zero_points", points.ravel()))
-    attributes = {"K": columns, "N": rows, "bits": scheme.bits, "block_size": size}
-    attributes["accuracy_level"] = _ACCURACY[scheme.activations]
-    product = editor.add(
-        site.nodes[0], "MatMulNBits", inputs, domain=MICROSOFT, attributes=attributes, name=f"{site.name}.matmul"
+def _kernel(scheme: Scheme, name: str) -> Callable[[_Site, QuantizedTensor, ir.Value | None], ir.Value]:
+    if scheme.bits == 8 and scheme.group_size is None:
+        return _dynamic_int8 if scheme.activations == "dynamic-int8" else _widened
+    if scheme.group_size is not None and scheme.group_size >= 16 and scheme.group_size & (scheme.group_size - 1) == 0:
+        return _widened if scheme.bits == 8 and scheme.activations == "float" else _nbits
+    raise UnsupportedError(
+        f"module '{name}': onnx has no operator for {scheme}; expected 8 bits by channel, or 8 or 4 bits with a group "
+        "size of 16, 32, 64, 128 or 256. Quantize it otherwise, or exclude it."
     )
-    return _add_bias(editor, site, product)
 
 
-def _lower_weight_only(editor: GraphEditor, site: _Site, scheme: Scheme) -> ir.Value:
-    """Stores 8-bit codes that onnxruntime makes float32 once, at load: as exact, and faster than MatMulNBits there."""
-    codes, scales, zero_points = _codes(site)
-    columns, rows = codes.shape[1], codes.shape[0]
-    size = scheme.group_size or columns
-    groups = scales.shape[1]
-    filled = np.pad(codes, ((0, 0), (0, groups * size - columns)))
-    before, name = site.nodes[0], site.name
-    # (in, out) as MatMul wants it, seen as (groups, size, out) for the scales
-    value = editor.constant(f"{name}.codes", filled.T.reshape(groups, size, rows))
-    value = editor.add(before, "Cast", [value], attributes={"to": ir.DataType.FLOAT.value}, name=f"{name}.cast")
-    if zero_points is not None:
-        points = editor.constant(f"{name}.zero_points", zero_points.T.reshape(groups, 1, rows).astype(np.float32))
-        value = editor.add(before, "Sub", [value, points], name=f"{name}.center")
-    scale = editor.constant(f"{name}.scales", scales.T.reshape(groups, 1, rows).astype(np.float32))
-    value = editor.add(before, "Mul", [value, scale], name=f"{name}.scale")
-    value = editor.add(before, "Reshape", [value, editor.integers(groups * size, rows)], name=f"{name}.flatten")
-    if groups * size != columns:
-        bounds = [editor.integers(0), editor.integers(columns), editor.integers(0)]
-        value = editor.add(before, "Slice", [value, *bounds], name=f"{name}.trim")
-    return _add_bias(editor, site, editor.add(before, "MatMul", [site.input, value], name=f"{name}.matmul"))
+def _dynamic_int8(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
+    """Rounds the input to 8 bits with one scale, multiplies integers; codes are stored `(in, out)`."""
+    codes = site.constant("codes", weight.codes.T.contiguous().numpy())
+    scales = site.constant("scales", _float(weight.scales[:, 0]))
+    zeros = weight.zero_points
+    zero_points = None if zeros is None else site.constant("zero_points", zeros[:, 0].contiguous().numpy())
+    inputs = [site.inputs, codes, scales, zero_points, bias]
+    return site.add("DynamicQuantizeMatMul", inputs, suffix="matmul", domain=MICROSOFT)
 
 
-def _codes(site: _Site) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Returns codes (out, in), scales (out, groups) and zero points of all linears of a site, one after another."""
-    weights = [module.weight for module in site.modules if isinstance(module, QuantizedLinear)]
-    codes = _array(torch.cat([weight.codes for weight in weights]))
-    scales = _array(torch.cat([weight.scales for weight in weights]))
-    points = [weight.zero_points for weight in weights if weight.zero_points is not None]
-    return codes, scales, _array(torch.cat(points)) if points else None
+def _widened(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
+    """Multiplies floats: the codes are small in the file, and the runtime folds them into floats when it loads it."""
+    codes = site.add("Cast", [site.constant("codes", weight.codes.T.contiguous().numpy())], suffix="widened", **_TO_FLOAT)
+    if weight.zero_points is not None:
+        zeros = site.constant("zero_points", spread_scales(weight, weight.zero_points))
+        zeros = site.add("Cast", [zeros], suffix="zero_points_widened", **_TO_FLOAT)
+        codes = site.add("Sub", [codes, zeros], suffix="centered")
+    scales = site.constant("scales", spread_scales(weight, weight.scales))
+    scales = site.add("Cast", [scales], suffix="scales_widened", **_TO_FLOAT)
+    matrix = site.add("Mul", [codes, scales], suffix="weight")
+    return _with_bias(site, site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
 
 
-def _lower_embedding(editor: GraphEditor, node: ir.Node, name: str, module: nn.Module) -> None:
-    ids = node.inputs[0]
-    if not isinstance(module, QuantizedEmbedding):
-        assert isinstance(module, nn.Embedding)
-        table = editor.constant(f"{name}.weight", _array(module.weight))
-        editor.replace(node, editor.add(node, "Gather", [table, ids], name=f"{name}.gather"))
+def _nbits(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
+    matrix = nbits_matrix(weight)
+    inputs = [site.inputs, site.constant("codes", matrix.codes), site.constant("scales", matrix.scales)]
+    inputs.append(None if matrix.zero_points is None else site.constant("zero_points", matrix.zero_points))
+    int8 = weight.scheme.activations == "dynamic-int8"
+    attributes = {
+        "K": weight.codes.shape[1],
+        "N": weight.codes.shape[0],
+        "bits": weight.scheme.bits,
+        "block_size": weight.scheme.group_size or 0,
+        "accuracy_level": _INT8_ACTIVATIONS if int8 else _EXACT_ACTIVATIONS,
+    }
+    output = site.add("MatMulNBits", inputs, suffix="matmul", domain=MICROSOFT, attributes=attributes)
+    return _with_bias(site, output, bias)
+
+
+def _with_bias(site: _Site, product: ir.Value, bias: ir.Value | None) -> ir.Value:
+    return product if bias is None else site.add("Add", [product, bias], suffix="biased")
+
+
+def _bias(site: _Site, linears: Sequence[Linear]) -> ir.Value | None:
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    return site.constant("bias", _float(torch.cat([bias.detach() for bias in biases]))) if biases else None
+
+
+def _lower_embedding(editor: GraphEditor, node: ir.Node, modules: Mapping[str, nn.Module]) -> None:
+    name = module_of(node)
+    table = modules[name]
+    site = _Site(editor, node, node.inputs[0], name)
+    if isinstance(table, QuantizedEmbedding):
+        weight = table.quantized_weight()
+        wide = []
+        for what, tensor in (("codes", weight.codes), ("scales", weight.scales)):
+            matrix = site.constant(what, tensor.numpy())
+            rows = site.add("Gather", [matrix, site.inputs], suffix=f"{what}_of_ids", dtype=matrix.dtype)
+            wide.append(site.add("Cast", [rows], suffix=f"{what}_widened", **_TO_FLOAT))
+        editor.replace(node, site.add("Mul", wide, suffix="rows"))
         return
-    weight = module.quantized_weight()
-    table = editor.constant(f"{name}.codes", _array(weight.codes))
-    scales = editor.constant(f"{name}.scales", _array(weight.scales).astype(np.float32))
-    codes = editor.add(node, "Gather", [table, ids], name=f"{name}.gather")
-    codes.type = ir.TensorType(ir.DataType.INT8)
-    wide = editor.add(node, "Cast", [codes], attributes={"to": ir.DataType.FLOAT.value}, name=f"{name}.cast")
-    scale = editor.add(node, "Gather", [scales, ids], name=f"{name}.gather_scales")
-    editor.replace(node, editor.add(node, "Mul", [wide, scale], name=f"{name}.scale"))
+    matrix = site.constant("weight", _float(table.weight.detach()))  # type: ignore[operator]
+    editor.replace(node, site.add("Gather", [matrix, site.inputs], suffix="rows"))
 
 
-def _lower_activation(editor: GraphEditor, node: ir.Node, opset: int) -> None:
-    """Writes Gelu as one operator: exact, or the tanh approximation (onnxruntime's FastGelu)."""
-    name = node.attributes["module"].as_string()
+def _lower_gelu(editor: GraphEditor, node: ir.Node, opset: int) -> None:
+    """Writes a Gelu as one operator: ONNX's own where the operator set has it, else the runtime's."""
     tanh = node.op_type == "GeluTanh"
-    operator, domain = ("FastGelu", MICROSOFT) if tanh else ("Gelu", "" if opset >= _GELU_OPSET else MICROSOFT)
-    label = f"{name}.{node.outputs[0].name}"
-    editor.replace(node, editor.add(node, operator, node.inputs, domain=domain, name=label))
+    if not node.domain:
+        approximate = node.attributes.get("approximate")
+        tanh = approximate is not None and approximate.as_string() == "tanh"
+    if opset >= _GELU_OPSET:
+        domain, operator, attributes = "", "Gelu", {"approximate": "tanh" if tanh else "none"}
+    else:
+        domain, operator, attributes = MICROSOFT, "FastGelu" if tanh else "Gelu", {}
+    name = editor.unique(f"{module_of(node) if 'module' in node.attributes else 'gelu'}.output")
+    output = editor.add(node, operator, [node.inputs[0]], domain=domain, attributes=attributes, name=name)
+    editor.replace(node, output)
 
 
-def _array(tensor: torch.Tensor | Sequence[float]) -> np.ndarray:
-    return np.ascontiguousarray(torch.as_tensor(tensor).detach().cpu().numpy())
+def _linear(module: nn.Module) -> Linear:
+    if not isinstance(module, (nn.Linear, QuantizedLinear)):
+        raise UnsupportedError(f"found {type(module).__name__}, expected a linear.")
+    return module
+
+
+def _joined_name(names: Sequence[str]) -> str:
+    """Returns `layer.0.query+key+value` for `layer.0.query`, `layer.0.key` and `layer.0.value`."""
+    parts = [name.rpartition(".") for name in names]
+    prefix = parts[0][0]
+    if any(part[0] != prefix for part in parts):
+        return "+".join(names)
+    return f"{prefix}." + "+".join(part[2] for part in parts) if prefix else "+".join(names)
+
+
+def _float(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.float().contiguous().numpy()
+
+
+_TO_FLOAT = {"attributes": {"to": int(ir.DataType.FLOAT)}}
+

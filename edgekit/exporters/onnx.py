@@ -1,195 +1,137 @@
-"""Writes a classifier as ONNX for onnxruntime: trace with placeholders, simplify, lower, describe.
+"""Turns a model in memory into one ONNX graph: trace with placeholders, simplify, lower, describe.
 
-The result opens in plain onnxruntime; which files lie around it is decided in `stage.py`.
+It knows nothing of artifacts or stages.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgekit._version import __version__
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.first_token import keep_first_token
 from edgekit.exporters.lowering import lower
-from edgekit.exporters.reference import Precision, at_precision
+from edgekit.exporters.precision import store_half
 from edgekit.exporters.simplification import simplify
-from edgekit.exporters.storage import store_float16
-from edgekit.exporters.tracing import OUTPUT, trace
+from edgekit.exporters.tracing import trace
 from edgekit.models.tasks import TASKS
 
 if TYPE_CHECKING:
     from edgekit.models.source import LoadedModel
 
-MINIMUM_OPSET = 18
-PREFERRED_OPSET = 21
-# protobuf holds 2 GiB; names and structure take the rest.
-_MAXIMUM_BYTES = 2**31 - 2**24
+BEST_OPSET, LOWEST_OPSET = 21, 18
+"""21 is the newest that every runtime since onnxruntime 1.18 reads; below 18 Split and the norms are other operators."""
+
+# The IR version that came with each operator set.
+_IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10}
+_PRODUCER = "edgekit"
 
 
 @dataclass(frozen=True)
-class OnnxOptions:
-    """What an export is asked for."""
+class OnnxSettings:
+    """How to write a model."""
 
-    precision: Precision = "as-is"
-    """How weights are stored."""
-    opset: int = PREFERRED_OPSET
-    """Highest operator set that may be used."""
-    ir_version: int = 10
-    """Highest IR version that may be used."""
-    first_token_only: bool = True
-    """Leave out what no output depends on."""
-
-
-@dataclass(frozen=True)
-class TensorDescription:
-    """An input or output."""
-
-    name: str
-    type: str
-    shape: list[int | str]
-
-
-@dataclass(frozen=True)
-class ExportDescription:
-    """The content of `export.json`."""
-
-    format: str
-    precision: Precision
     opset: int
     ir_version: int
-    inputs: list[TensorDescription]
-    outputs: list[TensorDescription]
-    operators: dict[str, int]
-    """Operator, with its domain where it is not ONNX's own, to its count."""
-    model_digest: str
-    """Digest of the artifact that was exported."""
-    edgekit_version: str
-    weight_bytes: int
-    """Size of all constants."""
-    first_token_modules: list[str]
-    """Linears that are computed for the first token alone."""
+    first_token: bool
+    """Compute the last layer for the first token alone where that changes nothing."""
+    half: bool
+    """Store weight matrices in two bytes where that loses nothing."""
+    metadata: Mapping[str, str]
+    """Written into the file as `metadata_props`."""
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """A graph, and what is to be known of it."""
+
+    model: ir.Model
+    first_token_linears: list[str]
     notes: list[str]
-    """What a person should know."""
 
-    def to_json(self) -> str:
-        """Returns the text of `export.json`."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+    def operators(self) -> dict[str, int]:
+        """Returns operator to number of nodes, sorted by name."""
+        names = (f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in self.model.graph)
+        return dict(sorted(Counter(names).items()))
 
 
-def export_onnx(loaded: LoadedModel, options: OnnxOptions, *, digest: str) -> tuple[bytes, ExportDescription]:
-    """Returns the content of the ONNX file and its description; the same model and options give the same bytes.
-
-    `digest` is the digest of the artifact that `loaded` is from.
+def choose_versions(opset_ceiling: int, ir_ceiling: int) -> tuple[int, int]:
+    """Returns the operator set and IR version to write: the best that both ceilings allow.
 
     Raises:
-        UnsupportedError: the ceilings are too low, a scheme has no operator, the model cannot be traced or is too large.
+        UnsupportedError: a ceiling is below what the exporter can write.
     """
-    opset, ir_version = choose_versions(options)
-    network = at_precision(loaded.model, options.precision)
-    # Always traced at the preferred operator set: what differs below it is lowered, not traced.
-    traced = trace(network, input_names(loaded), opset=opset)
-    model = traced.model
-    simplify(model)
-    narrowed = keep_first_token(model.graph) if options.first_token_only else []
-    lower(model, dict(network.named_modules()), opset=opset)
-    common.RemoveUnusedNodesPass()(model)
-    if options.precision == "float16":
-        store_float16(model.graph)
-    _name_all(model, loaded, digest)
-    model.ir_version = ir_version
-    weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    if weight_bytes > _MAXIMUM_BYTES:
-        raise UnsupportedError(
-            f"onnx: the weights take {weight_bytes / 2**30:.1f} GiB, one file holds 2 GiB. Quantize the model, or "
-            'export with precision = "float16".'
-        )
-    description = ExportDescription(
-        format="onnx",
-        precision=options.precision,
-        opset=opset,
-        ir_version=ir_version,
-        inputs=[_describe(value) for value in model.graph.inputs],
-        outputs=[_describe(value) for value in model.graph.outputs],
-        operators=count_operators(model.graph),
-        model_digest=digest,
-        edgekit_version=__version__,
-        weight_bytes=weight_bytes,
-        first_token_modules=narrowed,
-        notes=traced.notes,
+    for opset in range(BEST_OPSET, LOWEST_OPSET - 1, -1):
+        if opset <= opset_ceiling and _IR_VERSIONS[opset] <= ir_ceiling:
+            return opset, _IR_VERSIONS[opset]
+    raise UnsupportedError(
+        f"onnx: found the ceilings opset {opset_ceiling} and IR version {ir_ceiling}, expected at least opset "
+        f"{LOWEST_OPSET} and IR version {_IR_VERSIONS[LOWEST_OPSET]} (onnxruntime 1.14). "
+        "Give the target a newer runtime."
     )
-    return ir.to_proto(model).SerializeToString(deterministic=True), description
 
 
-def choose_versions(options: OnnxOptions) -> tuple[int, int]:
-    """Returns the operator set and IR version to write: no higher than asked for, no higher than needed.
+def export_onnx(loaded: LoadedModel, settings: OnnxSettings) -> OnnxExport:
+    """Returns the graph of `loaded`, whose modules are in the precision that is to be written.
 
     Raises:
-        UnsupportedError: a ceiling is below what the operators need.
+        UnsupportedError: the model cannot be traced, or a scheme has no operator.
     """
-    from onnx import helper
-
-    if options.opset < MINIMUM_OPSET:
-        raise UnsupportedError(
-            f"onnx: found opset {options.opset}, the operators need at least {MINIMUM_OPSET}. Use a newer runtime."
-        )
-    opset = min(options.opset, PREFERRED_OPSET)
-    ir_version = int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))
-    if ir_version > options.ir_version:
-        raise UnsupportedError(
-            f"onnx: found IR version {options.ir_version}, opset {opset} needs at least {ir_version}. "
-            "Lower the opset, or use a newer runtime."
-        )
-    return opset, ir_version
+    traced = trace(loaded.model, input_names(loaded), opset=settings.opset)
+    model = traced.model
+    first_token_linears = keep_first_token(model.graph) if settings.first_token else []
+    lower(model, dict(loaded.model.named_modules()))
+    simplify(model)
+    if settings.half:
+        store_half(model.graph)
+    _finish(model, settings)
+    return OnnxExport(model, first_token_linears, traced.notes)
 
 
 def input_names(loaded: LoadedModel) -> list[str]:
-    """Returns the inputs that the model takes and its tokenizer gives, in the order of the task table."""
+    """Returns the inputs that the model and its tokenizer share, in the order of the task."""
     taken = inspect.signature(loaded.model.forward).parameters
     given = loaded.tokenizer.model_input_names
     return [name for name in TASKS[loaded.task.kind].input_names if name in taken and name in given]
 
 
-def count_operators(graph: ir.Graph) -> dict[str, int]:
-    """Returns operator to count, sorted by name; operators of other domains are spelled `domain::operator`."""
-    names = [f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in graph]
-    return dict(sorted(Counter(names).items()))
+def save_onnx(export: OnnxExport, file: Path) -> None:
+    """Writes one file that holds everything; equal graphs give equal bytes.
+
+    Raises:
+        UnsupportedError: the file would exceed the 2 GiB that the format allows.
+    """
+    proto = ir.serde.serialize_model(export.model)
+    if proto.ByteSize() >= 2**31:
+        raise UnsupportedError(f"{file.name}: would hold {proto.ByteSize()} bytes, the format allows 2 GiB.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _name_all(model: ir.Model, loaded: LoadedModel, digest: str) -> None:
-    """Gives the graph its names and metadata, and drops token types where nothing reads them."""
-    graph = model.graph
-    for value in [value for value in graph.inputs if not value.uses()]:
-        if value.name != "token_type_ids":
-            raise UnsupportedError(f"onnx: {type(loaded.model).__name__} does not read '{value.name}'.")
-        graph.inputs.remove(value)
-    for value in list(graph.initializers.values()):
-        name = (value.name or "").removeprefix("network.")
-        if name != value.name and name not in graph.initializers:
-            value.name = name
-    attentions = [node for node in graph if node.op_type == "MultiHeadAttention"]
-    for index, node in enumerate(attentions):
-        node.name = node.outputs[0].name = f"attention.{index}"
-    graph.name = type(loaded.model).__name__
-    model.producer_name, model.producer_version = "edgekit", __version__
+def _finish(model: ir.Model, settings: OnnxSettings) -> None:
+    """Sets names, versions and metadata, and checks that every operator set is declared."""
+    _rename_initializers(model.graph)
+    common.RemoveUnusedOpsetsPass()(model)
+    model.opset_imports[""] = settings.opset
+    model.ir_version = settings.ir_version
+    model.producer_name, model.producer_version = _PRODUCER, settings.metadata.get("edgekit_version", "")
+    model.graph.name = "model"
     model.metadata_props.clear()
-    model.metadata_props.update(
-        {
-            "edgekit_version": __version__,
-            "labels": json.dumps(loaded.task.labels, ensure_ascii=False),
-            "max_length": str(loaded.task.max_length),
-            "model_digest": digest,
-            "task": loaded.task.kind,
-        }
-    )
+    model.metadata_props.update(sorted(settings.metadata.items()))
+    for index, node in enumerate(model.graph):
+        node.name = node.name or f"{node.op_type}_{index}"
+        node.metadata_props.clear()
 
 
-def _describe(value: ir.Value) -> TensorDescription:
-    shape = [size if isinstance(size, int) else str(size.value) for size in value.shape or ()]
-    return TensorDescription(str(value.name), value.dtype.name.lower() if value.dtype else "", shape)
+def _rename_initializers(graph: ir.Graph) -> None:
+    """Drops the name of the wrapper that was traced: initializers are called as in the model."""
+    for name, value in list(graph.initializers.items()):
+        if name.startswith("network."):
+            value.name = name.removeprefix("network.")

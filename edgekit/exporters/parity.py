@@ -1,148 +1,142 @@
-"""The parity gate: an exported file, run by the runtime that ships it, against torch running the same weights.
+"""Compares an exported file, run by its runtime, with the torch model it came from: logits and token ids.
 
-Real texts at mixed lengths go through both sides in batches of one and more, padded and not; the bundled tokenizer file is
-compared with transformers' on the same texts and on texts that tokenizers are known to disagree on.
+Both get the very same batches of real text: single texts and several at once, of mixed lengths, padded and not. Where
+activations are rounded to 8 bits with one scale for the whole batch, torch's modules round the same batch likewise, so
+what is left is float noise, and now and then a value on the edge between two codes that falls the other way.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgekit.artifact import Artifact
 from edgekit.errors import ArtifactError, ParityError
-from edgekit.events import EventSink, track
-from edgekit.results import Parity
+from edgekit.results import Parity, TokenizerVector
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
-    Logits = NDArray[np.float32]
+    from edgekit.runtimes.protocol import Session
 
 PARITY_FILE = "parity.json"
-_EXTRA_PADDING = 5
-_SHOWN_TEXT = 40
+
+Logits = NDArray[np.float32]
+Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+_EXTRA_PADDING = 7
+_SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What an export must keep to."""
+    """What must hold; each limit itself is still good enough."""
 
     max_abs_diff: float
-    """Largest difference of any logit."""
     mean_abs_diff: float
-    """Mean difference over all logits."""
     label_agreement: float
-    """Share of texts with the same label, 0 to 1."""
 
 
 @dataclass(frozen=True)
+class TokenizerCheck:
+    """What two tokenizers made of the same texts."""
+
+    texts: int
+    """How many both encoded."""
+    mismatches: list[str]
+    """The texts with different ids."""
+
+
+@dataclass
 class Differences:
-    """How far the two sides are apart on the same batches."""
+    """Differences of logits, summed over batches."""
 
-    rows: int
-    max_abs: float
-    mean_abs: float
-    label_agreement: float
+    largest: float = 0.0
+    total: float = 0.0
+    values: int = 0
+    agreeing: int = 0
+    rows: int = 0
+    finite: bool = True
+
+    def add(self, expected: Logits, found: Logits) -> None:
+        """Counts one batch: both (B, C)."""
+        difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+        self.finite = self.finite and bool(np.isfinite(difference).all())
+        self.largest = max(self.largest, float(difference.max()))
+        self.total += float(difference.sum())
+        self.values += difference.size
+        self.agreeing += int((found.argmax(axis=1) == expected.argmax(axis=1)).sum())
+        self.rows += len(found)
+
+    @property
+    def mean(self) -> float:
+        """Mean absolute difference over all logits."""
+        return self.total / self.values
+
+    @property
+    def agreement(self) -> float:
+        """Share of rows with the same label."""
+        return self.agreeing / self.rows
 
 
-def make_batches(ids: Sequence[list[int]], batch_sizes: Sequence[int], pad_id: int) -> list[Batch]:
-    """Returns every text once for each batch size, in the given order, so that lengths mix and short rows are padded.
+def make_batches(
+    ids: Sequence[list[int]], batch_sizes: Sequence[int], *, pad_id: int, max_length: int, seed: int
+) -> list[Batch]:
+    """Returns `input_ids` and `attention_mask`, each (B, T), that together hold every text once for each batch size.
 
-    Batches of one are unpadded, but each fourth of them is padded on the right: an attention mask that is ignored shows.
+    The order is drawn anew for each size, so lengths mix. Every second batch is as short as its longest text; the
+    others are padded further, up to `max_length`, so that the mask is tested on single texts too.
     """
     from edgekit.data.preprocessing import pad
 
+    generator = np.random.default_rng(seed)
     batches: list[Batch] = []
     for size in batch_sizes:
-        for start in range(0, len(ids), size):
-            input_ids, mask = pad([list(row) for row in ids[start : start + size]], pad_id)
-            if size == 1 and start % 4 == 3:
-                input_ids, mask = _padded_more(input_ids, pad_id), _padded_more(mask, 0)
-            batches.append((input_ids, mask))
+        order = generator.permutation(len(ids)).tolist()
+        for count, start in enumerate(range(0, len(order), size)):
+            rows = [ids[row] for row in order[start : start + size]]
+            longest = max(len(row) for row in rows)
+            padded = max(longest, min(longest + _EXTRA_PADDING, max_length))
+            batches.append(pad(rows, pad_id, length=padded if count % 2 else longest))
     return batches
 
 
-def compare_logits(expected: Sequence[Logits], found: Sequence[Logits]) -> Differences:
-    """Returns the differences over all batches, each (rows, classes); one that is not finite counts as infinite."""
-    import numpy as np
-
-    reference, other = np.concatenate(list(expected)).astype(np.float64), np.concatenate(list(found)).astype(np.float64)
-    difference = np.abs(reference - other)
-    difference[~np.isfinite(difference)] = np.inf
-    agreement = (reference.argmax(axis=1) == other.argmax(axis=1)).mean()
-    return Differences(len(reference), float(difference.max()), float(difference.mean()), float(agreement))
-
-
-def run_torch(model: Artifact, export: Artifact, batches: Sequence[Batch], events: EventSink) -> list[Logits]:
-    """Returns the logits of the torch model that the export was made from, on each batch."""
-    import torch
-
-    from edgekit.exporters.reference import load_reference
+def run(session: Session, batch: Batch) -> Logits:
+    """Returns the logits of a batch, float32 (B, C)."""
     from edgekit.runtimes.protocol import select_inputs
 
-    network = load_reference(model, export)
-    names = input_names(export)
-    results = []
-    with torch.inference_mode():
-        for batch in track(batches, events, stage="check", text="torch", total=len(batches), unit="batches"):
-            arrays = select_inputs(names, *batch)
-            outputs = network(**{name: torch.from_numpy(array) for name, array in arrays.items()})
-            results.append(outputs.logits.float().numpy())
-    return results
+    logits: Logits = session.run(select_inputs(session.input_names, *batch))["logits"]
+    return logits
 
 
-def input_names(export: Artifact) -> list[str]:
-    """Returns the names of an export's inputs."""
-    from edgekit.runtimes.protocol import SessionConfig, runtime_for
-
-    return list(runtime_for(export).open(export, SessionConfig()).input_names)
-
-
-def run_export(export: Artifact, runtime: str | None, batches: Sequence[Batch], events: EventSink) -> list[Logits]:
-    """Returns the export's logits on each batch, run as it ships: one thread, default graph optimization."""
-    from edgekit.runtimes.protocol import SessionConfig, runtime_for, select_inputs
-
-    session = runtime_for(export, runtime).open(export, SessionConfig())
-    tracked = track(batches, events, stage="check", text=runtime or "runtime", total=len(batches), unit="batches")
-    return [session.run(select_inputs(session.input_names, *batch))["logits"] for batch in tracked]
+def compare_vectors(expected: Sequence[TokenizerVector], found: Sequence[TokenizerVector]) -> TokenizerCheck:
+    """Returns which texts have other token ids in `found` than in `expected`."""
+    pairs = zip(expected, found, strict=True)
+    return TokenizerCheck(len(expected), [mine.text for mine, other in pairs if mine.input_ids != other.input_ids])
 
 
-def tokenizer_differences(model: Artifact, export: Artifact, texts: Sequence[str], max_length: int) -> list[str]:
-    """Returns the texts that the export's bare tokenizer file encodes otherwise than transformers does for the model."""
-    from edgekit.models.tokenizer import TOKENIZER_FILE, load_bare_tokenizer, load_tokenizer, tokenizer_vectors
-
-    expected = tokenizer_vectors(load_tokenizer(model.path), texts, max_length)
-    found = tokenizer_vectors(load_bare_tokenizer(export.path / TOKENIZER_FILE), texts, max_length)
-    return [one.text for one, other in zip(expected, found, strict=True) if one.input_ids != other.input_ids]
-
-
-def judge(
-    differences: Differences, mismatches: Sequence[str], texts: int, thresholds: Thresholds, runtime: str
+def conclude(
+    differences: Differences, thresholds: Thresholds, tokens: TokenizerCheck, *, runtime: str, texts: int
 ) -> Parity:
-    """Returns the verdict: passed when every threshold holds and no text is encoded otherwise."""
-    failures = []
-    if not differences.max_abs <= thresholds.max_abs_diff:
-        failures.append(f"max_abs_diff: found {differences.max_abs:.3g}, limit {thresholds.max_abs_diff:g}.")
-    if not differences.mean_abs <= thresholds.mean_abs_diff:
-        failures.append(f"mean_abs_diff: found {differences.mean_abs:.3g}, limit {thresholds.mean_abs_diff:g}.")
-    if not differences.label_agreement >= thresholds.label_agreement:
-        found = f"{differences.label_agreement:.4f}"
-        failures.append(f"label_agreement: found {found}, at least {thresholds.label_agreement:g} expected.")
-    if mismatches:
-        shown = mismatches[0] if len(mismatches[0]) <= _SHOWN_TEXT else mismatches[0][:_SHOWN_TEXT] + "..."
-        failures.append(f"tokenizer: {len(mismatches)} of {texts} texts are encoded otherwise, the first is {shown!r}.")
+    """Returns the result: what was found, and one sentence for each threshold that does not hold."""
+    failures = _failures(differences, thresholds)
+    if tokens.mismatches:
+        failures.append(
+            f"{len(tokens.mismatches)} of {tokens.texts} texts are tokenized otherwise by tokenizer.json than by "
+            f"transformers, first {_shorten(tokens.mismatches[0])}."
+        )
     return Parity(
         runtime=runtime,
-        rows=differences.rows,
-        max_abs_diff=differences.max_abs,
-        mean_abs_diff=differences.mean_abs,
-        label_agreement=differences.label_agreement,
-        tokenizer_mismatches=len(mismatches),
-        tokenizer_texts=texts,
+        rows=texts,
+        max_abs_diff=_printable(differences.largest),
+        mean_abs_diff=_printable(differences.mean),
+        label_agreement=differences.agreement,
+        tokenizer_mismatches=len(tokens.mismatches),
+        tokenizer_texts=tokens.texts,
         passed=not failures,
         failures=failures,
     )
@@ -160,16 +154,37 @@ def read_parity(artifact: Artifact) -> Parity:
 
 
 def require_parity(parity: Parity) -> None:
-    """Refuses an export that failed.
+    """Does nothing when the check passed.
 
     Raises:
-        ParityError: naming each threshold that did not hold.
+        ParityError: it did not; lists every failure.
     """
     if not parity.passed:
-        raise ParityError("parity failed:\n" + "\n".join(parity.failures))
+        listed = "\n".join(f"- {failure}" for failure in parity.failures)
+        raise ParityError(f"The export, run by {parity.runtime}, differs from the model it was made from:\n{listed}")
 
 
-def _padded_more(rows: NDArray[np.int64], value: int) -> NDArray[np.int64]:
-    import numpy as np
+def _failures(differences: Differences, thresholds: Thresholds) -> list[str]:
+    failures = [] if differences.finite else ["The exported file or the model gives logits that are not finite."]
+    # A comparison with NaN is false, so the good case is the one that is asked for.
+    if not differences.largest <= thresholds.max_abs_diff:
+        failures.append(f"max_abs_diff {differences.largest:.3g} is above {thresholds.max_abs_diff:.3g}.")
+    if not differences.mean <= thresholds.mean_abs_diff:
+        failures.append(f"mean_abs_diff {differences.mean:.3g} is above {thresholds.mean_abs_diff:.3g}.")
+    if differences.agreement < thresholds.label_agreement:
+        disagreeing = differences.rows - differences.agreeing
+        failures.append(
+            f"label_agreement {differences.agreement:.4f} is below {thresholds.label_agreement:g}: "
+            f"{disagreeing} of {differences.rows} rows get another label."
+        )
+    return failures
 
-    return np.pad(rows, ((0, 0), (0, _EXTRA_PADDING)), constant_values=value)
+
+def _printable(value: float) -> float:
+    """JSON knows neither infinity nor NaN."""
+    return value if math.isfinite(value) else sys.float_info.max
+
+
+def _shorten(text: str) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."

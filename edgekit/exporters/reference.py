@@ -1,75 +1,59 @@
-"""The torch model that an export must agree with: its weights as the file holds them, its ranges as the file takes them."""
+"""The torch model that an export is compared with: the same weights, and the same rows in each dynamic rounding."""
 
 from __future__ import annotations
 
-import copy
-import json
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from edgekit.artifact import Artifact
-from edgekit.errors import UnsupportedError
-from edgekit.models.quantized import QuantizedEmbedding, QuantizedLinear, replace_module
-from edgekit.models.source import load_model
+from edgekit.exporters.description import read_description
+from edgekit.exporters.precision import apply_precision
+from edgekit.models.quantized import QuantizedLinear, replace_module
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from edgekit.artifact import Artifact
 
-EXPORT_FILE = "export.json"
 
-Precision = Literal["as-is", "float32", "float16"]
+class FirstRowLinear(nn.Module):
+    """A quantized linear that sees the first token only, as the export does: `(B, T, in) -> (B, T, out)`.
+
+    The range that its input is rounded by is then that of the first rows. The other rows repeat the first; nothing
+    that reaches the logits reads them.
+    """
+
+    def __init__(self, linear: QuantizedLinear) -> None:
+        """Wraps `linear`."""
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Returns the first token's output, repeated."""
+        outputs: Tensor = self.linear(inputs[:, :1])
+        return outputs.expand(-1, inputs.shape[1], -1)
 
 
 def load_reference(model: Artifact, export: Artifact) -> PreTrainedModel:
-    """Returns the torch model of `model` computing what `export`, which was made from it, computes.
+    """Returns the network of the artifact `model`, computing what the file of the artifact `export` should compute.
 
     Raises:
         ModelError: the model cannot be read.
+        ArtifactError: `export` has no description.
     """
-    description = json.loads((export.path / EXPORT_FILE).read_text(encoding="utf-8"))
-    network = at_precision(load_model(model).model, description["precision"])
-    for name in description["first_token_modules"]:
-        module = network.get_submodule(name)
-        if isinstance(module, QuantizedLinear):
-            module.reads_first_token = True
+    from edgekit.models.source import load_model
+
+    description = read_description(export.path)
+    network = load_model(model).model
+    apply_precision(network, description.precision)
+    narrow(network, description.first_token_linears)
     return network
 
 
-def at_precision(network: PreTrainedModel, precision: Precision) -> PreTrainedModel:
-    """Returns `network` itself ("as-is"), or a copy on float weights, for "float16" rounded to what float16 holds.
-
-    Raises:
-        UnsupportedError: a weight is beyond float16.
-    """
-    if precision == "as-is":
-        return network
-    network = copy.deepcopy(network)
-    for module in list(network.modules()):
-        if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
-            replace_module(network, module, _dequantized(module))
-    if precision == "float16":
-        for name, parameter in network.named_parameters():
-            parameter.data = _rounded(name, parameter.data)
-    return network
-
-
-def _dequantized(module: QuantizedLinear | QuantizedEmbedding) -> nn.Module:
-    weight = nn.Parameter(module.quantized_weight().dequantize(), requires_grad=False)
-    if isinstance(module, QuantizedEmbedding):
-        return nn.Embedding(module.num_embeddings, module.embedding_dim, module.padding_idx, _weight=weight)
-    linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
-    linear.weight = weight
-    if module.bias is not None:
-        linear.bias = nn.Parameter(module.bias, requires_grad=False)
-    return linear
-
-
-def _rounded(name: str, weights: torch.Tensor) -> torch.Tensor:
-    rounded = weights.half()
-    if not torch.isfinite(rounded).all():
-        largest = weights.abs().max()
-        raise UnsupportedError(f"float16: '{name}' holds {largest:.3g}, beyond float16's 65504. Export float32.")
-    return rounded.float()
+def narrow(network: nn.Module, names: list[str]) -> None:
+    """Lets the quantized linears called `names` see the first token only, in place."""
+    present = dict(network.named_modules())
+    for name in names:
+        module = present.get(name)
+        if isinstance(module, QuantizedLinear) and module.scheme.activations == "dynamic-int8":
+            replace_module(network, module, FirstRowLinear(module))

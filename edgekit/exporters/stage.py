@@ -1,78 +1,122 @@
-"""The `export` stage: a model artifact in, a directory that runtimes open out.
-
-The `onnx` directory opens unchanged in onnxruntime (`onnx/model.onnx`), transformers.js (which looks for that name
-because `config.json` says so) and optimum-onnx's `ORTModelForSequenceClassification`.
-"""
+"""The stage `export`: a model artifact in, a directory that a runtime opens out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from edgekit.artifact import Artifact, publish
+from edgekit.artifact import Artifact, hash_json, publish
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
 from edgekit.events import Event
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from edgekit.exporters.onnx import OnnxExport
+    from edgekit.models.source import LoadedModel
 
 MODEL_FILE = "onnx/model.onnx"
+_COPIED = ("tokenizer.json", "tokenizer_config.json", "task.json")
 
 
 class ExportConfig(StageConfig):
-    """In what format, and under which ceilings, a model is written."""
+    """In which format a model is written, and what its reader can read."""
 
     format: Literal["onnx"] = "onnx"
-    """File format."""
+    """The file format."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
-    """`as-is` writes integer codes where the model has them. `float32` writes plain weights. `float16` stores weights
-    as float16 and computes in float32."""
+    """`as-is` keeps the model's codes. `float32` and `float16` write floats in their place; `float16` stores them in
+    two bytes and computes in float32."""
     opset: int = Field(default=21, ge=1)
-    """Highest ONNX operator set that the file may use."""
+    """Highest ONNX operator set that the reader knows; the file may use an older one."""
     ir_version: int = Field(default=10, ge=1)
-    """Highest ONNX IR version that the file may have."""
-    first_token_only: bool = True
-    """Compute the last layer for the first token alone where the head reads no other: the same logits for less work."""
+    """Highest ONNX IR version that the reader knows; the file may use an older one."""
+    first_token: bool = True
+    """Compute the last layer for the first token alone where nothing else reaches the logits. Exact, and faster."""
 
 
 def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> Artifact:
-    """Makes an artifact of kind `onnx`: the model file, configuration, tokenizer, task and `export.json`.
+    """Writes a model as an `onnx` artifact: a directory that onnxruntime, transformers.js and optimum open unchanged.
 
     Raises:
-        UnsupportedError: something in the model or under the ceilings cannot be expressed, by name.
+        UnsupportedError: the model cannot be traced, a scheme has no operator, or a ceiling is too low.
         ModelError: the model cannot be read.
     """
-    from edgekit.exporters.onnx import OnnxOptions, export_onnx
-    from edgekit.exporters.reference import EXPORT_FILE
+    from edgekit.exporters.onnx import OnnxSettings, choose_versions, export_onnx, save_onnx
+    from edgekit.exporters.precision import apply_precision
     from edgekit.models.source import load_model
 
     model = inputs.require("model", "export")
-    context.events(Event("progress", stage="export", text="tracing", completed=0, total=1, unit="models"))
-    options = OnnxOptions(config.precision, config.opset, config.ir_version, config.first_token_only)
-    content, description = export_onnx(load_model(model), options, digest=model.digest)
+    opset, ir_version = choose_versions(config.opset, config.ir_version)
+    loaded = load_model(model)
+    context.events(Event("progress", stage="export", text="tracing the model"))
+    apply_precision(loaded.model, config.precision)
+    settings = OnnxSettings(
+        opset=opset,
+        ir_version=ir_version,
+        first_token=config.first_token,
+        half=config.precision == "float16",
+        metadata=_metadata(model, loaded),
+    )
+    exported = export_onnx(loaded, settings)
     with publish(context.out, kind="onnx", lineage=lineage_of("export", inputs, config, context)) as directory:
-        file = directory / MODEL_FILE
-        file.parent.mkdir()
-        file.write_bytes(content)
-        (directory / EXPORT_FILE).write_text(description.to_json(), encoding="utf-8")
-        copy_surroundings(model.path, directory)
-    for note in description.notes:
-        context.events(Event("message", stage="export", text=note))
-    context.events(Event("progress", stage="export", text="written", completed=1, total=1, unit="models"))
+        save_onnx(exported, directory / MODEL_FILE)
+        _write_beside(directory, model, exported, config.precision)
     return Artifact.open(context.out)
 
 
-def copy_surroundings(model: Path, directory: Path) -> None:
-    """Copies tokenizer, task and configuration; the latter tells transformers.js which file to open on any device."""
-    import json
-    import shutil
+def _metadata(model: Artifact, loaded: LoadedModel) -> dict[str, str]:
+    """Returns what the file itself says of where it comes from."""
+    from edgekit._version import __version__
 
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "task.json"):
-        if (model / name).is_file():
-            shutil.copyfile(model / name, directory / name)
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    # For transformers.js "fp32" means the file name without a suffix, whatever the file holds.
+    return {
+        "edgekit_version": __version__,
+        "labels": json.dumps(loaded.task.labels, ensure_ascii=False),
+        "lineage_digest": hash_json(model.as_ancestor().model_dump(mode="json")),
+        "max_length": str(loaded.task.max_length),
+        "model_digest": model.digest,
+        "task": loaded.task.kind,
+    }
+
+
+def _write_beside(
+    directory: Path, model: Artifact, exported: OnnxExport, precision: Literal["as-is", "float32", "float16"]
+) -> None:
+    """Writes configuration, tokenizer, task and description beside the model."""
+    from edgekit.exporters.description import ExportDescription, TensorDescription, write_description
+
+    for name in _COPIED:
+        shutil.copyfile(model.path / name, directory / name)
+    config = _read_json(model.path / "config.json")
+    # transformers.js opens `model_quantized.onnx` unless it is told that the plain name is the one.
     config["transformers.js_config"] = {"dtype": "fp32"}
     text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
+    graph = exported.model.graph
+
+    def describe(value: Any) -> TensorDescription:
+        shape = [size if isinstance(size, int) else str(size.value) for size in value.shape]
+        return TensorDescription(name=value.name, type=value.dtype.name.lower(), shape=shape)
+
+    write_description(
+        directory,
+        ExportDescription(
+            file=MODEL_FILE,
+            opset=exported.model.opset_imports[""],
+            ir_version=exported.model.ir_version,
+            precision=precision,
+            inputs=[describe(value) for value in graph.inputs],
+            outputs=[describe(value) for value in graph.outputs],
+            operators=exported.operators(),
+            first_token_linears=exported.first_token_linears,
+            notes=exported.notes,
+            model_digest=model.digest,
+        ),
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content

@@ -155,8 +155,6 @@ class QuantizedLinear(QuantizedModule):
         super().__init__(out_features, in_features, scheme)
         self.in_features = in_features
         self.out_features = out_features
-        self.reads_first_token = False
-        """Take the input's range over each row's first token alone, as an export does that computes no other."""
         self.register_buffer("bias", torch.zeros(out_features) if bias else None)
 
     @property
@@ -172,8 +170,7 @@ class QuantizedLinear(QuantizedModule):
         if self.scheme.group_size is not None:
             rounded = round_blocks(inputs.float(), self.scheme.group_size)
             return F.linear(rounded, weight.dequantize(), self.bias).to(inputs.dtype)
-        seen = inputs[:, :1] if self.reads_first_token and inputs.ndim == 3 else inputs
-        codes, scale, zero_point = quantize_dynamically(inputs.float(), seen.float())
+        codes, scale, zero_point = quantize_dynamically(inputs.float())
         total = _multiply_exactly(codes - zero_point, weight.centered())
         outputs = total * (scale * weight.scales.float()[:, 0])
         return (outputs if self.bias is None else outputs + self.bias).to(inputs.dtype)
@@ -213,13 +210,12 @@ class QuantizedEmbedding(QuantizedModule):
         return f"{self.num_embeddings}, {self.embedding_dim}, scheme={self.scheme}"
 
 
-def quantize_dynamically(inputs: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_dynamically(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns codes (float32 integers, 0 to 255), scale and zero point, as ONNX DynamicQuantizeLinear defines them.
 
-    The range covers zero and all of `seen` (by default the inputs), so every row of a batch shares it, padding included.
+    The range covers the whole tensor and zero, so every row of a batch shares it, padding included.
     """
-    seen = inputs if seen is None else seen
-    low, high = seen.amin().clamp(max=0), seen.amax().clamp(min=0)
+    low, high = inputs.amin().clamp(max=0), inputs.amax().clamp(min=0)
     scale = (high - low) / 255
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     zero_point = torch.round((-low / scale).clamp(0, 255))

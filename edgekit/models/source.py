@@ -172,18 +172,16 @@ def _local_directory(source: str) -> Path:
 
 
 def _resolve_hub(source: str, revision: str | None, *, offline: bool, trust_remote_code: bool) -> ModelFiles:
+    suffixes = (*_HUB_SUFFIXES, ".py") if trust_remote_code else _HUB_SUFFIXES
     try:
-        commit = hub.commit_of(source, "model", revision, offline=offline)
-        names = [] if offline else hub.list_files(source, "model", commit)
-        refuse_pickles(source, names)
-        suffixes = (*_HUB_SUFFIXES, ".py") if trust_remote_code else _HUB_SUFFIXES
-        wanted = [name for name in names if "/" not in name and name.endswith(suffixes)]
-        directory = hub.download(source, "model", commit, wanted, offline=offline)
+        if not offline:
+            refuse_pickles(source, hub.list_files(source, "model", revision))
+        directory = hub.download(source, "model", revision, suffixes, offline=offline)
     except UntrustedModelError:
         raise
     except UsageError as error:
         raise ModelError(str(error)) from error
-    return check_files(source, directory, commit=commit, trust_remote_code=trust_remote_code)
+    return check_files(source, directory, commit=directory.name, trust_remote_code=trust_remote_code)
 
 
 def _load_quantized(directory: Path, kind: str) -> PreTrainedModel:

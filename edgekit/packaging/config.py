@@ -1,4 +1,7 @@
-"""The configuration of the stage `package`. Names and paths in it are read when it is made, never by the stage."""
+"""The configuration of the stage `package`. Names and paths in it are read when it is made, never by the stage.
+
+The `json_schema_input_type` of a field is what a command line or a recipe may give instead of the whole value.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def _read_facts(value: object) -> object:
 class PackageConfig(StageConfig):
     """How a bundle is made."""
 
-    target: Annotated[Target, BeforeValidator(_read_target)]
+    target: Annotated[Target, BeforeValidator(_read_target, json_schema_input_type=str)]
     """The device: a built-in target's name, the path of a target file, or a target."""
     name: str = Field(default="model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the bundle, used in paths."""
@@ -43,5 +46,5 @@ class PackageConfig(StageConfig):
     """One paragraph for the model card: what the model is for."""
     license: str = ""
     """SPDX identifier of the licence of the weights."""
-    facts: Annotated[BundleFacts, BeforeValidator(_read_facts)] = BundleFacts()
+    facts: Annotated[BundleFacts, BeforeValidator(_read_facts, json_schema_input_type=list[str])] = BundleFacts()
     """The evidence: paths of parity, quality and measurement artifacts, or the facts themselves."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
-from typing import cast
 
 from edgekit.errors import UnsupportedError
 from edgekit.pruning.tokenizer_model import JsonObject, TokenizerModel, is_byte
@@ -30,8 +29,8 @@ def read_byte_pair_encoding(model: JsonObject, added: frozenset[str]) -> Tokeniz
         raise UnsupportedError(
             f"vocabulary: found byte-pair encoding with dropout {model['dropout']}, expected none. Remove the dropout."
         )
-    tokens = cast(dict[str, int], model["vocab"])
-    merges = [_pair(merge) for merge in cast(list[JsonObject], model["merges"])]
+    tokens: dict[str, int] = model["vocab"]
+    merges = [_pair(merge) for merge in model["merges"]]
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     marks = (str(model.get("continuing_subword_prefix") or ""), str(model.get("end_of_word_suffix") or ""))
     required = _required(model, tokens, marks)
@@ -49,7 +48,7 @@ def read_byte_pair_encoding(model: JsonObject, added: frozenset[str]) -> Tokeniz
             list(pair) for pair in merges if pair[0] in kept and pair[1] in kept and _merge(pair, marks[0]) in kept
         ]
         vocabulary = dict(sorted(kept.items(), key=lambda item: item[1]))
-        return {**model, "vocab": vocabulary, "merges": cast(list[JsonObject], kept_merges)}
+        return {**model, "vocab": vocabulary, "merges": kept_merges}
 
     return TokenizerModel(tokens, required, parts, cut)
 
@@ -99,7 +98,7 @@ def _merge(pair: Pair, prefix: str) -> str:
     return pair[0] + pair[1].removeprefix(prefix)
 
 
-def _pair(merge: object) -> Pair:
+def _pair(merge: str | list[str]) -> Pair:
     """Reads a merge, which older files write as one string."""
-    left, right = merge.split(" ") if isinstance(merge, str) else cast(list[str], merge)
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right

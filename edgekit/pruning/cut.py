@@ -23,6 +23,7 @@ _CHECK_ROWS = 4
 _CHECK_LENGTH = 128
 # The operations and numbers are the same, but a matrix library may round otherwise where memory is aligned otherwise.
 _TOLERANCE = 1e-4
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def require_same_outputs(model: PreTrainedModel, student: PreTrainedModel, cut: 
     with torch.inference_mode():
         found = student(input_ids=torch.from_numpy(new_ids), attention_mask=attention_mask)[0]
     difference = float((expected - found).abs().max())
-    if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+    if not difference <= _TOLERANCE * float(expected.abs().max()) + _ROUNDING:
         raise UnsupportedError(
             f"model type '{model.config.model_type}': the cut model's outputs differ by {difference:.3g} from those of "
             "the uncut one with the same layers skipped; expected equal ones. This architecture ties its parts "
@@ -115,7 +116,11 @@ def require_same_tokens(
         became_unknown = new.ids.count(trimmed.unk_token_id) > old.ids.count(tokenizer.unk_token_id)
         if changed or became_unknown:
             raise UnsupportedError(
-                f"vocabulary: the smaller tokenizer reads {text[:60]!r} as {new.tokens[:12]}, the original one as "
-                f"{old.tokens[:12]}. Expected the same tokens where all are kept, and no new unknown ones. "
-                "Leave the vocabulary as it is."
+                f"vocabulary: the smaller tokenizer reads {text[:60]!r} as {_first_tokens(trimmed, new.ids)}, the "
+                f"original one as {_first_tokens(tokenizer, old.ids)}. Expected the same tokens where all are kept, "
+                "and no new unknown ones. Leave the vocabulary as it is."
             )
+
+
+def _first_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    return list(tokenizer.convert_ids_to_tokens(ids[:12]))

@@ -85,5 +85,6 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[tuple[Tensor, T
 def _cosine(before: Tensor, after: Tensor) -> Tensor:
     """Returns the cosine similarity of each row of two `(N, hidden_size)` tensors, `(N,)` float64."""
     before, after = before.double(), after.double()
-    product = (before * after).sum(dim=-1)
-    return (product / (before.norm(dim=-1) * after.norm(dim=-1)).clamp(min=1e-300)).clamp(-1, 1)
+    norms = torch.linalg.vector_norm(before, dim=-1) * torch.linalg.vector_norm(after, dim=-1)
+    cosine: Tensor = (before * after).sum(dim=-1) / norms.clamp(min=1e-300)
+    return cosine.clamp(-1, 1)

@@ -69,7 +69,7 @@ def rebuild(
         state[name] = value
     new.load_state_dict(state)
     new.tie_weights()
-    new.to(dtype=model.dtype)
+    new.to(dtype=model.dtype)  # type: ignore[call-arg]  # the library's wrapper hides the signature
     new.train(model.training)
     if model.can_generate():
         new.generation_config = copy.deepcopy(model.generation_config)

@@ -86,6 +86,15 @@ class PruneReport(Result):
     """None where the model has no learned table of positions."""
     positions_after: int | None = None
 
+    def numbers(self) -> dict[str, float]:
+        """Returns the sizes of the student, and the share of each split's tokens that is kept."""
+        sizes = {
+            "parameters": float(self.parameters_after),
+            "layers": float(len(self.layers_kept)),
+            "vocabulary": float(self.vocabulary_after),
+        }
+        return sizes | {f"coverage_{split}": share for split, share in self.coverage.items()}
+
     def summary(self) -> str:
         """Returns one sentence for people."""
         parts = [f"{self.parameters_before:,} -> {self.parameters_after:,} parameters"]
@@ -123,6 +132,7 @@ def prune(inputs: StageInputs, config: PruneConfig, context: StageContext) -> Ar
     with publish(context.out, kind="model", lineage=lineage_of(STAGE, inputs, config, context)) as directory:
         save_model(LoadedModel(student, choice.tokenizer, loaded.task), directory)
         (directory / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    context.events(Event("metric", stage=STAGE, values=report.numbers()))
     context.events(Event("message", stage=STAGE, text=report.summary()))
     return Artifact.open(context.out, kind="model")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from pydantic import JsonValue
-
-JsonObject = dict[str, JsonValue]
+JsonObject = dict[str, Any]
+"""An object of `tokenizer.json`, whose layout is the tokenizers library's."""
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 

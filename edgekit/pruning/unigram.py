@@ -8,7 +8,6 @@ stays.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from edgekit.errors import UnsupportedError
 from edgekit.pruning.tokenizer_model import JsonObject, TokenizerModel, is_byte, no_parts
@@ -21,10 +20,10 @@ def read_unigram(model: JsonObject, added: frozenset[str]) -> TokenizerModel:
         UnsupportedError: a piece has a character without a piece of its own, so that without the piece it might
             become unknown.
     """
-    pieces = [(str(piece), score) for piece, score in cast(list[tuple[str, float]], model["vocab"])]
+    pieces = [(str(piece), score) for piece, score in model["vocab"]]
     tokens = {piece: token_id for token_id, (piece, _) in enumerate(pieces)}
-    unknown = cast(int | None, model.get("unk_id"))
-    required = {token_id for piece, token_id in tokens.items() if piece == "b" or is_byte(piece)}
+    unknown: int | None = model.get("unk_id")
+    required = {token_id for piece, token_id in tokens.items() if len(piece) == 1 or is_byte(piece)}
     if unknown is not None:
         required.add(unknown)
     for piece, token_id in tokens.items():
@@ -39,7 +38,7 @@ def read_unigram(model: JsonObject, added: frozenset[str]) -> TokenizerModel:
         kept = [[piece, score] for token_id, (piece, score) in enumerate(pieces) if token_id in new_ids]
         return {
             **model,
-            "vocab": cast(list[JsonObject], kept),
+            "vocab": kept,
             "unk_id": None if unknown is None else new_ids[unknown],
         }
 

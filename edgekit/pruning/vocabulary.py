@@ -10,11 +10,9 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -65,15 +63,14 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, also_required: Iterable[
         UnsupportedError: a kind of tokenizer that cannot be trimmed; says why.
     """
     document: JsonObject = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = cast(JsonObject, document["model"])
+    model: JsonObject = document["model"]
     kind = str(model.get("type"))
     if kind not in KINDS:
         raise UnsupportedError(
             f"vocabulary: found a tokenizer of kind '{kind}', expected one of {', '.join(KINDS)}. "
             "Leave the vocabulary as it is."
         )
-    added_tokens = cast(list[dict[str, Any]], document["added_tokens"])
-    added = {str(token["content"]): int(token["id"]) for token in added_tokens}
+    added: dict[str, int] = {token["content"]: token["id"] for token in document["added_tokens"]}
     read = KINDS[kind](model, frozenset(added))
     ids = {**read.tokens, **added}
     known = set(ids.values())
@@ -139,7 +136,9 @@ def coverage(counts: Counts, kept: Sequence[int]) -> float:
     return float(counts[list(kept)].sum() / total) if total else 1.0
 
 
-def trim_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, kept: Sequence[int]) -> Any:
+def trim_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, kept: Sequence[int]
+) -> PreTrainedTokenizerBase:
     """Returns a tokenizer of the same class with the tokens `kept` only, numbered from 0 in their old order.
 
     Raises:
@@ -153,12 +152,10 @@ def trim_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, k
         )
     new_ids = {old: new for new, old in enumerate(sorted(kept))}
     document = {**vocabulary.document, "model": vocabulary.model.cut(new_ids)}
-    document["added_tokens"] = [
-        {**token, "id": new_ids[token["id"]]} for token in cast(list[dict[str, Any]], document["added_tokens"])
-    ]
+    document["added_tokens"] = [{**token, "id": new_ids[token["id"]]} for token in document["added_tokens"]]
     document["post_processor"] = _renumber_processor(document["post_processor"], new_ids)
-    if isinstance(padding := document["padding"], dict):
-        document["padding"] = {**padding, "pad_id": new_ids[cast(int, padding["pad_id"])]}
+    if document["padding"] is not None:
+        document["padding"] = {**document["padding"], "pad_id": new_ids[document["padding"]["pad_id"]]}
     backend = Tokenizer.from_str(json.dumps(document, ensure_ascii=False))
     expected = {token: new_ids[token_id] for token, token_id in vocabulary.ids.items() if token_id in new_ids}
     if backend.get_vocab(with_added_tokens=True) != expected:
@@ -173,21 +170,20 @@ def trim_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, k
     return trimmed
 
 
-def _renumber_processor(processor: JsonValue, new_ids: Mapping[int, int]) -> JsonValue:
+def _renumber_processor(processor: JsonObject | None, new_ids: Mapping[int, int]) -> JsonObject | None:
     """Returns a post-processor with new ids: a template, the fixed ones of BERT and RoBERTa, or a sequence."""
-    if not isinstance(processor, dict):
-        return processor
+    if processor is None:
+        return None
     changed = dict(processor)
     for name in ("sep", "cls"):
         if name in processor:
-            token, token_id = cast(tuple[str, int], processor[name])
+            token, token_id = processor[name]
             changed[name] = [token, new_ids[token_id]]
     if "special_tokens" in processor:
         changed["special_tokens"] = {
             name: {**token, "ids": [new_ids[token_id] for token_id in token["ids"]]}
-            for name, token in cast(dict[str, dict[str, Any]], processor["special_tokens"]).items()
+            for name, token in processor["special_tokens"].items()
         }
     if "processors" in processor:
-        inner = cast(list[JsonValue], processor["processors"])
-        changed["processors"] = [_renumber_processor(part, new_ids) for part in inner]
+        changed["processors"] = [_renumber_processor(part, new_ids) for part in processor["processors"]]
     return changed

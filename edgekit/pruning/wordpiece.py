@@ -8,7 +8,6 @@ a character without a token of its own, so every single character stays.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from edgekit.errors import UnsupportedError
 from edgekit.pruning.tokenizer_model import JsonObject, TokenizerModel, no_parts
@@ -23,7 +22,7 @@ def read_wordpiece(model: JsonObject, added: frozenset[str]) -> TokenizerModel:
     Raises:
         UnsupportedError: such a character is inside a continuation: dropping tokens before it might leave it alone.
     """
-    tokens = cast(dict[str, int], model["vocab"])
+    tokens: dict[str, int] = model["vocab"]
     prefix = str(model["continuing_subword_prefix"])
     required: set[int] = set()
     for token, token_id in tokens.items():

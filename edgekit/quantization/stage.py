@@ -50,9 +50,10 @@ class QuantizeConfig(StageConfig):
     """`dynamic-int8` rounds a linear's input to 8 bits when it arrives and multiplies integers; `float` does not."""
     symmetric: bool = True
     """True: signed codes around zero. False: unsigned codes with a zero point, for weights that lie to one side."""
-    reduce_range: bool = False
-    """Widen scales just enough that x86 processors without VNNI (AVX2) do not saturate; needs symmetric 8-bit codes
-    by channel. Without it such processors compute a few sums wrongly."""
+    reduce_range: bool | None = None
+    """Widen scales just enough that x86 processors without VNNI (AVX2) do not saturate; without it they compute some
+    sums wrongly. Left out: wherever it applies, that is with symmetric 8-bit codes by channel and dynamic-int8
+    activations. False suits fleets of ARM and VNNI processors only."""
     embeddings: Literal[8] | None = 8
     """Bits a code of the large embedding tables, one scale a row; none: they stay float."""
     exclude: list[str] = []
@@ -133,14 +134,28 @@ def _rules(config: QuantizeConfig) -> Rules:
 
 def _settings(config: QuantizeConfig, override: QuantizeOverride | None = None) -> dict[str, Any]:
     """Returns the fields of a `Scheme`: those that `override` sets, and `config`'s for the others."""
-    names = ("bits", "group_size", "activations", "symmetric", "reduce_range")
     overridden = override.model_fields_set if override is not None else set()
-    return {name: getattr(override if name in overridden else config, name) for name in names}
+    names = ("bits", "group_size", "activations", "symmetric", "reduce_range")
+    settings = {name: getattr(override if name in overridden else config, name) for name in names}
+    inherited = override is not None and "reduce_range" not in overridden
+    if settings["reduce_range"] is None or (inherited and settings["reduce_range"]):
+        settings["reduce_range"] = _can_saturate(settings)
+    return settings
+
+
+def _can_saturate(settings: dict[str, Any]) -> bool:
+    """Returns whether the kernel of a scheme sums products in 16 bits on some processors."""
+    by_channel = settings["bits"] == 8 and settings["symmetric"] and settings["group_size"] is None
+    return bool(by_channel and settings["activations"] == "dynamic-int8")
 
 
 def _check(settings: dict[str, Any], where: str) -> None:
+    if settings["bits"] is None:
+        raise ValueError(f"{where}found bits = none, expected 8 or 4; use `exclude` to keep a module float.")
     if settings["bits"] == 4 and settings["group_size"] is None:
         raise ValueError(f"{where}found 4 bits without a group size, expected one: group_size = 32, 64 or 128.")
-    plain = settings["bits"] == 8 and settings["symmetric"] and settings["group_size"] is None
-    if settings["reduce_range"] and not plain:
-        raise ValueError(f"{where}found reduce_range, expected it only with symmetric 8-bit codes and no group size.")
+    if settings["reduce_range"] and not _can_saturate(settings):
+        raise ValueError(
+            f"{where}found reduce_range, expected it only with symmetric 8-bit codes by channel and dynamic-int8 "
+            "activations: nothing else saturates."
+        )

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
 
 from edgekit.results import BuildResult
+
+
+class _EveryKeyIsWritten(GenerateJsonSchema):
+    """A generator for what edgekit writes: fields with a default are there, too."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        """Returns True: no key is ever left out."""
+        return True
 
 
 def render_json(result: BuildResult) -> str:
@@ -14,6 +25,6 @@ def render_json(result: BuildResult) -> str:
 
 def build_schema() -> str:
     """Returns the JSON Schema of `build.json`, the content of `docs/build.schema.json`."""
-    schema = BuildResult.model_json_schema(by_alias=True, mode="serialization")
+    schema = BuildResult.model_json_schema(by_alias=True, mode="serialization", schema_generator=_EveryKeyIsWritten)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgekit build.json"}
     return json.dumps({**head, **{key: value for key, value in schema.items() if key != "title"}}, indent=2) + "\n"

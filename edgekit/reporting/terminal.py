@@ -50,7 +50,7 @@ def show_build(result: BuildResult, console: Console) -> None:
         console.print(_text(f"Note: {note}", "yellow"))
     for failure in result.failures:
         console.print(_text(f"Failed: {failure}", "red"))
-    console.print(_text(verdict.title, _TONES[verdict.tone]), _text(verdict.explanation))
+    console.print(_text(f"{verdict.title}.", _TONES[verdict.tone]), _text(verdict.explanation))
 
 
 def print_build(result: BuildResult, directory: Path) -> None:

@@ -190,6 +190,14 @@ def model_bytes(model: ModelOnDisk) -> int:
     return sum(part.stat().st_size for part in file.parent.glob(pattern) if part.is_file())
 
 
+def pad_token_id(model: ModelOnDisk) -> int:
+    """Returns `pad_token_id` of the model's configuration; 0 where it has none, for padding is masked anyway."""
+    import json
+
+    pad_id = json.loads((model.path / "config.json").read_text(encoding="utf-8")).get("pad_token_id")
+    return pad_id if isinstance(pad_id, int) else 0
+
+
 def select_inputs(names: Sequence[str], input_ids: ndarray, attention_mask: ndarray) -> dict[str, ndarray]:
     """Returns the arrays called `names` for one batch; `token_type_ids` are zeros (one segment).
 

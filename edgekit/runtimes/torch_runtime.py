@@ -8,8 +8,7 @@ from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig
 
 if TYPE_CHECKING:
     from numpy import ndarray
-
-    from edgekit.models.source import LoadedModel
+    from transformers import PreTrainedModel
 
 
 class TorchRuntime:
@@ -44,18 +43,20 @@ class TorchRuntime:
         from edgekit.models.source import load_model
 
         artifact = model if isinstance(model, Artifact) else Artifact.open(model.path, verify=False)
-        return TorchSession(load_model(artifact), config.threads)
+        loaded = load_model(artifact)
+        takes_segments = "token_type_ids" in loaded.tokenizer.model_input_names
+        names = ["input_ids", "attention_mask", *(["token_type_ids"] if takes_segments else [])]
+        return TorchSession(loaded.model, names, config.threads)
 
 
 class TorchSession:
     """A torch model, loaded."""
 
-    def __init__(self, loaded: LoadedModel, threads: int) -> None:
-        """Keeps the model; `threads` holds during its own calls only, for torch's setting is the process's."""
-        self._model = loaded.model.eval()
+    def __init__(self, network: PreTrainedModel, input_names: list[str], threads: int) -> None:
+        """Keeps the network; `threads` holds during its own calls only, for torch's setting is the process's."""
+        self._network = network.eval()
         self._threads = threads
-        takes_segments = "token_type_ids" in loaded.tokenizer.model_input_names
-        self.input_names = ["input_ids", "attention_mask", *(["token_type_ids"] if takes_segments else [])]
+        self.input_names = input_names
         self.output_names = ["logits"]
 
     def run(self, inputs: dict[str, ndarray]) -> dict[str, ndarray]:
@@ -68,7 +69,7 @@ class TorchSession:
         try:
             with torch.inference_mode():
                 feeds = {name: torch.from_numpy(inputs[name]) for name in self.input_names}
-                logits = self._model(**feeds).logits
+                logits = self._network(**feeds).logits
                 return {"logits": logits.float().numpy()}
         finally:
             if before != self._threads:

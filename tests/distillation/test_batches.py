@@ -20,9 +20,7 @@ def make_rows(lengths, labels, teacher_lengths=None):
     return Rows(names, [f"text {row}" for row in range(len(lengths))], ids, np.array(labels), None, teacher)
 
 
-@given(
-    st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 7), st.integers(1, 3), st.integers(1, 3)
-)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 7), st.integers(1, 3), st.integers(1, 3))
 @settings(deadline=None, max_examples=50)
 def test_an_epoch_takes_every_row_once_whatever_the_split(lengths, batch_size, accumulation, processes):
     plans = [

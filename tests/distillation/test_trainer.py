@@ -116,12 +116,10 @@ def kill_after(step, arguments):
 
 def test_a_killed_run_resumes_to_the_same_bits(teacher, data, uninterrupted, tmp_path):
     work = tmp_path / "work"
-    arguments = ["finetune", teacher.path, data.path, work, tmp_path / "out"]
-    kill_after(9, arguments)
+    kill_after(10, ["finetune", teacher.path, data.path, work, tmp_path / "out"])
     assert not (tmp_path / "out").exists()
-    kill_after(17, arguments)
     latest = json.loads(next((work / "checkpoints").glob("step-*/state.json")).read_text())
-    assert 16 <= latest["step"] < 24
+    assert 9 <= latest["step"] < 24
     recorder = Recorder()
     made = run(teacher, data, tmp_path / "out", events=recorder, work_directory=work)
     assert_same_weights(made, uninterrupted)
@@ -180,7 +178,7 @@ def test_an_interrupt_inside_the_optimizer_keeps_the_checkpoint_before(
 def test_a_checkpoint_of_another_run_is_refused(teacher, data, tmp_path):
     work = tmp_path / "work"
     interrupt_at(3, teacher, data, tmp_path / "out", work)
-    with pytest.raises(TrainingError, match="is a checkpoint of another run.*Remove"):
+    with pytest.raises(TrainingError, match=r"is a checkpoint of another run.*Remove"):
         run(teacher, data, tmp_path / "out", FINETUNE.model_copy(update={"weight_decay": 0.5}), work_directory=work)
 
 
@@ -189,19 +187,24 @@ def test_a_damaged_checkpoint_is_an_error_that_says_what_to_do(teacher, data, tm
     interrupt_at(3, teacher, data, tmp_path / "out", work)
     file = next((work / "checkpoints").glob("step-*")) / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match="cannot be read.*Remove .* to start over"):
+    with pytest.raises(TrainingError, match=r"cannot be read.*Remove .* to start over"):
         run(teacher, data, tmp_path / "out", work_directory=work)
 
 
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(16, 1), (8, 2), (4, 4), (3, 6)])
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 2), (4, 4), (3, 6)])
 def test_accumulation_does_not_change_the_maths(teacher, data, tmp_path, batch_size, accumulation):
-    settings = {"epochs": 1, "learning_rate": 1e-3, "dropout": 0.0, "evaluations_per_epoch": 1}
     size = batch_size * accumulation
-    whole = run(teacher, data, tmp_path / "whole", FinetuneConfig(batch_size=size, **settings))
-    config = FinetuneConfig(batch_size=batch_size, gradient_accumulation_steps=accumulation, **settings)
-    parts = weights(run(teacher, data, tmp_path / "parts", config))
-    for name, value in weights(whole).items():
-        torch.testing.assert_close(parts[name], value, atol=2e-5, rtol=1e-4)
+
+    def first_steps(name, **settings):
+        recorder = Recorder()
+        config = FinetuneConfig(epochs=1, learning_rate=1e-4, dropout=0.0, evaluations_per_epoch=1, **settings)
+        run(teacher, data, tmp_path / name, config, recorder)
+        return [(event.values["loss"], event.values["gradient_norm"]) for event in recorder.of("progress")]
+
+    whole = first_steps("whole", batch_size=size)
+    parts = first_steps("parts", batch_size=batch_size, gradient_accumulation_steps=accumulation)
+    assert len(whole) == -(-96 // size)
+    np.testing.assert_allclose(parts, whole, rtol=1e-4)
 
 
 def test_early_stopping_counts_evaluations_without_a_better_one(teacher, data, tmp_path):

@@ -1,6 +1,6 @@
 """What the tests of training share: pico stages with their settings, events kept, and a process that can be killed.
 
-    python -m tests.distillation.training finetune MODEL DATA WORK OUT      trains, a checkpoint after every step
+python -m tests.distillation.training finetune MODEL DATA WORK OUT      trains, a checkpoint after every step
 """
 
 from __future__ import annotations

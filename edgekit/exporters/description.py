@@ -1,0 +1,68 @@
+"""`export.json`: what an exported directory holds, for programs that do not open the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgekit.errors import ArtifactError
+
+EXPORT_FILE = "export.json"
+
+
+class TensorDescription(BaseModel):
+    """An input or output of the file."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    type: str
+    """Element type: `int64`, `float32`."""
+    shape: list[int | str]
+    """Sizes; a name stands for a size that may change from call to call."""
+
+
+class ExportDescription(BaseModel):
+    """What was written, and how."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    format: Literal["onnx"] = "onnx"
+    file: str
+    """Path of the model inside the directory."""
+    opset: int
+    """ONNX operator set."""
+    ir_version: int
+    """ONNX IR version."""
+    precision: Literal["as-is", "float32", "float16"]
+    """As in the stage's configuration."""
+    inputs: list[TensorDescription]
+    outputs: list[TensorDescription]
+    operators: dict[str, int]
+    """Operator (with its domain, if not ONNX's) to the number of its nodes."""
+    first_token_linears: list[str]
+    """Linears that are computed for the first token alone, because nothing else reaches the logits."""
+    notes: list[str]
+    """What a person should know."""
+    model_digest: str
+    """Digest of the model artifact that was exported."""
+
+
+def write_description(directory: Path, description: ExportDescription) -> None:
+    """Writes `export.json`."""
+    (directory / EXPORT_FILE).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_description(directory: Path) -> ExportDescription:
+    """Returns the content of `export.json`.
+
+    Raises:
+        ArtifactError: it is missing or not valid.
+    """
+    file = directory / EXPORT_FILE
+    try:
+        return ExportDescription.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(f"{file}: missing or not valid. Export the model again.") from error

@@ -1,0 +1,88 @@
+"""Which floats a model computes with when it is exported: the codes as they are, or floats in their place.
+
+`float16` rounds weight matrices to float16 values before anything is traced; the file stores them in two bytes and the
+runtime widens them when it loads it, so torch with the rounded weights is an exact reference.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from edgekit.errors import UnsupportedError
+from edgekit.models.quantized import QuantizedEmbedding, QuantizedLinear, QuantizedModule, replace_module
+
+Precision = Literal["as-is", "float32", "float16"]
+
+
+def apply_precision(network: nn.Module, precision: Precision) -> None:
+    """Replaces codes by the floats that they stand for, and rounds weight matrices, as `precision` asks; in place.
+
+    Raises:
+        UnsupportedError: a weight exceeds float16.
+    """
+    if precision == "as-is":
+        return
+    for module in list(network.modules()):
+        if isinstance(module, QuantizedModule):
+            replace_module(network, module, _float_module(module))
+    if precision == "float16":
+        _round_matrices(network)
+
+
+def store_half(graph: ir.Graph) -> None:
+    """Stores matrices whose values are all float16 values in two bytes, followed by a Cast, in place.
+
+    Runtimes fold the Cast when they load the file. Nothing is rounded.
+    """
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) < 2:
+            continue
+        array = tensor.numpy()
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), array):
+            continue
+        stored = ir.tensor(half, name=f"{name}.float16")
+        source = ir.Value(
+            name=stored.name, shape=stored.shape, type=ir.TensorType(stored.dtype), const_value=stored
+        )
+        cast = ir.node("Cast", [source], {"to": int(ir.DataType.FLOAT)}, name=f"{name}.widened")
+        widened = cast.outputs[0]
+        widened.name, widened.shape, widened.type = f"{name}.widened", value.shape, value.type
+        value.replace_all_uses_with(widened)
+        del graph.initializers[name]
+        graph.register_initializer(source)
+        graph.insert_before(graph[0], cast)
+
+
+def _float_module(module: QuantizedModule) -> nn.Module:
+    floats: nn.Linear | nn.Embedding
+    weight = module.quantized_weight().dequantize()
+    if isinstance(module, QuantizedLinear):
+        floats = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+        if module.bias is not None:
+            floats.bias.data = module.bias.detach().clone()
+    elif isinstance(module, QuantizedEmbedding):
+        floats = nn.Embedding(module.num_embeddings, module.embedding_dim, padding_idx=module.padding_idx)
+    else:
+        raise UnsupportedError(f"found {type(module).__name__}, expected a quantized linear or embedding.")
+    floats.weight.data = weight
+    return floats.requires_grad_(False)
+
+
+def _round_matrices(network: nn.Module) -> None:
+    for name, parameter in network.named_parameters():
+        if parameter.ndim < 2:
+            continue
+        half = parameter.data.half()
+        if not torch.isfinite(half).all():
+            raise UnsupportedError(
+                f"'{name}': found a weight of {parameter.abs().max():.3g}, which exceeds float16. Export float32."
+            )
+        parameter.data = half.to(parameter.dtype)

@@ -1,0 +1,138 @@
+"""The HTML report: one page that needs nothing, says everything, and never passes an estimate for a measurement."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from edgekit.reporting.html import render_html
+from edgekit.results import BuildResult
+from tests.reporting.examples import HOSTILE, build, failing_build, minimal_build
+from tests.reporting.page import Page
+
+BUILDS = {"good": build(), "failing": failing_build(), "minimal": minimal_build()}
+
+
+@pytest.fixture(params=list(BUILDS))
+def result(request: pytest.FixtureRequest) -> BuildResult:
+    return BUILDS[request.param]
+
+
+def test_page_nests_and_has_unique_ids(result: BuildResult) -> None:
+    page = Page(render_html(result))
+    ids = [element.attributes["id"] for element in page.elements if "id" in element.attributes]
+    assert len(ids) == len(set(ids))
+    for element in page.elements:
+        for reference in element.attributes.get("aria-labelledby", "").split():
+            assert reference in ids
+
+
+def test_page_fetches_nothing(result: BuildResult) -> None:
+    text = render_html(result)
+    page = Page(text)
+    ids = {element.attributes.get("id") for element in page.elements}
+    for reference in page.references():
+        assert reference == "data:," or reference.removeprefix("#") in ids
+    assert not page.all("script")
+    assert not re.search(r"@import|url\((?!#hatch\))|https?://|//[a-z]+\.", "".join(e.text for e in page.all("style")))
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_every_section_and_plot_is_there() -> None:
+    page = Page(render_html(BUILDS["good"]))
+    sections = [element.attributes["id"] for element in page.all("section")]
+    assert sections == ["front", "stages", "exports", "budget", "latency", "method"]
+    titles = [svg.children[0].text for svg in page.all("svg") if svg.attributes.get("class") == "plot"]
+    assert titles == [
+        "Accuracy against size",
+        "Accuracy against latency",
+        "Accuracy after each step",
+        "Recall by label",
+        "Latency distribution",
+        "Memory",
+    ]
+
+
+def test_pictures_and_tables_are_announced(result: BuildResult) -> None:
+    page = Page(render_html(result))
+    assert page.all("html")[0].attributes["lang"] == "en"
+    for svg in page.all("svg"):
+        if svg.attributes.get("aria-hidden") != "true":
+            assert svg.attributes["role"] == "img"
+            assert svg.attributes.get("aria-label") or svg.attributes["aria-labelledby"]
+    for table in page.all("table"):
+        headers = [element for element in _below(table) if element.name == "th"]
+        assert headers
+        assert all(header.attributes.get("scope") in ("col", "row") for header in headers)
+    levels = [int(element.name[1]) for element in page.elements if re.fullmatch(r"h[1-6]", element.name)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_hostile_text_stays_text() -> None:
+    page = Page(render_html(BUILDS["failing"]))
+    assert not page.all("script")
+    assert HOSTILE.replace("\x07", "\N{REPLACEMENT CHARACTER}") in page.all("h1")[0].text
+    assert "\x07" not in page.visible_text()
+
+
+def test_failures_and_notes_come_before_the_figures() -> None:
+    text = Page(render_html(BUILDS["failing"])).visible_text()
+    assert "Parity failed" in text
+    assert text.index("What failed") < text.index("Worth knowing") < text.index("p50 latency")
+    assert "int8 is slower than float32" in text
+    assert "1.09\N{MULTIPLICATION SIGN} slower than its float32 export" in text
+
+
+def test_a_phones_row_leads_with_the_estimate_and_names_the_machine_that_was_measured() -> None:
+    page = Page(render_html(BUILDS["good"]))
+    table = next(table for table in page.all("table") if "Parity with torch" in table.text)
+    rows = {row.children[0].text.split()[0]: row for row in _below(table) if row.name == "tr"}
+    laptop = _cell(rows["laptop-x86"], "Latency")
+    phone = _cell(rows["pixel-8"], "Latency")
+    assert phone.startswith("estimate ~ 3.10 to 9.40 ms")
+    assert "on this machine (Intel(R) Xeon(R) Processor @ 2.70GHz, x86_64), not on pixel-8" in phone
+    assert "estimate" not in laptop
+    assert laptop.startswith("3.87 / 4.10 ms measured on Intel")
+
+
+def test_every_estimate_is_marked_with_its_formula_and_assumptions() -> None:
+    page = Page(render_html(BUILDS["good"]))
+    boxes = [element for element in page.elements if element.attributes.get("class") == "estimate-box"]
+    assert len(boxes) == 2
+    for box in boxes:
+        assert box.text.split()[:2] == ["estimate", "~"]
+        assert "Nobody measured this" in box.text
+        assert "/ efficiency 1 to 0.25" in box.text
+        assert "no throttling" in box.text
+    bars = [element for element in page.elements if element.attributes.get("class") == "estimate-bar"]
+    assert len(bars) == 2
+    assert all("estimate, not measured" in bar.text for bar in bars)
+
+
+def test_one_measurement_in_three_rows_is_drawn_once() -> None:
+    page = Page(render_html(BUILDS["good"]))
+    assert "In the rows of laptop-x86, pixel-8 and raspberry-pi-5." in page.visible_text()
+    assert sum("Latency distribution" in svg.text for svg in page.all("svg")) == 1
+
+
+def test_checks_show_their_status_in_words() -> None:
+    page = Page(render_html(BUILDS["failing"]))
+    words = {
+        " ".join(element.text.split())
+        for element in page.all("span")
+        if "status" in element.attributes.get("class", "")
+    }
+    assert {"\N{CHECK MARK} met", "\N{BALLOT X} missed", "? inconclusive", "\N{EN DASH} not measured"} <= words
+
+
+def _below(element: object) -> list:
+    return [inner for child in element.children for inner in [child, *_below(child)]]
+
+
+def _cell(row: object, label: str) -> str:
+    cell = next(cell for cell in row.children if cell.attributes.get("data-label", "").startswith(label))
+    return " ".join(cell.text.split())

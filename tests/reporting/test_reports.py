@@ -1,0 +1,171 @@
+"""JSON, Markdown, JUnit and the terminal say the same as the HTML page."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from edgekit.reporting import terminal
+from edgekit.reporting.files import write_reports
+from edgekit.reporting.json_report import build_schema, render_json
+from edgekit.reporting.junit import render_junit
+from edgekit.reporting.markdown import render_markdown
+from edgekit.results import BuildResult
+from tests.reporting.examples import build, failing_build, minimal_build
+
+BUILDS = [build(), failing_build(), minimal_build()]
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def shown(result: BuildResult, width: int = 120) -> str:
+    """Returns what the terminal shows."""
+    stream = io.StringIO()
+    terminal.show_build(result, Console(file=stream, width=width, force_terminal=False))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("result", BUILDS)
+def test_build_json_reads_back_equal(result: BuildResult) -> None:
+    text = render_json(result)
+    assert BuildResult.model_validate_json(text) == result
+    assert json.loads(text)["schema"] == 1
+
+
+def test_build_json_has_the_keys_that_programs_were_promised() -> None:
+    fields = json.loads(render_json(build()))
+    stage, export = fields["stages"][-1], fields["exports"][0]
+    assert {"name", "seed", "exit_code"} <= fields.keys()
+    assert {"kind", "seconds", "cached"} <= stage.keys()
+    assert stage["quality"]["accuracy"] == 0.837
+    assert export["parity"].keys() >= {"max_abs_diff", "label_agreement"}
+    assert export["measurement"].keys() >= {"runtime", "threads", "p50_ms", "p95_ms", "peak_rss_bytes", "samples_ms"}
+    assert export["budget"].keys() == {"met", "checks"}
+
+
+def test_published_schema_is_in_step() -> None:
+    assert (DOCS / "build.schema.json").read_text(encoding="utf-8") == build_schema(), "run `make docs`"
+
+
+@pytest.mark.parametrize("result", BUILDS)
+def test_schema_describes_every_key_that_is_written(result: BuildResult) -> None:
+    schema = json.loads(build_schema())
+
+    def check(value: object, rule: dict, where: str) -> None:
+        rule = schema["$defs"][rule["$ref"].rsplit("/", 1)[1]] if "$ref" in rule else rule
+        if value is None:
+            assert any(option.get("type") == "null" for option in rule.get("anyOf", [])), where
+            return
+        if "anyOf" in rule:
+            rule = next(option for option in rule["anyOf"] if option.get("type") != "null")
+            check(value, rule, where)
+            return
+        if isinstance(value, dict) and "properties" in rule:
+            assert value.keys() == set(rule["properties"]) == set(rule["required"]), where
+            for key, inner in value.items():
+                check(inner, rule["properties"][key], f"{where}.{key}")
+        elif isinstance(value, list):
+            for inner in value:
+                check(inner, rule["items"], f"{where}[]")
+
+    check(json.loads(render_json(result)), schema, "build")
+
+
+@pytest.mark.parametrize("result", BUILDS)
+def test_markdown_tables_are_well_formed(result: BuildResult) -> None:
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(render_markdown(result))
+    rows = [cell.count("|") for cell in render_markdown(result).splitlines() if cell.startswith("| ---")]
+    tables = [token for token in tokens if token.type == "table_open"]
+    assert len(tables) == len(rows)
+    widths: list[int] = []
+    for token in tokens:
+        if token.type == "tr_open":
+            widths.append(0)
+        elif token.type in ("th_open", "td_open"):
+            widths[-1] += 1
+    assert 1 not in widths
+    assert len(render_markdown(result)) < 65_536, "GitHub refuses longer comments"
+
+
+def test_markdown_takes_hostile_text_literally() -> None:
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(render_markdown(failing_build()))
+    assert "<script" not in html
+    assert "&lt;script&gt;alert('x')&lt;/script&gt; | a|b &amp; &quot;q&quot;" in html
+
+
+def test_markdown_marks_estimates_and_foreign_machines() -> None:
+    row = next(line for line in render_markdown(build()).splitlines() if line.startswith("| onnx for pixel-8"))
+    assert "3.10 to 9.40 ms (estimate)*<br>3.87 / 4.10 ms<br>on this machine, not the target" in row
+    laptop = next(line for line in render_markdown(build()).splitlines() if line.startswith("| onnx for laptop"))
+    assert "estimate" not in laptop
+    assert "on this machine" not in laptop
+
+
+def test_every_gate_is_a_junit_case() -> None:
+    root = ElementTree.fromstring(render_junit(failing_build()))
+    suites = {suite.get("name"): suite for suite in root}
+    laptop, old, phone = (suites[f"onnx for {name}"] for name in ("laptop-x86", "laptop-old", "pixel-8"))
+    names = ["parity", "file_bytes", "peak_memory_bytes", "p95_ms", "quality_drop"]
+    assert [case.get("name") for case in laptop.findall("testcase")] == names
+    assert laptop.find("testcase[@name='p95_ms']/failure").get("type") == "missed"
+    assert old.find("testcase[@name='p95_ms']/failure").get("type") == "inconclusive"
+    assert "max_abs_diff 0.61" in phone.find("testcase[@name='parity']/failure").text
+    assert phone.find("testcase[@name='p95_ms']/skipped") is not None
+    assert (phone.get("tests"), phone.get("failures"), phone.get("skipped")) == ("5", "1", "2")
+    assert "exit code 3" in suites["build"].find("testcase/failure").get("message")
+
+
+def test_junit_of_a_good_build_has_no_failure() -> None:
+    root = ElementTree.fromstring(render_junit(build()))
+    assert not root.findall(".//failure")
+    assert math.isclose(sum(float(suite.get("time")) for suite in root), 725.1)
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_terminal_shows_stages_exports_and_the_verdict(width: int) -> None:
+    text = shown(build(), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert width == 80 or "83.7 % (81.4 to 85.9)" in text
+    assert "8,640,000" in text
+    assert "(estimate)" in " ".join(text.split())
+    assert "on this machine" in " ".join(text.split())
+    assert "Every gate passed." in text.splitlines()[-1] + text.splitlines()[-2]
+
+
+def test_terminal_names_what_failed_and_takes_brackets_literally() -> None:
+    result = failing_build().model_copy(update={"failures": ["[bold]p95[/bold] missed"]})
+    text = shown(result)
+    assert "Failed: [bold]p95[/bold] missed" in text
+    assert "p95 latency inconclusive" in " ".join(text.split())
+    assert "int8 is slower than float32" in text
+
+
+def test_single_results_have_tables() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=120)
+    export = build().exports[0]
+    assert export.float_comparison is not None
+    terminal.show_comparison(export.float_comparison, console, first="int8", second="float32")
+    for table in (
+        terminal.quality_table(export.quality),
+        terminal.parity_table(export.parity),
+        terminal.budget_table(export.budget),
+        terminal.estimate_table(build().exports[1].estimates),
+    ):
+        console.print(table)
+    text = stream.getvalue()
+    assert "3.09\N{MULTIPLICATION SIGN} faster than float32 (3.00 to 3.18)" in text
+    assert "Xeon" in text
+    assert "~ 3.10 to 9.40 ms (estimate)" in text
+
+
+def test_reports_are_written_together(tmp_path: Path) -> None:
+    files = write_reports(build(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["build.json", "junit.xml", "report.html", "report.md"]
+    assert files.html.read_text(encoding="utf-8").startswith("<!doctype html>")
