@@ -1,4 +1,4 @@
-"""Writes the generated pages: `docs/cli.md` and `docs/build.schema.json`. `make docs` runs it; a test keeps them in step."""
+"""Writes the generated pages: `docs/cli.md` and `docs/build.schema.json`. `make docs` runs it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ArtifactLike = Artifact | str | Path
 
 
-def run(
+def run(  # noqa: PLR0913 - every keyword is an option of every stage
     kind: str,
     model: ArtifactLike | None = None,
     config: StageConfig | None = None,
@@ -71,7 +71,7 @@ class StageFunction:
         """The stage's summary."""
         return get_stage(self.kind).summary
 
-    def __call__(
+    def __call__(  # noqa: PLR0913 - the same as `run`
         self,
         model: ArtifactLike | None = None,
         config: StageConfig | None = None,

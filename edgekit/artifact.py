@@ -220,8 +220,8 @@ def write_atomically(path: Path, text: str) -> None:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            Path(name).chmod(0o644)
+            os.replace(name, path)  # noqa: PTH105 - the test of a full disk replaces this name
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

@@ -93,7 +93,9 @@ class Cache:
             return Artifact.open(out)
         except CorruptArtifactError as error:
             shutil.rmtree(out)
-            self.events(Event("message", stage=out.name, text=f"A cached artifact was refused and is made again. {error}"))
+            self.events(
+                Event("message", stage=out.name, text=f"A cached artifact was refused and is made again. {error}")
+            )
             return None
 
 
@@ -116,7 +118,9 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UsageError(f"{directory}: another build is running there. Wait for it, or use another --out.") from error
+            raise UsageError(
+                f"{directory}: another build is running there. Wait for it, or use another --out."
+            ) from error
         for place in (directory / "artifacts", directory / "bundles"):
             for leftover in place.glob(".*.partial-*"):
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -41,7 +41,7 @@ def ignore(event: Event) -> None:
     """Drops the event: the sink for library use."""
 
 
-def track(
+def track(  # noqa: PLR0913 - the fields of an event
     items: Iterable[Item], events: EventSink, *, stage: str, text: str, total: int | None, unit: str = "items"
 ) -> Iterator[Item]:
     """Yields `items` and reports progress after each."""

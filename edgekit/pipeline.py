@@ -44,9 +44,7 @@ class _Fold:
     stages: list[StageResult] = field(default_factory=list)
 
 
-def build(
-    recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offline: bool = False
-) -> BuildResult:
+def build(recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offline: bool = False) -> BuildResult:
     """Runs a recipe into the directory `out` and returns what came of it; `build.json` and the reports hold the same.
 
     Whatever was made before from the same inputs is taken from the cache in `out`; a killed build goes on where it was.
@@ -72,9 +70,7 @@ def build(
 
 def _start(cache: Cache, recipe: Recipe, out: Path) -> _Fold:
     """Prepares the data and imports the teacher."""
-    data = cache.run(
-        "prepare", StageInputs(), recipe.data, outside={"source": data_digest(recipe.data, cache.offline)}
-    )
+    data = cache.run("prepare", StageInputs(), recipe.data, outside={"source": data_digest(recipe.data, cache.offline)})
     model = cache.run(
         "import", StageInputs(), recipe.teacher, outside={"source": model_digest(recipe.teacher, cache.offline)}
     )

@@ -212,9 +212,7 @@ def _stage(values: dict[str, Any], where: str, problems: list[str]) -> RecipeSta
     return None if config is None else RecipeStage.model_construct(kind=kind, config=config)
 
 
-def _section(
-    model: type[Config], values: dict[str, Any], where: str, problems: list[str]
-) -> Config | None:
+def _section(model: type[Config], values: dict[str, Any], where: str, problems: list[str]) -> Config | None:
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -104,7 +104,7 @@ class Machine(Result):
     python: str
     """Python version."""
     device: str = ""
-    """What the firmware calls the whole device, for example `Raspberry Pi 5 Model B Rev 1.0`; empty when it does not say."""
+    """What the firmware calls the device, for example `Raspberry Pi 5 Model B`; empty when it does not say."""
 
 
 class Measurement(Result):

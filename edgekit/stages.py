@@ -181,9 +181,7 @@ def get_stage(kind: str) -> StageEntry:
         UsageError: no such stage; names the nearest.
     """
     if kind not in STAGES:
-        raise UsageError(
-            f"stage '{kind}' is unknown.{did_you_mean(kind, STAGES)} Known stages: {', '.join(STAGES)}."
-        )
+        raise UsageError(f"stage '{kind}' is unknown.{did_you_mean(kind, STAGES)} Known stages: {', '.join(STAGES)}.")
     return STAGES[kind]
 
 

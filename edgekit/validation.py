@@ -26,7 +26,7 @@ def _reason(problem: dict[str, Any], model: type[BaseModel], location: list[Any]
         return f"unknown key.{did_you_mean(str(location[-1]), valid)} Valid keys: {', '.join(sorted(valid))}."
     if kind == "missing":
         return "missing, and it has no default. Add it."
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message: str = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if kind == "value_error":
         return message
     return f"found {_shorten(found)} ({type(found).__name__}), expected {message}."

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.artifact import Artifact, Lineage, artifact_digest, describe_directory, hash_file, publish, write_atomically
+from edgekit.artifact import (
+    Artifact,
+    Lineage,
+    artifact_digest,
+    describe_directory,
+    hash_file,
+    publish,
+    write_atomically,
+)
 from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError
 
 LINEAGE = Lineage(stage="prune", config={"layers": 3}, seed=7)
@@ -84,7 +92,7 @@ def test_existing_output_is_never_touched(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
 def test_nothing_remains_when_the_stage_fails(tmp_path, error):
-    with pytest.raises(type(error)), publish(tmp_path / "a", kind="model", lineage=LINEAGE) as staging:
+    with pytest.raises(type(error)), publish(tmp_path / "a", kind="model", lineage=LINEAGE) as staging:  # noqa: PT012
         (staging / "half").write_text("half")
         raise error
     assert list(tmp_path.iterdir()) == []

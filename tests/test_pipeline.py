@@ -161,7 +161,16 @@ def test_missed_budget_exits_1_and_names_each_miss(built):
 
 def test_a_killed_build_resumes_to_the_same_weights(built):
     root, first = built
-    command = [sys.executable, "-m", "edgekit.cli", "build", str(make_recipe(root)), "--out", str(root / "killed"), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit.cli",
+        "build",
+        str(make_recipe(root)),
+        "--out",
+        str(root / "killed"),
+        "--json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     for line in process.stdout:
         event = json.loads(line)

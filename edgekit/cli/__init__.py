@@ -17,7 +17,10 @@ from edgekit.stages import STAGES
 INTERRUPTED = 130
 
 _OTHER_COMMANDS = {
-    "build": ("edgekit.cli.build:build", "Run a recipe: all stages, all exports, all checks, the bundles and the report."),
+    "build": (
+        "edgekit.cli.build:build",
+        "Run a recipe: all stages, all exports, all checks, the bundles and the report.",
+    ),
     "bench": ("edgekit.cli.bench:bench", "Measure latency and memory; with --compare, two models in turn."),
     "predict": ("edgekit.cli.predict:predict", "Classify text with a bundle, its digests verified."),
     "verify": ("edgekit.cli.inspection:verify", "Check every file of an artifact or bundle against its digest."),

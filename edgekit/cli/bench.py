@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -63,9 +63,11 @@ def bench(
         min_samples=min_samples,
         min_seconds=min_seconds,
     )
-    reference = {} if compare is None else {"reference": compare}
+    reference: dict[str, Any] = {} if compare is None else {"reference": compare}
     with tempfile.TemporaryDirectory() as scratch:
         place = out or Path(scratch) / "measurement"
         with listening(as_json=json) as events:
             artifact = run("bench", opened, config, out=place, seed=seed, events=events, **reference)
-        return conclude(artifact, as_json=json, shown_path=out or Path("(not kept: name an output directory to keep it)"))
+        return conclude(
+            artifact, as_json=json, shown_path=out or Path("(not kept: name an output directory to keep it)")
+        )

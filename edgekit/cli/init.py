@@ -7,7 +7,7 @@ from pathlib import Path
 from edgekit.artifact import write_atomically
 from edgekit.errors import UsageError
 
-_TEMPLATE = '''\
+_TEMPLATE = """\
 # An edgekit recipe. Build it with: edgekit build {file}
 name = "{name}"
 seed = 0
@@ -47,7 +47,7 @@ targets = ["laptop-x86", "pixel-8"]     # `edgekit targets` lists them; a path t
 
 [budget]
 quality_drop = 0.02
-'''
+"""
 
 
 def init(path: Path = Path("recipe.toml")) -> int:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object per event instead of a display.")]
+AsJson = Annotated[
+    bool, Parameter(name="--json", negative="", help="Print one JSON object per event instead of a display.")
+]
 Offline = Annotated[bool, Parameter(negative="", help="Forbid any network access.")]
 Seed = Annotated[int, Parameter(help="The only source of randomness.")]

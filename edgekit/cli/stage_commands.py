@@ -103,7 +103,7 @@ def _parameters(entry: StageEntry) -> list[inspect.Parameter]:
         parameters.append(inspect.Parameter(_POSITIONAL_FIELD, positional, annotation=Annotated[str, help_text]))
     out_help = Parameter(help="Directory of the artifact to make; must not exist.")
     parameters.append(inspect.Parameter("out", positional, annotation=Annotated[Path, out_help]))
-    flags = Annotated[_flags(entry) | None, Parameter(name="*")]
+    flags: Any = Annotated[_flags(entry) | None, Parameter(name="*")]
     parameters.append(inspect.Parameter("flags", named, default=None, annotation=flags))
     for role in _flag_roles(entry):
         annotation = Annotated[str | None, Parameter(help=_ROLE_HELP[role])]

@@ -132,7 +132,7 @@ def _thresholds(config: CheckConfig, model: Artifact, reference: Artifact) -> Th
 
 
 def _rounds_activations(model: Artifact, reference: Artifact) -> bool:
-    """Returns True when the export rounds activations to 8 bits: a value on the edge of two codes may fall either way."""
+    """Returns True when the export rounds activations to 8 bits: a value on an edge may fall either way."""
     from edgekit.exporters.description import read_description
 
     file = reference.path / "quantization.json"

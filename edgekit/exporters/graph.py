@@ -36,7 +36,7 @@ class GraphEditor:
             array = np.ascontiguousarray(array) if array.ndim else array
             tensor = ir.tensor(array, name=name)
             self.graph.register_initializer(
-                ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+                ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
             )
         return self.graph.initializers[name]
 
@@ -45,7 +45,7 @@ class GraphEditor:
         name = "int64_" + "_".join(str(value).replace("-", "minus_") for value in values)
         return self.constant(name, np.array(values, dtype=np.int64))
 
-    def add(
+    def add(  # noqa: PLR0913 - the parts of a node
         self,
         before: ir.Node,
         operator: str,
@@ -61,7 +61,7 @@ class GraphEditor:
         output.type = ir.TensorType(dtype)
         return output
 
-    def add_many(
+    def add_many(  # noqa: PLR0913 - the parts of a node
         self,
         before: ir.Node,
         operator: str,

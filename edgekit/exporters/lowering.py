@@ -113,7 +113,7 @@ def _matmul(site: _Site, linears: Sequence[Linear], bias: ir.Value | None) -> ir
     if all(isinstance(linear, QuantizedLinear) for linear in linears):
         weight = concatenate([linear.weight for linear in linears])  # type: ignore[misc]
         return _kernel(weight.scheme, site.name)(site, weight, bias)
-    weights = torch.cat([linear.weight.detach() for linear in linears])  # type: ignore[misc]
+    weights = torch.cat([linear.weight.detach() for linear in linears])  # type: ignore[union-attr]
     matrix = site.constant("weight", _float(weights.T))
     return _with_bias(site, site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
 
@@ -141,7 +141,9 @@ def _dynamic_int8(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -
 
 def _widened(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
     """Multiplies floats: the codes are small in the file, and the runtime folds them into floats when it loads it."""
-    codes = site.add("Cast", [site.constant("codes", weight.codes.T.contiguous().numpy())], suffix="widened", **_TO_FLOAT)
+    codes = site.add(
+        "Cast", [site.constant("codes", weight.codes.T.contiguous().numpy())], suffix="widened", **_TO_FLOAT
+    )
     if weight.zero_points is not None:
         zeros = site.constant("zero_points", spread_scales(weight, weight.zero_points))
         zeros = site.add("Cast", [zeros], suffix="zero_points_widened", **_TO_FLOAT)
@@ -229,4 +231,3 @@ def _float(tensor: torch.Tensor) -> np.ndarray:
 
 
 _TO_FLOAT = {"attributes": {"to": int(ir.DataType.FLOAT)}}
-

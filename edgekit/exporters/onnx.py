@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgekit.models.source import LoadedModel
 
 BEST_OPSET, LOWEST_OPSET = 21, 18
-"""21 is the newest that every runtime since onnxruntime 1.18 reads; below 18 Split and the norms are other operators."""
+"""21 is the newest that every runtime since onnxruntime 1.18 reads; below 18 Split and the norms are others."""
 
 # The IR version that came with each operator set.
 _IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10}

@@ -64,4 +64,5 @@ def _pack(codes: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return codes.contiguous()
     pairs = F.pad(codes, (0, codes.shape[-1] % 2)).unflatten(-1, (-1, 2))
-    return (pairs[..., 0] | (pairs[..., 1] << 4)).contiguous()
+    packed: Tensor = (pairs[..., 0] | (pairs[..., 1] << 4)).contiguous()
+    return packed

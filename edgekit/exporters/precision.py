@@ -50,7 +50,7 @@ def store_half(graph: ir.Graph) -> None:
             continue
         stored = ir.tensor(half, name=f"{name}.float16")
         source = ir.Value(
-            name=stored.name, shape=stored.shape, type=ir.TensorType(stored.dtype), const_value=stored
+            name=stored.name, shape=ir.Shape(half.shape), type=ir.TensorType(stored.dtype), const_value=stored
         )
         cast = ir.node("Cast", [source], {"to": int(ir.DataType.FLOAT)}, name=f"{name}.widened")
         widened = cast.outputs[0]

@@ -50,7 +50,7 @@ class _Placeholder(nn.Module):
             shape.append(self._features)
         elif self._features is not None:
             shape[-1] = self._features
-        attributes = {"module": self._module_name}
+        attributes: dict[str, Any] = {"module": self._module_name}
         return torch.onnx.ops.symbolic(
             self._operator, [inputs], attributes, dtype=torch.float32, shape=shape, version=1
         )
@@ -138,18 +138,19 @@ def _mask(
     if mask_function is bidirectional_mask_function and attention_mask is not None:
         return attention_mask
     settings |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    mask: Tensor = sdpa_mask(
+    mask: Any = sdpa_mask(
         batch_size=batch_size,
         q_length=q_length,
         kv_length=kv_length,
-        mask_function=mask_function,
+        mask_function=mask_function,  # type: ignore[arg-type]
         attention_mask=attention_mask,
         **settings,
     )
-    return mask
+    fallback: Tensor = mask
+    return fallback
 
 
-def _attention(
+def _attention(  # noqa: PLR0913 - the signature that transformers calls
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -170,10 +171,10 @@ def _attention(
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     joined = [states.transpose(1, 2).flatten(2) for states in (query, key, value)]  # (B, S, N * D)
     if attention_mask is not None and attention_mask.ndim == 2:
-        masks = [attention_mask.to(torch.int32)]
+        masks: list[Tensor | None] = [attention_mask.to(torch.int32)]
     else:
         masks = [None, _bias(attention_mask, length)]
-    attributes = {"num_heads": int(heads), "scale": float(size**-0.5 if scaling is None else scaling)}
+    attributes: dict[str, Any] = {"num_heads": int(heads), "scale": float(size**-0.5 if scaling is None else scaling)}
     shape = (batch, length, joined[2].shape[2])
     output = torch.onnx.ops.symbolic(
         f"{MICROSOFT}::MultiHeadAttention",

@@ -73,7 +73,7 @@ class Scheme:
     @property
     def code_max(self) -> int:
         """The highest code in use."""
-        return 2 ** (self.bits - self.symmetric) - 1
+        return (1 << (self.bits - self.symmetric)) - 1
 
     def groups(self, columns: int) -> int:
         """Returns the number of scales in a row of `columns` weights."""
@@ -229,7 +229,8 @@ def round_blocks(inputs: Tensor, block_size: int) -> Tensor:
     blocks = F.pad(inputs, (0, -columns % block_size)).unflatten(-1, (-1, block_size))
     scale = blocks.abs().amax(dim=-1, keepdim=True) / 127
     inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
-    return (torch.round(blocks * inverse) * scale).flatten(-2)[..., :columns]
+    rounded: Tensor = (torch.round(blocks * inverse) * scale).flatten(-2)[..., :columns]
+    return rounded
 
 
 def schemes_of(model: nn.Module) -> dict[str, Scheme]:
@@ -310,7 +311,8 @@ def _pack(codes: Tensor) -> Tensor:
     """Packs 4-bit codes `(out, in)` into `(out, ceil(in / 2))` bytes, the first of each pair in the low half."""
     unsigned = (codes.to(torch.int16) + (8 if codes.dtype == torch.int8 else 0)).to(torch.uint8)
     pairs = F.pad(unsigned, (0, unsigned.shape[1] % 2)).unflatten(1, (-1, 2))
-    return pairs[..., 0] | (pairs[..., 1] << 4)
+    packed: Tensor = pairs[..., 0] | (pairs[..., 1] << 4)
+    return packed
 
 
 def _unpack(packed: Tensor, columns: int) -> Tensor:

@@ -39,7 +39,7 @@ def check_layers(layers: int | Sequence[int], stack: LayerStack) -> None:
 def choose_uniformly(count: int, stack: LayerStack) -> tuple[int, ...]:
     """Returns `count` layers evenly spaced, the last always among them: layer `floor((k + 1) * total / count) - 1`.
 
-    So 3 of 6 gives 1, 3, 5 (after healing 84.2 % against 83.8 % for 0, 2, 4; ../docs/prune.md). A first layer that
+    So 3 of 6 gives 1, 3, 5 (after healing 84.2 % against 83.8 % for 0, 2, 4; docs/prune.md). A first layer that
     is built differently from the others (ModernBERT) is kept, and the rest spread over the remaining ones.
 
     Raises:

@@ -28,8 +28,7 @@ class PruneConfig(StageConfig):
     layers: int | list[int] | None = None
     """Transformer layers to keep: how many, or which (counted from 0). None keeps all."""
     choose: Literal["uniform", "influence"] = "uniform"
-    """Which layers, when `layers` is a number: evenly spaced up to the last one, or those that change their input most
-    on calibration text."""
+    """Which layers, when `layers` is a number: evenly spaced up to the last, or those that change their input most."""
     vocabulary_size: int | None = Field(default=None, ge=1)
     """Tokens to keep at most: the most frequent of the data, and all that any text needs. None sets no limit."""
     min_count: int | None = Field(default=None, ge=1)

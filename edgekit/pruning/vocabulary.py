@@ -166,7 +166,7 @@ def trim_tokenizer(
     trimmed = copy.deepcopy(tokenizer)
     trimmed._tokenizer = backend  # there is no public way, and building the class anew would lose its settings
     if "unk_id" in trimmed.init_kwargs:  # of DeBERTa-v2, saved with its settings
-        trimmed.init_kwargs["unk_id"] = new_ids[trimmed.init_kwargs["unk_id"]]
+        trimmed.init_kwargs["unk_id"] = document["model"].get("unk_id")
     return trimmed
 
 

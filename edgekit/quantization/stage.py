@@ -112,11 +112,11 @@ def quantize_modules(model: nn.Module, schemes: dict[str, Scheme], context: Stag
     for name, scheme in steps:
         module, quantized = present[name], empty_like(present[name], scheme, name)
         try:
-            quantized.set_weight(quantize_tensor(module.weight, scheme))  # type: ignore[arg-type]
+            quantized.set_weight(quantize_tensor(module.weight, scheme))
         except (ModelError, UsageError) as error:
             raise type(error)(f"module '{name}': {error}") from error
         if isinstance(quantized, QuantizedLinear) and module.bias is not None:
-            quantized.bias = module.bias.detach().clone()  # type: ignore[operator]
+            quantized.bias = module.bias.detach().clone()
         replace_module(model, module, quantized)
 
 
