@@ -33,7 +33,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 docs: $(STAMP)  ## generated pages: the schema of build.json, the command line reference
-	$(BIN)/python -m docs.generate
+	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)  ## edgekit against its peers; writes benchmarks/results/
 	$(BIN)/python benchmarks/run.py

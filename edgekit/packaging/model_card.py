@@ -160,8 +160,9 @@ def _measured(found: Measurement, manifest: Manifest) -> str:
 
 def _estimated(estimate: Estimate, target: str) -> str:
     holds = "; ".join(_flat(assumption) for assumption in estimate.assumptions)
+    quantity = estimate.quantity if target in estimate.quantity else f"{estimate.quantity} on {target}"
     return (
-        f"> **Estimate, not measured**: {_flat(estimate.quantity)} on {target} ~ {estimate.low:.3g} to "
+        f"> **Estimate, not measured**: {_flat(quantity)} ~ {estimate.low:.3g} to "
         f"{estimate.high:.3g} {estimate.unit}, from `{_flat(estimate.formula)}`. It holds only if: {holds}."
     )
 

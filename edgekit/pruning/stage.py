@@ -131,8 +131,7 @@ def prune(inputs: StageInputs, config: PruneConfig, context: StageContext) -> Ar
     with publish(context.out, kind="model", lineage=lineage_of(STAGE, inputs, config, context)) as directory:
         save_model(LoadedModel(student, choice.tokenizer, loaded.task), directory)
         (directory / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    context.events(Event("metric", stage=STAGE, values=report.numbers()))
-    context.events(Event("message", stage=STAGE, text=report.summary()))
+    context.events(Event("message", stage=STAGE, text=report.summary(), values=report.numbers()))
     return Artifact.open(context.out, kind="model")
 
 

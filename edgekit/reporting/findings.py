@@ -115,7 +115,7 @@ def notes(result: BuildResult) -> list[str]:
     for export in result.exports:
         for note in export.notes:
             about.setdefault(note, []).append(f"{export.format} for {export.target}")
-    return [f"{note} ({join_words(exports)})" for note, exports in about.items()]
+    return [f"{note.removesuffix('.')} ({join_words(exports)})." for note, exports in about.items()]
 
 
 def place(export: ExportResult) -> str:

@@ -121,7 +121,7 @@ def _check_row(export: ExportResult, check: BudgetCheck) -> list[str]:
 
 def _estimates(result: BuildResult) -> list[str]:
     return [
-        f"- {escape(export.target)}, {escape(estimate.quantity)}: *{escape(wording.estimate(estimate))}*. "
+        f"- {escape(wording.estimated(estimate, export.target))}: *{escape(wording.estimate(estimate))}*. "
         f"Formula: {escape(estimate.formula)}. Holds only if: {escape('; '.join(estimate.assumptions))}."
         for export in result.exports
         for estimate in export.estimates

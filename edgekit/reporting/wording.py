@@ -143,6 +143,11 @@ def estimate(value: Estimate) -> str:
     return f"~ {amount(value)} (estimate)"
 
 
+def estimated(value: Estimate, target: str) -> str:
+    """Returns what an estimate is of, with its target named once."""
+    return value.quantity if target in value.quantity else f"{value.quantity} on {target}"
+
+
 def amount(value: Estimate) -> str:
     """Returns only the range of an estimate; the caller marks it as one."""
     if value.unit == "bytes":

@@ -58,6 +58,9 @@ def test_a_speed_is_claimed_only_when_its_interval_clears_one(
 def test_an_estimate_is_never_spelled_like_a_measurement() -> None:
     value = Estimate(quantity="latency", low=2.1, high=8.4, unit="ms", formula="f", assumptions=[])
     assert wording.estimate(value) == "~ 2.10 to 8.40 ms (estimate)"
+    assert wording.estimated(value, "pixel-8") == "latency on pixel-8"
+    named = value.model_copy(update={"quantity": "latency of 1 x 64 tokens on pixel-8"})
+    assert wording.estimated(named, "pixel-8") == named.quantity
     size = value.model_copy(update={"unit": "bytes", "low": 2**20, "high": 2**21})
     assert wording.estimate(size) == "~ 1.0 MiB to 2.0 MiB (estimate)"
 
