@@ -25,7 +25,7 @@ from edgekit.models.tokenizer import NASTY_TEXTS
 from edgekit.pruning.cut import Cut, require_same_tokens
 from edgekit.pruning.embeddings import token_ids_of
 from edgekit.pruning.importance import measure_importance
-from edgekit.pruning.layers import check_layers, choose_by_influence, choose_uniformly
+from edgekit.pruning.layers import check_count, check_indices, choose_by_influence, choose_uniformly
 from edgekit.pruning.positions import require_positions
 from edgekit.pruning.vocabulary import Counts, choose_tokens, count_tokens, coverage, read_vocabulary, trim_tokenizer
 
@@ -62,24 +62,31 @@ def choose(loaded: LoadedModel, data: PreparedData | None, config: PruneConfig, 
     """
     if config.max_positions is not None:
         _require_room(loaded, config.max_positions)
-    layers, influence = None, None
-    if config.layers is not None:
-        stack = find_layers(loaded.model)
-        check_layers(config.layers, stack)
-        if not isinstance(config.layers, int):
-            layers = tuple(sorted(config.layers))
-        elif data is None or config.choose == "uniform":
-            layers = choose_uniformly(config.layers, stack)
-        else:
-            batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context)
-            influence = measure_importance(loaded.model, batches).block_influence
-            layers = choose_by_influence(config.layers, stack, influence)
+    layers, influence = _choose_layers(loaded, data, config, context)
     token_ids, tokenizer, shares = None, loaded.tokenizer, dict[str, float]()
     if data is not None and config.trims_vocabulary:
         token_ids, tokenizer, shares = _choose_vocabulary(loaded, data, config, context)
     if config.max_positions is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_positions)
     return Choice(Cut(layers, token_ids, config.max_positions), tokenizer, influence, shares)
+
+
+def _choose_layers(
+    loaded: LoadedModel, data: PreparedData | None, config: PruneConfig, context: StageContext
+) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
+    """Returns the indices to keep (None: all) and each layer's block influence (None: not measured)."""
+    if config.keep_layers is not None:
+        check_indices(config.keep_layers, find_layers(loaded.model))
+        return tuple(sorted(config.keep_layers)), None
+    if config.layers is None:
+        return None, None
+    stack = find_layers(loaded.model)
+    check_count(config.layers, stack)
+    if data is None or config.choose == "uniform":
+        return choose_uniformly(config.layers, stack), None
+    batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context)
+    influence = measure_importance(loaded.model, batches).block_influence
+    return choose_by_influence(config.layers, stack, influence), influence
 
 
 def _choose_vocabulary(

@@ -18,21 +18,27 @@ from edgekit.models.structure import LayerStack, find_layers, size_names
 from edgekit.pruning.rebuild import copy_config, rebuild
 
 
-def check_layers(layers: int | Sequence[int], stack: LayerStack) -> None:
-    """Refuses a count or a list of layers that `stack` cannot satisfy.
+def check_count(count: int, stack: LayerStack) -> None:
+    """Refuses a number of layers that `stack` does not have.
 
     Raises:
-        UsageError: the count or an index is out of range, an index comes twice, or none is given.
+        UsageError: the number is out of range.
     """
-    total = stack.applications
-    if isinstance(layers, int):
-        if not 1 <= layers <= total:
-            raise UsageError(f"layers: found {layers}, expected 1 to {total}, the number of layers of the model.")
-        return
-    wrong = [index for index in layers if not 0 <= index < total]
-    if wrong or not layers or len(set(layers)) != len(layers):
+    if not 1 <= count <= stack.applications:
+        raise UsageError(f"layers: found {count}, expected 1 to {stack.applications}, the layers that the model has.")
+
+
+def check_indices(kept: Sequence[int], stack: LayerStack) -> None:
+    """Refuses indices of layers that `stack` does not have.
+
+    Raises:
+        UsageError: an index is out of range or comes twice, or there is none.
+    """
+    wrong = [index for index in kept if not 0 <= index < stack.applications]
+    if wrong or not kept or len(set(kept)) != len(kept):
         raise UsageError(
-            f"layers: found {list(layers)}, expected distinct indices from 0 to {total - 1}, the layers of the model."
+            f"keep_layers: found {list(kept)}, expected distinct indices from 0 to {stack.applications - 1}, the layers "
+            "that the model has."
         )
 
 
@@ -45,7 +51,7 @@ def choose_uniformly(count: int, stack: LayerStack) -> tuple[int, ...]:
     Raises:
         UsageError: `count` is out of range.
     """
-    check_layers(count, stack)
+    check_count(count, stack)
     pinned = pinned_layers(stack)
     free = [index for index in range(stack.applications) if index not in pinned]
     wanted = count - len(pinned)
@@ -64,7 +70,7 @@ def choose_by_influence(count: int, stack: LayerStack, influence: Sequence[float
     Raises:
         UsageError: `count` is out of range.
     """
-    check_layers(count, stack)
+    check_count(count, stack)
     pinned = pinned_layers(stack)
     free = [index for index in range(stack.applications) if index not in pinned]
     ranked = sorted(free, key=lambda index: (-influence[index], index))
@@ -89,17 +95,17 @@ def cut_layers(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
         UnsupportedError: the layers cannot be found, or the architecture cannot do without one of them.
     """
     stack = find_layers(model)
-    check_layers(kept, stack)
+    check_indices(kept, stack)
     kept = sorted(kept)
     missing = sorted(set(pinned_layers(stack)) - set(kept))
     if missing:
         raise UnsupportedError(
-            f"layers: found {kept}, but layer {missing[0]} of model type '{model.config.model_type}' is built "
+            f"keep_layers: found {kept}, but layer {missing[0]} of model type '{model.config.model_type}' is built "
             "differently from the others and no other can take its place. Keep it."
         )
     if stack.shared and len(stack.layers) > 1:
         raise UnsupportedError(
-            f"layers: model type '{model.config.model_type}' applies {len(stack.layers)} layers {stack.applications} "
+            f"keep_layers: model type '{model.config.model_type}' applies {len(stack.layers)} layers {stack.applications} "
             "times in groups; expected one shared layer, or layers with weights of their own."
         )
     config = copy_config(model)

@@ -25,10 +25,12 @@ REPORT_FILE = "prune.json"
 class PruneConfig(StageConfig):
     """What to keep of the model. At least one of layers, vocabulary and positions must be given."""
 
-    layers: int | list[int] | None = None
-    """Transformer layers to keep: how many, or which (counted from 0). None keeps all."""
+    layers: int | None = Field(default=None, ge=1)
+    """Transformer layers to keep: how many. None keeps all, or those of `keep_layers`."""
+    keep_layers: list[int] | None = None
+    """Transformer layers to keep: which, counted from 0. None keeps all, or as many as `layers` says."""
     choose: Literal["uniform", "influence"] = "uniform"
-    """Which layers, when `layers` is a number: evenly spaced up to the last, or those that change their input most."""
+    """Which `layers` to keep: evenly spaced ones up to the last, or those that change their input most."""
     vocabulary_size: int | None = Field(default=None, ge=1)
     """Tokens to keep at most: the most frequent of the data, and all that any text needs. None sets no limit."""
     min_count: int | None = Field(default=None, ge=1)
@@ -40,23 +42,23 @@ class PruneConfig(StageConfig):
     calibration_rows: int = Field(default=256, ge=1)
     """Rows of `train` that layers are measured on, with `choose = "influence"`."""
 
-    @field_validator("layers")
+    @field_validator("keep_layers")
     @classmethod
-    def _check_layers(cls, layers: int | list[int] | None) -> int | list[int] | None:
-        if isinstance(layers, int) and layers < 1:
-            raise ValueError(f"found {layers}, expected at least 1 layer.")
-        if isinstance(layers, list) and (not layers or min(layers) < 0 or len(set(layers)) != len(layers)):
+    def _check_layers(cls, layers: list[int] | None) -> list[int] | None:
+        if layers is not None and (not layers or min(layers) < 0 or len(set(layers)) != len(layers)):
             raise ValueError(f"found {layers}, expected distinct indices of layers, counted from 0.")
         return layers
 
     @model_validator(mode="after")
     def _check_purpose(self) -> Self:
-        if self.layers is None and not self.trims_vocabulary and self.max_positions is None:
+        if (self.layers, self.keep_layers, self.vocabulary_size, self.min_count, self.max_positions) == (None,) * 5:
             raise ValueError(
-                "nothing to prune. Set at least one of layers, vocabulary_size, min_count and max_positions."
+                "nothing to prune. Set at least one of layers, keep_layers, vocabulary_size, min_count, max_positions."
             )
-        if self.choose == "influence" and not isinstance(self.layers, int):
-            raise ValueError("choose = 'influence' needs layers to be a number: how many to keep.")
+        if self.layers is not None and self.keep_layers is not None:
+            raise ValueError("layers and keep_layers are both set. Say how many layers to keep, or which.")
+        if self.choose == "influence" and self.layers is None:
+            raise ValueError("choose = 'influence' needs layers: how many to keep.")
         if self.splits_counted is not None and (not self.trims_vocabulary or not self.splits_counted):
             raise ValueError("splits_counted names splits to count for vocabulary_size or min_count: set one of them.")
         return self

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 from edgekit.errors import UnsupportedError, UsageError
 from edgekit.models.structure import LayerStack, find_layers
 from edgekit.pruning.layers import (
-    check_layers,
+    check_count,
+    check_indices,
     choose_by_influence,
     choose_uniformly,
     cut_layers,
@@ -95,10 +96,16 @@ def test_a_first_layer_that_is_built_differently_always_stays() -> None:
         cut_layers(model, [1, 3])
 
 
-@pytest.mark.parametrize("layers", [0, 5, -1, [4], [-1], [1, 1], []])
-def test_what_the_model_does_not_have_is_refused(layers: int | list[int]) -> None:
-    with pytest.raises(UsageError, match=r"layers: found .*expected"):
-        check_layers(layers, stack_of(4))
+@pytest.mark.parametrize("count", [0, 5, -1])
+def test_more_layers_than_there_are_and_none_are_refused(count: int) -> None:
+    with pytest.raises(UsageError, match=rf"^layers: found {count}, expected 1 to 4"):
+        check_count(count, stack_of(4))
+
+
+@pytest.mark.parametrize("kept", [[4], [-1], [1, 1], []])
+def test_layers_that_the_model_does_not_have_are_refused(kept: list[int]) -> None:
+    with pytest.raises(UsageError, match=r"keep_layers: found \[.*, expected distinct indices from 0 to 3"):
+        check_indices(kept, stack_of(4))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_the_saved_student_computes_what_the_teacher_does_without_those_layers(
     size = {"roberta": 400, "modernbert": 400, "xlm-roberta": 120, "albert": 120, "deberta-v2": 120}.get(
         architecture, 150
     )
-    config = PruneConfig(layers=[0, 3], vocabulary_size=size, max_positions=MAX_LENGTH if has_positions else None)
+    config = PruneConfig(keep_layers=[0, 3], vocabulary_size=size, max_positions=MAX_LENGTH if has_positions else None)
     out = prune(StageInputs(model=model, data=data), config, StageContext(tmp_path / "out"))
     before, after = load_model(model), load_model(out)
     assert type(after.tokenizer) is type(before.tokenizer)
@@ -144,12 +144,14 @@ def test_progress_and_the_outcome_are_told(tmp_path: Path, teacher: Artifact, da
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "nothing to prune. Set at least one of layers, vocabulary_size, min_count and max_positions"),
-        ({"layers": 0}, "found 0, expected at least 1 layer"),
-        ({"layers": []}, "expected distinct indices"),
-        ({"layers": [1, 1]}, "expected distinct indices"),
-        ({"layers": [0], "choose": "influence"}, "choose = 'influence' needs layers to be a number"),
-        ({"min_count": 2, "choose": "influence"}, "choose = 'influence' needs layers to be a number"),
+        ({}, "nothing to prune. Set at least one of layers, keep_layers, vocabulary_size, min_count, max_positions"),
+        ({"layers": 0}, "greater than or equal to 1"),
+        ({"keep_layers": []}, "expected distinct indices"),
+        ({"keep_layers": [1, 1]}, "expected distinct indices"),
+        ({"keep_layers": [-1]}, "expected distinct indices"),
+        ({"layers": 1, "keep_layers": [1]}, "layers and keep_layers are both set"),
+        ({"keep_layers": [0], "choose": "influence"}, "choose = 'influence' needs layers"),
+        ({"min_count": 2, "choose": "influence"}, "choose = 'influence' needs layers"),
         ({"layers": 1, "splits_counted": ["train"]}, "splits_counted names splits to count"),
         ({"min_count": 0}, "greater than or equal to 1"),
         ({"layer": 3}, "Extra inputs are not permitted"),
@@ -168,7 +170,11 @@ def test_every_setting_is_documented_for_the_command_line() -> None:
     ("config", "error", "message"),
     [
         (PruneConfig(layers=5), UsageError, "layers: found 5, expected 1 to 4"),
-        (PruneConfig(layers=[2, 4]), UsageError, r"layers: found \[2, 4\], expected distinct indices from 0 to 3"),
+        (
+            PruneConfig(keep_layers=[2, 4]),
+            UsageError,
+            r"keep_layers: found \[2, 4\], expected distinct indices from 0 to 3",
+        ),
         (PruneConfig(vocabulary_size=10), UsageError, r"vocabulary_size: found 10, expected 90 \(single"),
         (PruneConfig(vocabulary_size=999), UsageError, "to 168 .all tokens of the model"),
         (PruneConfig(max_positions=31), UsageError, "max_positions: found 31, expected at least 32, the tokens that a"),
@@ -199,7 +205,7 @@ def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_report_file_is_plain_json(tmp_path: Path, teacher: Artifact) -> None:
-    out = prune(StageInputs(model=teacher), PruneConfig(layers=[2]), StageContext(tmp_path / "out"))
+    out = prune(StageInputs(model=teacher), PruneConfig(keep_layers=[2]), StageContext(tmp_path / "out"))
     content = json.loads((out.path / "prune.json").read_text())
     assert content["layers_kept"] == [2]
     assert content["vocabulary_before"] == content["vocabulary_after"] == 168
