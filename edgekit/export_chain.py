@@ -83,6 +83,8 @@ def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportRes
         parity=parity,
         quality=quality,
         measurement=measurement,
+        measured_on_target=on_target,
+        target_description=target.description,
         float_comparison=comparison,
         estimates=[] if on_target else [estimate_latency(exported, target, chain.recipe.bench)],
         budget=budget,

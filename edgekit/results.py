@@ -74,6 +74,14 @@ class Parity(Result):
     """Largest absolute difference of any logit."""
     mean_abs_diff: float
     """Mean absolute difference over all logits."""
+    median_abs_diff: float | None = None
+    """Median over the texts run of each one's largest absolute difference."""
+    own_max_abs_diff: float | None = None
+    """The same maximum between torch and torch with one part in a million of noise; None where nothing is rounded."""
+    own_mean_abs_diff: float | None = None
+    """The same mean between torch and torch disturbed."""
+    own_median_abs_diff: float | None = None
+    """The same median between torch and torch disturbed."""
     label_agreement: float
     """Share of texts with the same label, 0 to 1."""
     tokenizer_mismatches: int

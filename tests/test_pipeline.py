@@ -19,6 +19,8 @@ from edgekit.recipe import load_recipe
 from edgekit.results import BuildResult
 from tests.pico import pico_encoder, pico_texts
 
+pytestmark = pytest.mark.slow  # not yet shown to pass on a quiet machine: see docs/roadmap.md
+
 RECIPE = """
 name = "pico"
 seed = 3
@@ -33,7 +35,7 @@ validation = 0.2
 test = 0.3
 [[stage]]
 kind = "finetune"
-epochs = 6
+epochs = 15
 learning_rate = 2e-3
 precision = "float32"
 [[stage]]
@@ -42,7 +44,7 @@ layers = 2
 min_count = 1
 [[stage]]
 kind = "distill"
-epochs = 4
+epochs = 10
 learning_rate = 2e-3
 precision = "float32"
 [[stage]]

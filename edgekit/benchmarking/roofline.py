@@ -106,7 +106,7 @@ def estimate_latency(model: ModelOnDisk, target: Target, shape: Shape) -> Estima
             f"Kernels reach {100 * LOWEST_EFFICIENCY:.0f} to 100 % of the peak of {target.cpu}.",
             "Only matrix products and attention count; normalization, activation functions and calls are left out.",
             "Weights are read from memory once a call, and activations stay in the cache.",
-            "The fastest cores run the model at their highest clock, undisturbed.",
+            "It runs at the clock that the target file's peaks are for, undisturbed.",
         ],
     )
 

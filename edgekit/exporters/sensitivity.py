@@ -1,8 +1,8 @@
 """How much a model that rounds its activations answers to nothing: torch against itself, slightly disturbed.
 
 Rounding to 8 bits is a step: a value on the edge between two codes falls to either side by float noise, the step is
-carried into the next layer, and the logits of an unlucky text move by tenths. That is the model's own nature, not a fault
-of an export, and no export can be nearer to torch than torch is to itself. An export is held to that, not to a constant.
+carried into the next layer, and the logits of an unlucky text move by tenths. That is the model's own nature, not a
+fault of an export, and no export can be nearer to torch than torch is to itself. So an export is held to that.
 """
 
 from __future__ import annotations

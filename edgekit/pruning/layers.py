@@ -37,8 +37,8 @@ def check_indices(kept: Sequence[int], stack: LayerStack) -> None:
     wrong = [index for index in kept if not 0 <= index < stack.applications]
     if wrong or not kept or len(set(kept)) != len(kept):
         raise UsageError(
-            f"keep_layers: found {list(kept)}, expected distinct indices from 0 to {stack.applications - 1}, the layers "
-            "that the model has."
+            f"keep_layers: found {list(kept)}, expected distinct indices from 0 to {stack.applications - 1}, "
+            "the layers that the model has."
         )
 
 
@@ -105,8 +105,8 @@ def cut_layers(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
         )
     if stack.shared and len(stack.layers) > 1:
         raise UnsupportedError(
-            f"keep_layers: model type '{model.config.model_type}' applies {len(stack.layers)} layers {stack.applications} "
-            "times in groups; expected one shared layer, or layers with weights of their own."
+            f"keep_layers: model type '{model.config.model_type}' applies {len(stack.layers)} layers "
+            f"{stack.applications} times in groups; expected one shared layer, or layers with weights of their own."
         )
     config = copy_config(model)
     _cut_lists(config, kept, stack.applications)

@@ -33,13 +33,13 @@ def test_every_command_has_help(kind, capsys):
     ("arguments", "code", "message"),
     [
         (["quantise"], 2, "quantise"),
-        (["quantize"], 2, "MODEL"),
+        (["quantize"], 2, "--model requires an argument"),
         (["prune", "IN", "OUT", "--layres", "3"], 2, "--layres"),
         (["build", "review-sentimant"], 2, "Did you mean 'review-sentiment'?"),
         (["build", "review-sentiment", "--set", "seed"], 2, "expected key=value"),
         (["targets", "pixel-9"], 2, "Did you mean 'pixel-8'?"),
         (["verify", "nowhere"], 2, "found no artifact.json"),
-        (["prune", "nowhere", "out"], 2, "found no artifact.json"),
+        (["prune", "nowhere", "out", "--layers", "3"], 2, "found no artifact.json"),
     ],
 )
 def test_usage_errors_exit_2_with_one_message(arguments, code, message, capsys):
