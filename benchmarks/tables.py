@@ -15,11 +15,11 @@ README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 MIB = 1024**2
 MODELS = {
-    "teacher": "teacher, finetuned",
-    "student": "student, distilled",
-    "int8": "student, int8, in torch",
-    "exported": "student, int8, exported, in onnxruntime",
-    "untaught": "same student without the teacher",
+    "teacher": "teacher",
+    "student": "distilled student",
+    "int8": "int8 student in torch",
+    "exported": "int8 export in onnxruntime",
+    "untaught": "student without the teacher",
 }
 SPLITS = {"test": "Rotten Tomatoes, test split", "imdb": "IMDB, held out"}
 
@@ -68,7 +68,7 @@ def accuracy_tables(content: Content) -> str:
         header = ["accuracy, %", "all", "95 % interval", *(f"seed {seed}" for seed in content["seeds"])]
         accuracies = [
             [MODELS[name], *_percent(row["accuracy"], row["interval"], row["by_seed"], "")]
-            for name, row in found["accuracies"].items()
+            for name, row in sorted(found["accuracies"].items(), key=lambda item: list(MODELS).index(item[0]))
         ]
         differences = [
             [_difference_name(name), *_percent(row["difference"], row["interval"], row["by_seed"], "+")]
@@ -144,7 +144,7 @@ def _percent(value: float, ends: list[float], by_seed: list[float], sign: str) -
 
 def _difference_name(name: str) -> str:
     one, _, other = name.partition(" - ")
-    return f"{MODELS[one]} less {MODELS[other]}"
+    return f"{MODELS[one]} against {MODELS[other]}"
 
 
 if __name__ == "__main__":

@@ -82,6 +82,9 @@ class Parity(Result):
     """The same mean between torch and torch disturbed."""
     own_median_abs_diff: float | None = None
     """The same median between torch and torch disturbed."""
+    share_above_own: float | None = None
+    """Share of texts that differ clearly more than torch and torch disturbed do on them, 0 to 1; about a quarter by
+    chance, nearly all when the export computes something else."""
     label_agreement: float
     """Share of texts with the same label, 0 to 1."""
     tokenizer_mismatches: int
@@ -129,7 +132,7 @@ class Measurement(Result):
     length: int
     """Tokens a row."""
     samples_ms: list[float]
-    """Every raw sample after the warm-up, in order."""
+    """Every raw sample after the warm-up, in order; evenly thinned out where there are more than 10,000."""
     warmup_runs: int
     """Calls before the spread settled."""
     settled: bool

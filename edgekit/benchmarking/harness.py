@@ -28,7 +28,8 @@ MIN_ROUNDS = 12
 DECISION_CONFIDENCE = 0.99
 _CHUNK_S = 0.5
 _TURN_S = 0.15
-_TURN_RUNS = 3
+_TURN_RUNS = (3, 1000)
+_KEPT_SAMPLES = 10_000
 _MANY = 1_000_000
 
 
@@ -142,9 +143,10 @@ def _warm_up(process: MeasuringProcess, sampling: Sampling, events: EventSink) -
 
 
 def _turn_runs(series: _Series) -> int:
-    """Returns how many calls make a turn: as many as fill `_TURN_S`, at least `_TURN_RUNS`."""
-    probe = series.process.sample(_TURN_RUNS, _TURN_S)
-    return max(_TURN_RUNS, math.ceil(_TURN_S * 1e9 / _median(probe)))
+    """Returns how many calls make a turn: as many as fill `_TURN_S`, within `_TURN_RUNS`."""
+    fewest, most = _TURN_RUNS
+    probe = series.process.sample(fewest, _TURN_S)
+    return min(max(fewest, math.ceil(_TURN_S * 1e9 / _median(probe))), most)
 
 
 def _take_turn(series: _Series, runs: int) -> float:
@@ -199,7 +201,7 @@ def _report(events: EventSink, text: str, series: _Series, sampling: Sampling) -
 def _summarize(series: _Series, load: float) -> Measurement:
     subject, opened = series.process.subject, series.process.opened
     memory = series.process.memory()
-    samples_ms = [sample / 1e6 for sample in series.samples_ns]
+    samples_ms = [sample / 1e6 for sample in series.samples_ns[:: -(-len(series.samples_ns) // _KEPT_SAMPLES)]]
     points = {f"p{percent}_ms": _quantile(samples_ms, percent / 100) for percent in (50, 90, 95, 99)}
     intervals = {
         f"p{percent}_interval_ms": quantile_interval(samples_ms, percent / 100) for percent in (50, 90, 95, 99)
@@ -215,7 +217,7 @@ def _summarize(series: _Series, load: float) -> Measurement:
         settled=series.settled,
         **points,
         **intervals,
-        rows_per_s=subject.scenario.batch * len(samples_ms) / (sum(samples_ms) / 1e3),
+        rows_per_s=subject.scenario.batch * len(series.samples_ns) / series.seconds,
         load_ms=opened.load_ms,
         peak_rss_bytes=memory.peak_bytes,
         rss_anonymous_bytes=memory.anonymous_bytes,

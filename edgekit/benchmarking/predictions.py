@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 LOGITS_FILE = "logits.npy"
-DEFAULT_BATCH_SIZE = {"model": 64, "onnx": 1}
+DEFAULT_BATCH_SIZE = {"model": 64, "onnx": 1, "bundle": 1}
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _reporter(events: EventSink, total: int, kind: str) -> Callable[[int], None]
     """Returns a function that counts rows and reports about a hundred times in all."""
     step = max(1, total // 100)
     done = 0
-    text = "evaluating the export" if kind == "onnx" else "evaluating"
+    text = "evaluating" if kind == "model" else "evaluating the export"
 
     def advance(rows: int) -> None:
         nonlocal done

@@ -179,14 +179,13 @@ class MeasuringProcess:
     def _end(self) -> None:
         process = self._process
         if process is not None:
-            if process.stdin is not None and process.poll() is None:
-                try:
-                    process.stdin.write('{"command": "quit"}\n')
-                    process.stdin.close()
-                    process.wait(timeout=1)
-                except (OSError, subprocess.TimeoutExpired):
-                    process.kill()
-            process.wait()
+            assert process.stdin is not None
+            try:
+                process.stdin.close()  # it ends at the end of its input
+                process.wait(timeout=1)
+            except (OSError, subprocess.TimeoutExpired):
+                process.kill()
+                process.wait()
         self._errors.close()
 
 

@@ -147,7 +147,7 @@ def count_work(model: ModelOnDisk, batch: int, length: int) -> Work:
     Raises:
         UsageError: the model is not an ONNX export.
     """
-    if model.kind != "onnx":
+    if model.kind not in ("onnx", "bundle"):
         raise UsageError(f"{model.path}: found a model of kind '{model.kind}', expected an ONNX export to count on.")
     return add_up(_executed_nodes(model, batch, length), model_bytes(model))
 

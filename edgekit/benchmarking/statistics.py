@@ -143,7 +143,9 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
     scale = 1 + z**2 / trials
     center = (share + z**2 / (2 * trials)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return Interval(low=max(0.0, center - half), high=min(1.0, center + half), confidence=confidence)
+    low = 0.0 if successes == 0 else center - half  # exact at the ends, where rounding would leave 1e-17
+    high = 1.0 if successes == trials else center + half
+    return Interval(low=low, high=high, confidence=confidence)
 
 
 def paired_change_interval(

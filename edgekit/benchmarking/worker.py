@@ -7,7 +7,6 @@ It reads one JSON object a line from stdin and answers each with one line; `harn
     {"command": "inputs", "input_ids": [[[...]]]}      a list of batches, used in turn -> {}
     {"command": "sample", "runs": 10, "seconds": 1.0}  -> {"samples_ns": [...]}
     {"command": "memory"}                              -> {"peak_bytes": ..., "resident_bytes": ..., ...}
-    {"command": "quit"}                                -> {}
 
 A failure is answered with {"error": message, "type": name of the exception}. It ends when stdin ends, so it never
 outlives the process that started it. It imports nothing that the runtime does not need, so that the memory is the
@@ -117,7 +116,7 @@ def _pin(cores: list[int]) -> list[int]:
 
 
 def serve() -> None:
-    """Answers requests until `quit` or the end of stdin."""
+    """Answers requests until stdin ends."""
     # Libraries print where they like; only answers may go to the pipe.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -130,8 +129,6 @@ def serve() -> None:
                 measured, answer = open_model(request)
             elif command == "memory":
                 answer = dict(read_memory().as_dict())
-            elif command == "quit":
-                answer = {}
             elif measured is None:
                 raise ValueError(f"'{command}' before 'open'")
             else:
@@ -140,8 +137,6 @@ def serve() -> None:
             answer = {"error": str(error) or type(error).__name__, "type": type(error).__name__}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-        if command == "quit":
-            return
 
 
 if __name__ == "__main__":

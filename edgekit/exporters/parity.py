@@ -28,6 +28,9 @@ PARITY_FILE = "parity.json"
 Logits = NDArray[np.float32]
 Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 
+CLEARLY = 1e-3
+"""A difference of logits that float noise alone does not make."""
+
 _EXTRA_PADDING = 7
 _SHOWN = 60
 
@@ -38,8 +41,8 @@ class Thresholds:
 
     max_abs_diff: float
     mean_abs_diff: float
-    median_abs_diff: float
     label_agreement: float
+    share_above_own: float
 
     def relaxed(self, own: Differences, factor: float) -> Thresholds:
         """Returns the differences allowed to an export of a model that differs from itself by `own`."""
@@ -47,7 +50,6 @@ class Thresholds:
             self,
             max_abs_diff=max(self.max_abs_diff, factor * own.largest),
             mean_abs_diff=max(self.mean_abs_diff, factor * own.mean),
-            median_abs_diff=max(self.median_abs_diff, factor * own.median),
         )
 
 
@@ -98,6 +100,17 @@ class Differences:
     def median(self) -> float:
         """Median over rows of the largest absolute difference in a row."""
         return float(np.median(np.concatenate(self._rows).max(axis=1)))
+
+    def share_above(self, own: Differences) -> float:
+        """Returns the share of rows that differ by more than `CLEARLY` and twice the row's difference in `own`.
+
+        Which rows hit an edge is chance, alike for both: where p of the rows do, p (1 - p) <= 1/4 hit one here and not
+        there. Finetuned MiniLM, 3 and 6 layers, 128 rows, 12 seeds: 0.04 to 0.20. A fault moves every row: 0.46 with
+        one layer's scales 1 % too large, 0.70 with GELU's tanh form, 0.72 with another epsilon, 0.98 with the rows of
+        one weight in another order.
+        """
+        mine, others = (np.concatenate(each._rows).max(axis=1) for each in (self, own))
+        return float((mine > np.maximum(CLEARLY, 2 * others)).mean())
 
     @property
     def agreeing(self) -> int:
@@ -164,7 +177,7 @@ class Evidence:
 def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
     """Returns the result: what was found, and one sentence for each threshold that does not hold."""
     differences, own, tokens = evidence.differences, evidence.own, evidence.tokens
-    failures = _failures(differences, thresholds)
+    failures = _failures(differences, own, thresholds)
     if tokens.mismatches:
         failures.append(
             f"{len(tokens.mismatches)} of {tokens.texts} texts are tokenized otherwise by tokenizer.json than by "
@@ -179,6 +192,7 @@ def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
         own_max_abs_diff=None if own is None else _printable(own.largest),
         own_mean_abs_diff=None if own is None else _printable(own.mean),
         own_median_abs_diff=None if own is None else _printable(own.median),
+        share_above_own=None if own is None else differences.share_above(own),
         label_agreement=differences.agreement,
         tokenizer_mismatches=len(tokens.mismatches),
         tokenizer_texts=tokens.texts,
@@ -209,17 +223,21 @@ def require_parity(parity: Parity) -> None:
         raise ParityError(f"The export, run by {parity.runtime}, differs from the model it was made from:\n{listed}")
 
 
-def _failures(differences: Differences, thresholds: Thresholds) -> list[str]:
+def _failures(differences: Differences, own: Differences | None, thresholds: Thresholds) -> list[str]:
     failures = [] if differences.finite else ["The exported file or the model gives logits that are not finite."]
     found = {
         "max_abs_diff": (differences.largest, thresholds.max_abs_diff),
         "mean_abs_diff": (differences.mean, thresholds.mean_abs_diff),
-        "median_abs_diff": (differences.median, thresholds.median_abs_diff),
     }
     for name, (value, limit) in found.items():
         # A comparison with NaN is false, so the good case is the one that is asked for.
         if not value <= limit:
             failures.append(f"{name} {value:.3g} is above {limit:.3g}.")
+    if own is not None and differences.share_above(own) > thresholds.share_above_own:
+        failures.append(
+            f"share_above_own {differences.share_above(own):.3f} is above {thresholds.share_above_own:g}: so many rows "
+            "differ by more than rounding explains."
+        )
     if differences.agreement < thresholds.label_agreement:
         disagreeing = differences.rows - differences.agreeing
         failures.append(

@@ -34,7 +34,7 @@ class OnnxRuntime:
     """The runtime `onnxruntime`."""
 
     name = "onnxruntime"
-    formats: tuple[str, ...] = ("onnx",)
+    formats: tuple[str, ...] = ("onnx", "bundle")
     libraries: tuple[str, ...] = ("numpy", "onnxruntime")
 
     def unavailable_reason(self) -> str | None:

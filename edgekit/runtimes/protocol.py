@@ -25,7 +25,7 @@ BUILT_IN = {
     "onnxruntime": "edgekit.runtimes.onnxruntime_runtime:OnnxRuntime",
 }
 
-_WEIGHT_FILES = {"model": "model.safetensors", "onnx": "onnx/model.onnx"}
+_WEIGHT_FILES = {"model": "model.safetensors", "onnx": "onnx/model.onnx", "bundle": "onnx/model.onnx"}
 
 
 class ModelOnDisk(Protocol):
@@ -37,7 +37,7 @@ class ModelOnDisk(Protocol):
 
     @property
     def kind(self) -> str:
-        """Kind of the artifact: `model` or `onnx`."""
+        """Kind of the artifact: `model`, `onnx`, or `bundle`, which holds an export's files unchanged."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _names_for(kind: str) -> list[str]:
 def model_file(model: ModelOnDisk) -> Path:
     """Returns the file that a runtime opens: `onnx/model.onnx`, or `model.safetensors`.
 
-    An `onnx` artifact with another file name is accepted as long as it holds one ONNX file only.
+    An export with another file name is accepted as long as it holds one ONNX file only.
 
     Raises:
         ArtifactError: there is no such file, or the artifact is no model.
@@ -186,7 +186,7 @@ def model_file(model: ModelOnDisk) -> Path:
 def model_bytes(model: ModelOnDisk) -> int:
     """Returns the size of the files that a runtime reads: the model file and its external data beside it, if any."""
     file = model_file(model)
-    pattern = f"{file.name}*" if model.kind == "onnx" else f"*{file.suffix}"
+    pattern = f"*{file.suffix}" if model.kind == "model" else f"{file.name}*"
     return sum(part.stat().st_size for part in file.parent.glob(pattern) if part.is_file())
 
 

@@ -1,6 +1,7 @@
 """The stages as a user meets them: artifacts in, an artifact out, and bad input refused by name."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -22,7 +23,7 @@ from edgekit.distillation.stage import (
 )
 from edgekit.errors import ArtifactError, DataError, ModelError, UnsupportedError, UsageError
 from edgekit.models.source import load_model
-from tests.distillation.test_trainer import kill_after
+from tests.distillation.test_trainer import ROOT, kill_after
 from tests.distillation.training import DISTILL, Recorder, assert_same_weights, weights
 from tests.pico import pico_data_artifact, pico_loaded, pico_model_artifact, publish_model
 
@@ -228,6 +229,21 @@ def test_an_output_that_exists_is_refused_before_any_work(teacher, data, tmp_pat
     (tmp_path / "out").mkdir()
     with pytest.raises(ArtifactError, match="already exists"):
         finetune(StageInputs(model=teacher, data=data), FinetuneConfig(epochs=1000), context(tmp_path))
+
+
+@pytest.mark.slow
+def test_two_processes_do_the_maths_of_one(teacher, student, data, tmp_path):
+    def run(name, launcher):
+        arguments = ["share", student.path, data.path, tmp_path / f"work-{name}", tmp_path / name, teacher.path]
+        command = [sys.executable, *launcher, "-m", "tests.distillation.training", *map(str, arguments)]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    alone = run("alone", [])
+    shared = run("shared", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
+    assert len(alone) == 9 + 3
+    np.testing.assert_allclose(shared, alone, rtol=1e-4)
 
 
 def test_configs_import_without_torch():

@@ -5,6 +5,8 @@ python -m tests.distillation.training finetune MODEL DATA WORK OUT      trains, 
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -27,6 +29,9 @@ DISTILL = DistillConfig(
     attention_relation_weight=0.5,
     evaluations_per_epoch=3,
 )
+
+
+SHARED_ROWS = 16
 
 
 class Recorder:
@@ -55,10 +60,27 @@ def assert_same_weights(first: Artifact, second: Artifact) -> None:
         assert torch.equal(left[name], right[name]), name
 
 
+def share(student: Artifact, data: Artifact, work: Path, out: Path, teacher: Artifact) -> None:
+    """Distills on all processes of the group and prints what the main one was told."""
+    recorder = Recorder()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    config = DISTILL.model_copy(update={"batch_size": SHARED_ROWS // processes, "dropout": 0.0, "learning_rate": 1e-4})
+    inputs = StageInputs(model=student, data=data, teacher=teacher)
+    distill(inputs, config, StageContext(out, seed=3, events=recorder, work_directory=work))
+    steps = [event.values for event in recorder.of("progress") if "loss" in event.values]
+    if recorder.events:
+        told = [[step["loss"], step["gradient_norm"]] for step in steps]
+        scores = [list(event.values.values()) for event in recorder.of("metric")]
+        print(json.dumps(told + scores), flush=True)  # noqa: T201
+
+
 def main(arguments: list[str]) -> None:
     """Runs a stage in this process, with a line on the standard output after every step."""
     kind, model, data, work, out = arguments[:5]
     torch.set_num_threads(1)
+    if kind == "share":
+        share(Artifact.open(model), Artifact.open(data), Path(work), Path(out), Artifact.open(arguments[5]))
+        return
     trainer.CHECKPOINT_SECONDS = 0.0
     trainer._CHECKPOINT_SHARE = 1e9
 

@@ -1,0 +1,131 @@
+"""Runtimes that misbehave in the measuring process, found by `module:Class` as any plug-in is."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from edgekit.errors import ModelError
+
+
+class Session:
+    """Returns at once."""
+
+    input_names = ["input_ids", "attention_mask"]
+    output_names = ["logits"]
+
+    def run(self, inputs):
+        return {}
+
+
+class Fake:
+    """A runtime that does nothing, for onnx artifacts."""
+
+    name = "fake"
+    formats = ("onnx",)
+    libraries = ()
+
+    def unavailable_reason(self):
+        return None
+
+    def version(self):
+        return "1.0"
+
+    def open(self, model, config):
+        return Session()
+
+
+class Killed(Fake):
+    def open(self, model, config):
+        sys.stderr.write("about to vanish\n")
+        sys.stderr.flush()
+        os.kill(os.getpid(), 9)
+
+
+class Exiting(Fake):
+    def open(self, model, config):
+        os._exit(7)
+
+
+class Hanging(Fake):
+    def open(self, model, config):
+        time.sleep(60)
+
+
+class Refusing(Fake):
+    def open(self, model, config):
+        raise ModelError("this file is not for me")
+
+
+class Chatty(Fake):
+    def open(self, model, config):
+        sys.stdout.write("a library that talks\n")
+        sys.stdout.flush()
+        os.write(1, b"and one that writes to the descriptor\n")
+        return Session()
+
+
+class FailingSession(Session):
+    def run(self, inputs):
+        raise RuntimeError("no kernel for this shape\nand many more lines")
+
+
+class Failing(Fake):
+    def open(self, model, config):
+        return FailingSession()
+
+
+class Clock:
+    """Replaces this process's clock: time passes only when a session says so, so that durations are known."""
+
+    now_ns = 0
+
+    @classmethod
+    def install(cls):
+        time.perf_counter_ns = lambda: cls.now_ns
+
+
+class ClockedSession(Session):
+    """Call number n takes `milliseconds(n)`."""
+
+    def __init__(self, milliseconds):
+        self.milliseconds = milliseconds
+        self.calls = 0
+
+    def run(self, inputs):
+        Clock.now_ns += round(1e6 * self.milliseconds(self.calls))
+        self.calls += 1
+        return {}
+
+
+class Steady(Fake):
+    """10 ms a call, with a thousandth of a ripple."""
+
+    def open(self, model, config):
+        Clock.install()
+        return ClockedSession(lambda call: 10 + 0.01 * (call % 3))
+
+
+class Thrice(Fake):
+    """30 ms a call."""
+
+    def open(self, model, config):
+        Clock.install()
+        return ClockedSession(lambda call: 30 + 0.03 * (call % 3))
+
+
+class Cooling(Fake):
+    """Starts at 20 ms and settles at 10 after 40 calls."""
+
+    def open(self, model, config):
+        Clock.install()
+        return ClockedSession(lambda call: 10 + max(0, 10 - call / 4))
+
+
+class Restless(Fake):
+    """Never settles: every other call takes twice as long."""
+
+    def open(self, model, config):
+        Clock.install()
+        return ClockedSession(lambda call: 10 if call % 2 else 20)
