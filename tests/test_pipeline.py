@@ -19,8 +19,6 @@ from edgekit.recipe import load_recipe
 from edgekit.results import BuildResult
 from tests.pico import pico_encoder, pico_texts
 
-pytestmark = pytest.mark.slow  # not yet shown to pass on a quiet machine: see docs/roadmap.md
-
 RECIPE = """
 name = "pico"
 seed = 3

@@ -63,13 +63,7 @@ def flags(settings: dict[str, object]) -> list[str]:
     return words
 
 
-_UNSHOWN = ("quantize", "bench")
-"""Stages for which the comparison does not pass yet: see docs/roadmap.md."""
-
-
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in _UNSHOWN else ()) for kind in SETTINGS]
-)
+@pytest.mark.parametrize("kind", SETTINGS)
 def test_command_and_function_make_the_same_artifact(kind, artifacts, tmp_path):
     roles = inputs_of(kind, artifacts)
     model = roles.pop("model", None)

@@ -56,7 +56,7 @@ def bench(
 
     opened = Artifact.open(model)
     config = BenchConfig(
-        runtime=runtime or ("torch" if opened.kind == "model" else "onnxruntime"),
+        runtime=runtime,
         threads=threads,
         batch=batch,
         length=length,

@@ -8,10 +8,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field_validator
 
 from edgekit.api import run
 from edgekit.cli.options import AsJson, Offline, Seed
@@ -84,7 +84,21 @@ def _flags(entry: StageEntry) -> type[BaseModel]:
         for name, field in entry.config_class().model_fields.items()
         if not (name == _POSITIONAL_FIELD and "model" not in entry.needs)
     }
-    return create_model(f"{entry.config}Flags", __config__=ConfigDict(extra="forbid"), **fields)
+    numbers = [name for name, (annotation, _) in fields.items() if _is_choice_of_numbers(annotation)]
+    checks: dict[str, Any] = {"read_number": field_validator(*numbers, mode="before")(_read_number)} if numbers else {}
+    return create_model(f"{entry.config}Flags", __config__=ConfigDict(extra="forbid"), __validators__=checks, **fields)
+
+
+def _is_choice_of_numbers(annotation: Any) -> bool:
+    """Returns whether `annotation` has a `Literal` of numbers in it: a word of the command line is not yet one."""
+    if get_origin(annotation) is Literal:
+        return any(isinstance(choice, int) for choice in get_args(annotation))
+    return any(_is_choice_of_numbers(part) for part in get_args(annotation))
+
+
+def _read_number(value: Any) -> Any:
+    """Returns the number that a word spells, and anything else as it is."""
+    return int(value) if isinstance(value, str) and value.strip().lstrip("-").isdigit() else value
 
 
 def _flag_roles(entry: StageEntry) -> list[str]:
