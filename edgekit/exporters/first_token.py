@@ -10,6 +10,8 @@ Requires a graph of `tracing`, before lowering. Ensures the same logits.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx_ir as ir
 
 from edgekit.exporters.graph import GraphEditor, constant_of, dimensions
@@ -21,8 +23,10 @@ _ELEMENTWISE = {"Add", "Sum", "Sub", "Mul", "Div", "Gelu", "GeluTanh", "Tanh", "
 def keep_first_token(graph: ir.Graph) -> list[str]:
     """Narrows, in place, what only the first token's row is needed of; returns the names of the linears narrowed."""
     narrowed: dict[ir.Node, list[int]] = {}
+    shared = _shared_modules(graph)
     for node in reversed(list(graph)):
-        rows = _row_inputs(node)
+        # The torch reference narrows a module wherever it is used, so one that several layers share stays whole.
+        rows = [] if _module_of(node) in shared else _row_inputs(node)
         if rows and all(_only_first_needed(output, narrowed) for output in node.outputs):
             narrowed[node] = rows
     editor = GraphEditor(graph)
@@ -40,6 +44,17 @@ def keep_first_token(graph: ir.Graph) -> list[str]:
         if node.op_type == "Linear":
             modules.append(node.attributes["module"].as_string())
     return sorted(set(modules))
+
+
+def _module_of(node: ir.Node) -> str | None:
+    """Returns the name of the linear that a placeholder stands for."""
+    return node.attributes["module"].as_string() if node.op_type == "Linear" else None
+
+
+def _shared_modules(graph: ir.Graph) -> set[str | None]:
+    """Returns the linears that more than one node stands for, as in ALBERT, whose layers are one."""
+    counts = Counter(_module_of(node) for node in graph if node.op_type == "Linear")
+    return {name for name, count in counts.items() if count > 1}
 
 
 def _only_first_needed(value: ir.Value, narrowed: dict[ir.Node, list[int]]) -> bool:

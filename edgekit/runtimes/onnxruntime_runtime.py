@@ -3,9 +3,9 @@
 - Threads: `config.threads` within an operator, operators one after another, no spinning. A spinning pool answers a
   call that follows at once a little sooner and burns a core for the rest; an app on a battery must not
   (Windows ML, too, turns it off). With one thread there is no pool and the setting has no effect.
-- `session.x64quantprecision`: on x86 without VNNI, onnxruntime's kernel for signed int8 weights adds pairs of products
-  in 16 bits and saturates: 255 x 127 twice gives 32,767 instead of 64,770. The option makes it convert such weights to
-  unsigned ones at load, which is exact; on machines with VNNI, and on ARM, it changes nothing. An app must set it too.
+
+Nothing is set that would change a result: an app that opens the file with default options computes the same. Signed
+int8 weights saturate in the kernel for x86 without VNNI; that is prevented in the codes (`reduce_range`), not here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ PROVIDER = "CPUExecutionProvider"
 SESSION_SETTINGS = {
     "session.intra_op.allow_spinning": "0",
     "session.inter_op.allow_spinning": "0",
-    "session.x64quantprecision": "1",
 }
 """Configuration entries of every session; an app that ships the model sets the same."""
 

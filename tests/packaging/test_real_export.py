@@ -55,4 +55,4 @@ def test_it_verifies_and_names_every_input_of_the_model(made: tuple[Artifact, Ar
     assert manifest.inputs == ["input_ids", "attention_mask", "token_type_ids"]
     kotlin = (bundle.path / "usage.kt").read_text()
     assert 'listOf("input_ids", "attention_mask", "token_type_ids").associateWith' in kotlin
-    assert 'addConfigEntry("session.x64quantprecision", "1")' in kotlin
+    assert 'addConfigEntry("session.intra_op.allow_spinning", "0")' in kotlin
