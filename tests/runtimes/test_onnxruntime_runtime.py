@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import ModelError
-from edgekit.runtimes.onnxruntime_runtime import PROVIDER, OnnxRuntime, session_options
+from edgekit.runtimes.onnxruntime_runtime import PROVIDER, SESSION_SETTINGS, OnnxRuntime
 from edgekit.runtimes.protocol import SessionConfig, model_file
 from tests.pico import pico_tokenizer
 from tests.runtimes.tiny import expected_logits, tiny_onnx_artifact
@@ -43,37 +43,6 @@ def test_a_broken_file_is_a_clear_error(tmp_path):
         OnnxRuntime().open(artifact, SessionConfig())
 
 
-def test_signed_int8_products_do_not_saturate():
-    """255 x 127, 64 times: on x86 without VNNI the plain kernel gives half of it."""
-    import onnx
-    import onnxruntime
-    from onnx import TensorProto, helper
-
-    weights = onnx.numpy_helper.from_array(np.full((64, 8), 127, dtype=np.int8), "w")
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["a", "w"], ["y"])],
-        "saturation",
-        [helper.make_tensor_value_info("a", TensorProto.UINT8, ["rows", 64])],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, ["rows", 8])],
-        [weights],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), session_options(SessionConfig()), providers=[PROVIDER]
-    )
-    (found,) = session.run(None, {"a": np.full((4, 64), 255, dtype=np.uint8)})
-    assert (found == 255 * 127 * 64).all()
-
-
-def test_float16_logits_are_widened(tmp_path):
-    from onnx import TensorProto, helper, load, save
-
-    artifact = tiny_onnx_artifact(tmp_path / "onnx")
-    model = load(model_file(artifact))
-    model.graph.node[-1].output[0] = "wide"
-    model.graph.node.append(helper.make_node("Cast", ["wide"], ["logits"], to=TensorProto.FLOAT16))
-    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
-    save(model, model_file(artifact))
-    ids = np.array([[5, 6]])
-    logits = OnnxRuntime().open(artifact, SessionConfig()).run({"input_ids": ids, "attention_mask": ids * 0 + 1})
-    assert logits["logits"].dtype == np.float32
+def test_no_option_changes_a_result():
+    """An app opens the file with default options: what is measured and checked must be what it computes."""
+    assert set(SESSION_SETTINGS) == {"session.intra_op.allow_spinning", "session.inter_op.allow_spinning"}
