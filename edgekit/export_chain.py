@@ -105,7 +105,10 @@ def _measure(
 ) -> tuple[Measurement, Comparison | None]:
     """Measures the export with the target's threads; a quantized one in turn with its own float32 export."""
     threads = min(target.runtime(entry.runtime).threads, len(os.sched_getaffinity(0)))
-    config = chain.recipe.bench.model_copy(update={"runtime": entry.runtime, "threads": threads})
+    update: dict[str, object] = {"runtime": entry.runtime, "threads": threads}
+    if host_matches(target):
+        update["decide_p95_ms"] = merged_budget(chain.recipe, entry, target).p95_ms
+    config = chain.recipe.bench.model_copy(update=update)
     reference = None
     if entry.precision == "as-is" and (chain.model.path / "quantization.json").is_file():
         floats = export_config(entry.model_copy(update={"precision": "float32"}), target)
