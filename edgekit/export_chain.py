@@ -5,7 +5,6 @@ One chain per export and target; targets that need the same file share it throug
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -13,17 +12,17 @@ from pathlib import Path
 
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.budget import check_budget, host_matches
-from edgekit.benchmarking.machine import machine_fingerprint
-from edgekit.benchmarking.roofline import estimate_latency
-from edgekit.benchmarking.stage import read_comparison, read_measurement, read_quality
+from edgekit.benchmarking.machine import machine_fingerprint, usable_cores
+from edgekit.benchmarking.roofline import estimate_latency, estimate_peak_memory
+from edgekit.benchmarking.stage import BenchConfig, read_comparison, read_measurement, read_quality
 from edgekit.cache import Cache
 from edgekit.contract import StageInputs
 from edgekit.events import Event
 from edgekit.exporters.parity import read_parity
 from edgekit.packaging.stage import BundleFacts, PackageConfig
-from edgekit.recipe import ExportEntry, Recipe, export_config, merged_budget
+from edgekit.recipe import ExportEntry, Recipe, bundle_name, export_config, merged_budget
 from edgekit.results import BudgetResult, Comparison, ExportResult, Measurement
-from edgekit.runtimes.protocol import model_file
+from edgekit.runtimes.protocol import model_bytes
 from edgekit.target import Target
 
 
@@ -53,8 +52,8 @@ def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportRes
     exported = chain.cache.run("export", StageInputs(model=chain.model), config).artifact
     checked = StageInputs(model=exported, reference=chain.model, data=chain.data)
     parity = read_parity(chain.cache.run("check", checked, chain.recipe.parity).artifact)
-    file_bytes = model_file(exported).stat().st_size
-    destination = chain.out / "bundles" / f"{chain.recipe.name}-{target.name}"
+    file_bytes = model_bytes(exported)
+    destination = chain.out / "bundles" / bundle_name(chain.recipe, entry, target)
     if not parity.passed:
         shutil.rmtree(destination, ignore_errors=True)
         return ExportResult(
@@ -86,7 +85,12 @@ def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportRes
         measured_on_target=on_target,
         target_description=target.description,
         float_comparison=comparison,
-        estimates=[] if on_target else [estimate_latency(exported, target, chain.recipe.bench)],
+        estimates=[]
+        if on_target
+        else [
+            estimate_latency(exported, target, _scenario(chain, entry, target)),
+            estimate_peak_memory(exported, target, measurement),
+        ],
         budget=budget,
         notes=_notes(comparison),
     )
@@ -104,11 +108,12 @@ def _measure(
     chain: ExportChain, entry: ExportEntry, target: Target, exported: Artifact
 ) -> tuple[Measurement, Comparison | None]:
     """Measures the export with the target's threads; a quantized one in turn with its own float32 export."""
-    threads = min(target.runtime(entry.runtime).threads, len(os.sched_getaffinity(0)))
-    update: dict[str, object] = {"runtime": entry.runtime, "threads": threads}
+    config = _scenario(chain, entry, target)
+    if usable_cores():
+        config = config.model_copy(update={"threads": min(config.threads, len(usable_cores()))})
     if host_matches(target):
-        update["decide_p95_ms"] = merged_budget(chain.recipe, entry, target).p95_ms
-    config = chain.recipe.bench.model_copy(update=update)
+        limit = merged_budget(chain.recipe, entry, target).p95_ms
+        config = config.model_copy(update={"decide_p95_ms": limit})
     reference = None
     if entry.precision == "as-is" and (chain.model.path / "quantization.json").is_file():
         floats = export_config(entry.model_copy(update={"precision": "float32"}), target)
@@ -120,6 +125,12 @@ def _measure(
         outside={"machine": machine_fingerprint().model_dump(mode="json")},
     ).artifact
     return read_measurement(measured), read_comparison(measured)
+
+
+def _scenario(chain: ExportChain, entry: ExportEntry, target: Target) -> BenchConfig:
+    """Returns the recipe's scenario with the runtime and the threads that an app gives it on the target."""
+    shipped = target.runtime(entry.runtime)
+    return chain.recipe.bench.model_copy(update={"runtime": entry.runtime, "threads": shipped.threads})
 
 
 def _notes(comparison: Comparison | None) -> list[str]:

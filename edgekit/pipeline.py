@@ -5,7 +5,7 @@ It knows in which order things happen and what failing means; every stage's work
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -38,7 +38,6 @@ class _Fold:
     teacher: Artifact | None = None
     """The model just before the first stage that makes a student; fixed from then on."""
     teacher_quality: Artifact | None = None
-    signal: Artifact | None = None
     last_quality: Artifact | None = None
     preparation: list[PreparationResult] = field(default_factory=list)
     stages: list[StageResult] = field(default_factory=list)
@@ -84,14 +83,9 @@ def _run_stage(fold: _Fold, stage: RecipeStage) -> None:
     """Runs one stage and measures the quality of the model that it made."""
     if stage.kind in ("prune", "distill") and fold.teacher is None:
         fold.teacher, fold.teacher_quality = fold.model, fold.last_quality or _evaluate(fold, fold.model)
-    if stage.kind == "distill" and fold.signal is None:
-        fold.signal = _capture(fold, stage.config)
-    inputs = StageInputs(
-        model=fold.model,
-        teacher=fold.teacher if stage.kind == "distill" else None,
-        data=fold.data,
-        signal=fold.signal if stage.kind == "distill" else None,
-    )
+    inputs = StageInputs(model=fold.model, data=fold.data)
+    if stage.kind == "distill":
+        inputs = replace(inputs, teacher=fold.teacher, signal=_capture(fold, stage.config))
     made = fold.cache.run(stage.kind, inputs, stage.config)
     fold.model = made.artifact
     fold.last_quality = _evaluate(fold, fold.model)
@@ -112,14 +106,16 @@ def _run_stage(fold: _Fold, stage: RecipeStage) -> None:
 
 
 def _capture(fold: _Fold, config: StageConfig) -> Artifact:
-    """Computes the teacher's outputs once for all distillations."""
+    """Returns the teacher's outputs; distillations that need the same share them through the cache."""
     from edgekit.distillation.stage import DistillConfig, capture_config
 
     assert isinstance(config, DistillConfig)
     assert fold.teacher is not None
     inputs = StageInputs(teacher=fold.teacher, data=fold.data)
     cached = fold.cache.run("capture", inputs, capture_config(config))
-    fold.preparation.append(_prepared("capture", cached.artifact, cached.seconds, cached.was_cached, fold.out))
+    prepared = _prepared("capture", cached.artifact, cached.seconds, cached.was_cached, fold.out)
+    if all(known.digest != prepared.digest for known in fold.preparation):
+        fold.preparation.append(prepared)
     return cached.artifact
 
 

@@ -164,6 +164,7 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
                 targets[name] = load_target(_locate_target(name, directory))
             except TargetError as error:
                 problems.append(f"{where}: export.targets: {error}")
+    problems += _repeated_exports(frame.export, where)
     if problems or teacher is None or data is None:
         raise RecipeError("\n".join(problems))
     return Recipe(
@@ -191,12 +192,33 @@ def export_config(entry: ExportEntry, target: Target) -> ExportConfig:
     )
 
 
+def bundle_name(recipe: Recipe, entry: ExportEntry, target: Target) -> str:
+    """Returns the directory name of a bundle; no two exports of a recipe share one."""
+    variant = "" if entry.precision == "as-is" else f"-{entry.precision}"
+    return f"{recipe.name}-{target.name}{variant}"
+
+
 def merged_budget(recipe: Recipe, entry: ExportEntry, target: Target) -> Budget:
     """Returns the limits that hold: the export's, else the recipe's, else the target's."""
     merged: dict[str, Any] = {}
     for budget in (target.budget, recipe.budget, entry.budget):
         merged.update(budget.model_dump(exclude_none=True))
     return Budget(**merged)
+
+
+def _repeated_exports(exports: list[ExportEntry], where: str) -> list[str]:
+    """Returns a problem for each target that gets the same export twice: the bundles would overwrite each other."""
+    seen: set[tuple[str, str, str]] = set()
+    problems = []
+    for index, entry in enumerate(exports):
+        for name in entry.targets:
+            key = (entry.format, entry.precision, name)
+            if key in seen:
+                problems.append(
+                    f"{where}: export.{index}.targets: found '{name}' again for the same export. Remove it."
+                )
+            seen.add(key)
+    return problems
 
 
 def _stage(values: dict[str, Any], where: str, problems: list[str]) -> RecipeStage | None:

@@ -6,7 +6,15 @@ import shutil
 import pytest
 
 from edgekit.errors import RecipeError
-from edgekit.recipe import export_config, find_recipe, list_recipes, load_recipe, merged_budget, parse_recipe
+from edgekit.recipe import (
+    bundle_name,
+    export_config,
+    find_recipe,
+    list_recipes,
+    load_recipe,
+    merged_budget,
+    parse_recipe,
+)
 from edgekit.target import Budget, target_directory
 
 VALID = """
@@ -115,6 +123,15 @@ def test_budgets_merge_from_target_over_recipe_to_export(tmp_path):
     assert merged.file_bytes == 9000000
     assert merged.p95_ms == 7
     assert merged.peak_memory_bytes == recipe.targets["pixel-8"].budget.peak_memory_bytes
+
+
+def test_two_exports_cannot_overwrite_each_others_bundle(tmp_path):
+    twice = VALID.replace('targets = ["laptop-x86", "pixel-8"]', 'targets = ["pixel-8", "pixel-8"]')
+    assert "export.0.targets: found 'pixel-8' again for the same export" in problem(tmp_path, twice)
+    variant = '[[export]]\nprecision = "float16"\ntargets = ["pixel-8"]\n[budget]'
+    recipe = load_recipe(write(tmp_path, VALID.replace("[budget]", variant)))
+    phone = recipe.targets["pixel-8"]
+    assert len({bundle_name(recipe, entry, phone) for entry in recipe.exports}) == 2
 
 
 def test_targets_cap_operator_set_and_ir_version(tmp_path):
