@@ -45,9 +45,9 @@ def __getattr__(name: str) -> Any:
 
     kind = _FUNCTIONS.get(name, name)
     if kind in STAGES:
-        from edgekit.api import StageFunction
+        from edgekit.api import stage_function
 
-        return StageFunction(kind)
+        return stage_function(kind)
     for entry in STAGES.values():
         if entry.config == name:
             return entry.config_class()

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from edgekit.events import EventSink, ignore
 from edgekit.stages import get_stage, run_stage
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from edgekit.packaging.classifier import Classifier
     from edgekit.results import BuildResult
 
@@ -43,8 +47,6 @@ def run(  # noqa: PLR0913 - every keyword is an option of every stage
         ArtifactError: `out` exists, or an input is no artifact or is corrupt.
         EdgekitError: whatever the stage raises.
     """
-    import shutil
-
     entry = get_stage(kind)
     known = (*entry.needs, *entry.takes)
     given = {**roles, **({} if model is None else {"model": model})}
@@ -60,30 +62,11 @@ def run(  # noqa: PLR0913 - every keyword is an option of every stage
     return artifact
 
 
-@dataclass(frozen=True)
-class StageFunction:
-    """A stage as a function: `(model, config, *, out, seed, events, **roles) -> Artifact`."""
-
-    kind: str
-
-    @property
-    def __doc__(self) -> str:  # type: ignore[override]
-        """The stage's summary."""
-        return get_stage(self.kind).summary
-
-    def __call__(  # noqa: PLR0913 - the same as `run`
-        self,
-        model: ArtifactLike | None = None,
-        config: StageConfig | None = None,
-        *,
-        out: str | Path,
-        seed: int = 0,
-        offline: bool = False,
-        events: EventSink = ignore,
-        **roles: ArtifactLike,
-    ) -> Artifact:
-        """Runs the stage; see `edgekit.api.run`."""
-        return run(self.kind, model, config, out=out, seed=seed, offline=offline, events=events, **roles)
+def stage_function(kind: str) -> Callable[..., Artifact]:
+    """Returns the stage `kind` as a function: `run` with its first argument filled in."""
+    function = partial(run, kind)
+    function.__doc__ = f"{get_stage(kind).summary}\n\n{run.__doc__}"
+    return function
 
 
 def build(
@@ -92,7 +75,7 @@ def build(
     out: str | Path,
     offline: bool = False,
     events: EventSink = ignore,
-    **overrides: object,
+    **overrides: JsonValue,
 ) -> BuildResult:
     """Builds a recipe, by name or path, into `out`; `seed=1` or other top-level keys override the recipe's.
 
@@ -103,7 +86,7 @@ def build(
     from edgekit.pipeline import build as build_recipe
     from edgekit.recipe import load_recipe
 
-    return build_recipe(load_recipe(str(recipe), dict(overrides)), out, events=events, offline=offline)  # type: ignore[arg-type]
+    return build_recipe(load_recipe(str(recipe), overrides), out, events=events, offline=offline)
 
 
 def load(bundle: str | Path) -> Classifier:

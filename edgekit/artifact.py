@@ -152,12 +152,6 @@ class Artifact:
         return Ancestor(digest=self.digest, lineage=self.lineage)
 
 
-def describe_directory(path: Path, *, kind: Kind, lineage: Lineage, files: list[Path]) -> Artifact:
-    """Returns `files` below `path` as an artifact without writing anything (for sources that edgekit did not make)."""
-    records = {str(file.relative_to(path)): _record(file) for file in sorted(files)}
-    return Artifact(path, kind, artifact_digest(kind, records), records, lineage)
-
-
 def artifact_digest(kind: str, files: dict[str, FileRecord]) -> str:
     """Returns the hexadecimal SHA-256 over the kind and the sorted file digests; the lineage does not count."""
     return hash_json({"kind": kind, "files": {name: files[name].sha256 for name in sorted(files)}})

@@ -71,9 +71,9 @@ def _processor() -> Finding:
 
     machine = machine_fingerprint()
     features = set(machine.cpu_features)
-    slow = machine.architecture == "x86_64" and not features & {"avx512_vnni", "avx_vnni"}
-    advice = "int8 saturates in 16 bits without VNNI: quantize with reduce_range." if slow else ""
-    return Finding("processor", not slow, f"{machine.cpu}, {machine.cores} cores", advice)
+    saturates = machine.architecture == "x86_64" and not features & {"avx512_vnni", "avx_vnni"}
+    advice = "No VNNI: full-range int8 codes saturate. Keep reduce_range on, as it is by default." if saturates else ""
+    return Finding("processor", True, f"{machine.cpu}, {machine.cores} cores", advice)
 
 
 def _memory() -> Finding:

@@ -16,8 +16,9 @@ Item = TypeVar("Item")
 class Event:
     """One thing that happened.
 
-    `kind` is one of `stage-started`, `stage-finished`, `progress`, `metric`, `message`, `export-finished`,
-    `build-finished`. `stage` names the stage. `completed` and `total` count `unit`s (`total` None when unknown).
+    `kind` is one of `stage-started`, `stage-finished`, `stage-cached`, `progress`, `metric`, `message`,
+    `export-finished`, `build-finished`. `stage` names the stage. `completed` and `total` count `unit`s (`total` None
+    when unknown).
     `values` holds named numbers such as `loss` or `accuracy`; `text` is for people.
     """
 

@@ -19,6 +19,7 @@ from edgekit.cache import Cache
 from edgekit.contract import StageInputs
 from edgekit.events import Event
 from edgekit.exporters.parity import read_parity
+from edgekit.packaging.manifest import MANIFEST_FILE
 from edgekit.packaging.stage import BundleFacts, PackageConfig
 from edgekit.recipe import ExportEntry, Recipe, bundle_name, export_config, merged_budget
 from edgekit.results import BudgetResult, Comparison, ExportResult, Measurement
@@ -39,11 +40,15 @@ class ExportChain:
 
 
 def export_all(chain: ExportChain) -> list[ExportResult]:
-    """Returns one result for each format and target; bundles of what failed are removed."""
+    """Returns one result for each format and target; bundles that an older build left and this one did not make go."""
     results = []
     for entry in chain.recipe.exports:
         for name in entry.targets:
             results.append(_export(chain, entry, chain.recipe.targets[name]))
+    made = {chain.out / result.bundle for result in results if result.bundle is not None}
+    for manifest in (chain.out / "bundles").glob(f"*/{MANIFEST_FILE}"):
+        if manifest.parent not in made:
+            shutil.rmtree(manifest.parent)
     return results
 
 
@@ -55,7 +60,6 @@ def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportRes
     file_bytes = model_bytes(exported)
     destination = chain.out / "bundles" / bundle_name(chain.recipe, entry, target)
     if not parity.passed:
-        shutil.rmtree(destination, ignore_errors=True)
         return ExportResult(
             format=entry.format,
             target=target.name,
@@ -95,7 +99,6 @@ def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportRes
         notes=_notes(comparison),
     )
     if not budget.met:
-        shutil.rmtree(destination, ignore_errors=True)
         return result
     package = PackageConfig(target=target, name=chain.recipe.name, facts=BundleFacts.of(result))
     bundle = chain.cache.run("package", StageInputs(model=exported), package).artifact

@@ -41,7 +41,7 @@ class Quality(Result):
     rows: int
     """Labelled rows evaluated."""
     split: str = "test"
-    """Name of the data split."""
+    """Name of the data split; of several, joined by ` + `."""
     teacher_agreement: float | None = None
     """Share of rows on which the teacher gives the same label, 0 to 1; None without a teacher."""
     accuracy_change: float | None = None
@@ -52,6 +52,8 @@ class Quality(Result):
     """Label to the share of its rows that were found, 0 to 1."""
     per_label_recall_intervals: dict[str, Interval] = {}
     """Label to the Wilson score interval of its recall."""
+    parts: dict[str, Quality] = {}
+    """Split to the quality on it alone, where there are several."""
 
 
 class TokenizerVector(Result):

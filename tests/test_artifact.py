@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from edgekit.artifact import (
     Artifact,
     Lineage,
-    artifact_digest,
-    describe_directory,
     hash_file,
     publish,
     write_atomically,
@@ -124,13 +122,6 @@ def test_wrong_kind(tmp_path):
     make(tmp_path / "a", {"x": b""})
     with pytest.raises(ArtifactError, match="found an artifact of kind 'model', expected 'data'"):
         Artifact.open(tmp_path / "a", kind="data")
-
-
-def test_describing_a_foreign_directory_writes_nothing(tmp_path):
-    (tmp_path / "weights").write_bytes(b"abc")
-    artifact = describe_directory(tmp_path, kind="model", lineage=LINEAGE, files=[tmp_path / "weights"])
-    assert artifact.digest == artifact_digest("model", artifact.files)
-    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
 def test_atomic_write_replaces_whole_files_and_leaves_nothing_behind(tmp_path, monkeypatch):

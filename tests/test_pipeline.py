@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -195,7 +194,6 @@ def test_a_killed_build_resumes_to_the_same_weights(built):
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    time.sleep(0.1)
     resumed = build(load_recipe(str(make_recipe(root))), root / "killed")
     assert resumed.exit_code == 0
     assert [stage.cached for stage in resumed.stages] == [True, True, False, False]

@@ -14,9 +14,11 @@ import re
 
 from edgekit.benchmarking.machine import machine_fingerprint
 from edgekit.benchmarking.statistics import effective_samples, samples_needed
-from edgekit.results import BudgetCheck, BudgetResult, Interval, Machine, Measurement, Quality
+from edgekit.results import BudgetCheck, BudgetResult, CheckStatus, Interval, Machine, Measurement, Quality
 from edgekit.target import Budget, Target
 
+_MET: CheckStatus = "met"
+_MISSED: CheckStatus = "missed"
 _ELSEWHERE = "This machine is not such a device, and its figure would not be the device's. Measure it there."
 
 
@@ -57,15 +59,15 @@ def check_budget(
     if budget.file_bytes is not None:
         checks.append(_check_size("file_bytes", budget.file_bytes, file_bytes, "The model files take"))
     if budget.peak_memory_bytes is not None:
-        checks.append(_check_memory(budget.peak_memory_bytes, measurement, measured_on_target))
+        checks.append(_on_device("peak_memory_bytes", budget.peak_memory_bytes, measurement, measured_on_target))
     if budget.p95_ms is not None:
-        checks.append(_check_latency(budget.p95_ms, measurement, measured_on_target))
+        checks.append(_on_device("p95_ms", budget.p95_ms, measurement, measured_on_target))
     if budget.quality_drop is not None:
         checks.append(_check_quality(budget.quality_drop, quality))
     return BudgetResult(met=all(check.status in ("met", "not-measured") for check in checks), checks=checks)
 
 
-def _check_size(name: str, limit: int, value: int, subject: str) -> BudgetCheck:
+def _check_size(name: str, limit: float, value: int, subject: str) -> BudgetCheck:
     met = value <= limit
     comparison = f"{_megabytes(limit)} allowed" if met else f"{_megabytes(limit)} allowed: too much"
     return BudgetCheck(
@@ -77,24 +79,23 @@ def _check_size(name: str, limit: int, value: int, subject: str) -> BudgetCheck:
     )
 
 
-def _check_memory(limit: int, measurement: Measurement | None, on_target: bool) -> BudgetCheck:
-    name = "peak_memory_bytes"
+def _on_device(name: str, limit: float, measurement: Measurement | None, on_target: bool) -> BudgetCheck:
+    """Judges a figure that belongs to a device, if it was measured on such a one."""
     if not on_target:
-        return _not_measured(name, limit)
+        return BudgetCheck(name=name, limit=limit, value=None, status="not-measured", explanation=_ELSEWHERE)
     if measurement is None:
         return _inconclusive(name, limit, "Nothing was measured.")
+    return _JUDGES[name](name, limit, measurement)
+
+
+def _check_memory(name: str, limit: float, measurement: Measurement) -> BudgetCheck:
     # 0 is how a system without this figure reports it.
     if measurement.peak_rss_bytes == 0:
         return _inconclusive(name, limit, "This system does not tell a process's peak memory.")
     return _check_size(name, limit, measurement.peak_rss_bytes, "The process, its interpreter included, peaked at")
 
 
-def _check_latency(limit: float, measurement: Measurement | None, on_target: bool) -> BudgetCheck:
-    name = "p95_ms"
-    if not on_target:
-        return _not_measured(name, limit)
-    if measurement is None:
-        return _inconclusive(name, limit, "Nothing was measured.")
+def _check_latency(name: str, limit: float, measurement: Measurement) -> BudgetCheck:
     interval, value = measurement.p95_interval_ms, measurement.p95_ms
     found = f"p95 is {value:.3g} ms ({interval.low:.3g} to {interval.high:.3g}) on {measurement.machine.cpu}"
     if interval.low > limit:
@@ -135,26 +136,17 @@ def _check_quality(limit: float, quality: Quality | None) -> BudgetCheck:
         f"on {quality.rows} rows"
     )
     if interval.low > limit:
-        status, rest = "missed", f"{100 * limit:g} allowed: too much."
+        status, rest = _MISSED, f"{100 * limit:g} allowed: too much."
     elif interval.high <= limit:
-        status, rest = "met", f"{100 * limit:g} allowed."
+        status, rest = _MET, f"{100 * limit:g} allowed."
     else:
         reason = f"{found}, which does not clear {100 * limit:g}. Evaluate on more rows."
         return _inconclusive(name, limit, reason, drop, interval)
-    return BudgetCheck.model_validate(
-        {
-            "name": name,
-            "limit": limit,
-            "value": drop,
-            "interval": interval,
-            "status": status,
-            "explanation": f"{found}, {rest}",
-        }
-    )
+    explanation = f"{found}, {rest}"
+    return BudgetCheck(name=name, limit=limit, value=drop, interval=interval, status=status, explanation=explanation)
 
 
-def _not_measured(name: str, limit: float) -> BudgetCheck:
-    return BudgetCheck(name=name, limit=limit, value=None, status="not-measured", explanation=_ELSEWHERE)
+_JUDGES = {"peak_memory_bytes": _check_memory, "p95_ms": _check_latency}
 
 
 def _inconclusive(

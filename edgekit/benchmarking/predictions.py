@@ -1,4 +1,4 @@
-"""Runs a model over a split of labelled text, with the tokenizer in its own directory, and keeps the logits.
+"""Runs a model over splits of labelled text, with the tokenizer in its own directory, and keeps the logits.
 
 The batch is 1 for an exported file unless told otherwise: that is how it ships, and where activations are rounded to
 8 bits with one scale for the whole batch, a text's result depends on its neighbours. For a torch model it is 64, in
@@ -32,9 +32,10 @@ DEFAULT_BATCH_SIZE = {"model": 64, "onnx": 1, "bundle": 1}
 
 @dataclass(frozen=True)
 class Rows:
-    """The labelled rows of a split."""
+    """Labelled rows, split after split."""
 
-    split: str
+    sizes: dict[str, int]
+    """Split to its number of rows, in the order of the rows."""
     texts: list[str]
     labels: list[int]
     """Indices into `names`."""
@@ -42,19 +43,26 @@ class Rows:
     """Names of the classes, in the data's order."""
 
 
-def read_rows(data: Artifact, split: str, max_rows: int | None) -> Rows:
-    """Returns the labelled rows of `split`, the first `max_rows` of them.
+def read_rows(data: Artifact, splits: Sequence[str], max_rows: int | None) -> Rows:
+    """Returns the labelled rows of `splits`, the first `max_rows` of each.
 
     Raises:
         DataError: no such split, or it has no rows or no labels.
     """
     opened = PreparedData.open(data)
-    found = opened.split(split)
-    if found.labels is None:
-        raise DataError(f"{data.path}: the split '{split}' has no labels, expected labelled text to judge a model by.")
-    if not found.texts:
-        raise DataError(f"{data.path}: the split '{split}' is empty, expected at least one row.")
-    return Rows(split, found.texts[:max_rows], found.labels[:max_rows], opened.labels)
+    rows = Rows({}, [], [], opened.labels)
+    for name in dict.fromkeys(splits):
+        found = opened.split(name)
+        if found.labels is None:
+            raise DataError(
+                f"{data.path}: the split '{name}' has no labels, expected labelled text to judge models by."
+            )
+        if not found.texts:
+            raise DataError(f"{data.path}: the split '{name}' is empty, expected at least one row.")
+        rows.texts.extend(found.texts[:max_rows])
+        rows.labels.extend(found.labels[:max_rows])
+        rows.sizes[name] = len(found.texts[:max_rows])
+    return rows
 
 
 def predict(model: Artifact, rows: Rows, *, runtime: str | None, batch_size: int | None, events: EventSink) -> Logits:
@@ -72,7 +80,7 @@ def predict(model: Artifact, rows: Rows, *, runtime: str | None, batch_size: int
     task = read_task(model)
     columns = _label_columns(task, rows.names, model)
     tokenizer = load_bare_tokenizer(model.path / TOKENIZER_FILE)
-    ids = encode(rows.texts, tokenizer, task.max_length, allow_empty=True, where=f"split '{rows.split}'")
+    ids = encode(rows.texts, tokenizer, task.max_length, allow_empty=True, where=f"splits {', '.join(rows.sizes)}")
     batches = length_buckets([len(row) for row in ids], batch_size or DEFAULT_BATCH_SIZE[model.kind])
     pad_id = pad_token_id(model)
     logits = np.empty((len(ids), len(task.labels)), dtype=np.float32)

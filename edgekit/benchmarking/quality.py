@@ -27,21 +27,41 @@ class Judged:
     """(rows,), indices into `names`."""
     names: list[str]
     """Names of the classes, in the order of the columns."""
-    split: str
-    """Where the rows come from."""
+    sizes: dict[str, int]
+    """Split to its number of rows, in the order of the rows."""
+
+
+def judge_parts(judged: Judged, teacher_logits: Logits | None = None, *, seed: int = 0) -> Quality:
+    """Returns the quality over all rows and, where there are several splits, on each of them alone."""
+    quality = judge(judged, teacher_logits, seed=seed)
+    if len(judged.sizes) == 1:
+        return quality
+    parts: dict[str, Quality] = {}
+    start = 0
+    for name, size in judged.sizes.items():
+        own = slice(start, start + size)
+        part = Judged(judged.logits[own], judged.labels[own], judged.names, {name: size})
+        parts[name] = judge(part, None if teacher_logits is None else teacher_logits[own], seed=seed)
+        start += size
+    return quality.model_copy(update={"parts": parts})
 
 
 def judge(judged: Judged, teacher_logits: Logits | None = None, *, seed: int = 0) -> Quality:
-    """Returns the quality; with the teacher's logits of the same rows, (rows, classes), the change as well."""
+    """Returns the quality over all rows; with the teacher's logits of them, (rows, classes), the change as well."""
     found = judged.logits.argmax(axis=1)
     right = found == judged.labels
+    of_label = {name: right[judged.labels == index] for index, name in enumerate(judged.names)}
+    hits_of = {name: hits for name, hits in of_label.items() if len(hits)}
     quality = Quality(
         accuracy=float(right.mean()),
         accuracy_interval=wilson_interval(int(right.sum()), len(right)),
         cross_entropy=cross_entropy(judged.logits, judged.labels),
         rows=len(right),
-        split=judged.split,
-        per_label_recall=_recall(right, judged.labels, judged.names),
+        split=" + ".join(judged.sizes),
+        per_label_recall={name: float(hits.mean()) for name, hits in hits_of.items()},
+        per_label_recall_intervals={
+            name: wilson_interval(int(hits.sum()), len(hits)) for name, hits in hits_of.items()
+        },
     )
     if teacher_logits is None:
         return quality
@@ -62,8 +82,3 @@ def cross_entropy(logits: Logits, labels: Labels) -> float:
     shifted = wide - wide.max(axis=1, keepdims=True)
     log_shares = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return float(-log_shares[np.arange(len(labels)), labels].mean())
-
-
-def _recall(right: NDArray[np.bool_], labels: Labels, names: list[str]) -> dict[str, float]:
-    """Returns the recall of every label that has rows."""
-    return {name: float(right[labels == index].mean()) for index, name in enumerate(names) if (labels == index).any()}

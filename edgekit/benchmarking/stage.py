@@ -25,10 +25,10 @@ COMPARISON_FILE = "comparison.json"
 class EvaluateConfig(StageConfig):
     """What to judge a model on."""
 
-    split: str = "test"
-    """Split of the data to evaluate on; it must have labels."""
+    splits: list[str] = Field(default=["test"], min_length=1)
+    """Splits of the data to evaluate on, all their rows together; they must have labels."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Rows to evaluate, from the start of the split; all by default."""
+    """Rows to evaluate, from the start of each split; all by default."""
     batch_size: int | None = Field(default=None, ge=1)
     """Texts a call. By default 1 for an export, as it ships, and 64 for a torch model."""
     runtime: str | None = None
@@ -67,21 +67,21 @@ def evaluate(inputs: StageInputs, config: EvaluateConfig, context: StageContext)
     that later models are compared with this one row by row without running it again.
 
     Raises:
-        DataError: the split is missing, empty or without labels.
+        DataError: a split is missing, empty or without labels.
         ModelError: the labels of model and data differ.
         UsageError: the teacher was evaluated on other rows, or no runtime opens the model.
     """
     import numpy as np
 
     from edgekit.benchmarking.predictions import LOGITS_FILE, predict, read_rows
-    from edgekit.benchmarking.quality import Judged, judge
+    from edgekit.benchmarking.quality import Judged, judge_parts
 
     model, data = inputs.require("model", "evaluate"), inputs.require("data", "evaluate")
-    rows = read_rows(data, config.split, config.max_rows)
+    rows = read_rows(data, config.splits, config.max_rows)
     teacher_logits = _teacher_logits(inputs, rows, config, context)
     logits = predict(model, rows, runtime=config.runtime, batch_size=config.batch_size, events=context.events)
-    judged = Judged(logits, np.array(rows.labels, dtype=np.int64), rows.names, rows.split)
-    quality = judge(judged, teacher_logits, seed=context.seed)
+    judged = Judged(logits, np.array(rows.labels, dtype=np.int64), rows.names, rows.sizes)
+    quality = judge_parts(judged, teacher_logits, seed=context.seed)
     with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
         (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
         np.save(directory / LOGITS_FILE, logits, allow_pickle=False)
@@ -173,14 +173,14 @@ def _saved_logits(teacher: Artifact, inputs: StageInputs, config: EvaluateConfig
     made = teacher.lineage
     found = (
         made.inputs["data"].digest if "data" in made.inputs else "",
-        made.config.get("split"),
+        made.config.get("splits"),
         made.config.get("max_rows"),
     )
-    expected = (data.digest, config.split, config.max_rows)
+    expected = (data.digest, config.splits, config.max_rows)
     if found != expected:
         raise UsageError(
-            f"{teacher.path}: the teacher was evaluated on data {found[0][:12]}, split '{found[1]}', max_rows "
-            f"{found[2]}; expected data {expected[0][:12]}, split '{expected[1]}', max_rows {expected[2]}. "
+            f"{teacher.path}: the teacher was evaluated on data {found[0][:12]}, splits {found[1]}, max_rows "
+            f"{found[2]}; expected data {expected[0][:12]}, splits {expected[1]}, max_rows {expected[2]}. "
             "Evaluate it on the same rows."
         )
     logits: Logits = np.load(teacher.path / LOGITS_FILE, allow_pickle=False)

@@ -68,11 +68,13 @@ def verify(path: Path) -> int:
     path
         Directory of an artifact or bundle.
     """
-    artifact = Artifact.open(path)
+    artifact = Artifact.open(path, verify=False)
     if artifact.kind == "bundle":
         from edgekit.packaging.bundle import verify_bundle
 
         verify_bundle(path)
+    else:
+        artifact.verify()
     total = sum(record.bytes for record in artifact.files.values())
     print(f"{path}: {artifact.kind}, {len(artifact.files)} files, {total:,} bytes, all digests match.")
     print(f"digest {artifact.digest}; made by {artifact.lineage.stage} of edgekit {artifact.lineage.edgekit_version}.")

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from edgekit.api import run
 from edgekit.cli.options import AsJson, Offline, Seed
@@ -80,13 +82,24 @@ def _config(entry: StageEntry, values: dict[str, Any]) -> StageConfig:
 def _flags(entry: StageEntry) -> type[BaseModel]:
     """Returns the config class less its positional field, without its checks: `_config` runs those."""
     fields: dict[str, Any] = {
-        name: (field.annotation, field)
+        name: _flag(field)
         for name, field in entry.config_class().model_fields.items()
         if not (name == _POSITIONAL_FIELD and "model" not in entry.needs)
     }
     numbers = [name for name, (annotation, _) in fields.items() if _is_choice_of_numbers(annotation)]
     checks: dict[str, Any] = {"read_number": field_validator(*numbers, mode="before")(_read_number)} if numbers else {}
     return create_model(f"{entry.config}Flags", __config__=ConfigDict(extra="forbid"), __validators__=checks, **fields)
+
+
+def _flag(field: FieldInfo) -> tuple[Any, Any]:
+    """Returns the type and the field of a flag; a field that is read from a name or a path takes just that."""
+    for step in field.metadata:
+        if isinstance(step, BeforeValidator) and step.json_schema_input_type is not PydanticUndefined:
+            optional = not field.is_required()
+            taken = step.json_schema_input_type
+            default = None if optional else ...
+            return (taken | None if optional else taken), Field(default=default, description=field.description)
+    return field.annotation, field
 
 
 def _is_choice_of_numbers(annotation: Any) -> bool:

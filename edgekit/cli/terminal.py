@@ -16,9 +16,9 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from edgekit.events import Event, EventSink
 
@@ -50,16 +50,16 @@ class _Display:
     """A progress bar with rate and time left for the current piece of work, and a line for each finished one."""
 
     def __init__(self, console: Console) -> None:
+        fixed, rest = Column(no_wrap=True, min_width=9), Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self.progress = Progress(
-            TextColumn("[bold]{task.fields[stage]:<9}[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            TextColumn("[bold]{task.fields[stage]}[/]", table_column=fixed),
+            TextColumn("{task.description}", table_column=rest),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True)),
             TimeRemainingColumn(),
             console=console,
+            expand=True,
             transient=True,
         )
         self._tasks: dict[tuple[str, str], TaskID] = {}
@@ -89,7 +89,7 @@ class _Display:
         if key not in self._tasks:
             self._tasks[key] = self.progress.add_task(event.text, total=event.total, stage=event.stage, rate="")
         task = self._tasks[key]
-        speed = self.progress.tasks[-1].speed if self.progress.tasks else None
+        speed = next((known.speed for known in self.progress.tasks if known.id == task), None)
         rate = f"{speed:,.1f} {event.unit}/s" if speed else ""
         loss = event.values.get("loss")
         rate += f"  loss {loss:.4f}" if loss is not None else ""

@@ -54,10 +54,12 @@ class DataSource(StageConfig):
     """Configuration of a hub id that has several."""
     split: str | None = None
     """Split of a hub id; `train` when not given."""
+    sentences: bool = False
+    """Make a row of each sentence; for text without labels, as a sentence need not have the label of its text."""
     skip: int = Field(default=0, ge=0)
-    """Rows to leave out at the start, after the shuffle."""
+    """Texts to leave out at the start, after the shuffle: texts that one source skips, another can take."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Rows to take at most, after the shuffle and `skip`: rows that one source skips, another can take."""
+    """Rows to take at most, after the shuffle and `skip`; of sentences, these many of all that are left."""
 
 
 def read_table(source: DataSource, *, seed: int = 0, labelled: bool = True, offline: bool = False) -> Dataset:
@@ -80,10 +82,14 @@ def read_table(source: DataSource, *, seed: int = 0, labelled: bool = True, offl
     columns = {"text": texts, "place": places}
     if labelled:
         columns["label"] = _label_names(source, table, rows)
-    order = np.random.default_rng(seed).permutation(len(rows))[source.skip :][: source.max_rows]
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(rows))[source.skip :]
     if len(order) == 0:
         raise DataError(f"{source.source}: skip = {source.skip} leaves none of its {len(rows)} rows. Skip fewer.")
-    chosen = {name: [values[index] for index in order] for name, values in columns.items()}
+    if source.sentences:
+        columns = _cut_into_sentences([texts[row] for row in order], [places[row] for row in order])
+        order = generator.permutation(len(columns["text"]))
+    chosen = {name: [values[index] for index in order[: source.max_rows]] for name, values in columns.items()}
     features = datasets.Features({name: datasets.Value("string") for name in chosen})
     return datasets.Dataset.from_dict(chosen, features=features)
 
@@ -200,6 +206,18 @@ def _texts(source: DataSource, table: Table, rows: list[int]) -> list[str]:
             raise DataError(f"{place}: found half of a surrogate pair, expected valid Unicode. Repair the text.")
         texts.append(text)
     return texts
+
+
+def _cut_into_sentences(texts: list[str], places: list[str]) -> dict[str, list[str]]:
+    """Returns the sentences of all texts, each with its place: `line 12, sentence 3`."""
+    from edgekit.data.sentences import sentences
+
+    cut = [
+        (sentence, f"{place}, sentence {number}")
+        for text, place in zip(texts, places, strict=True)
+        for number, sentence in enumerate(sentences(text), start=1)
+    ]
+    return {"text": [sentence for sentence, _ in cut], "place": [place for _, place in cut]}
 
 
 def _label_names(source: DataSource, table: Table, rows: list[int]) -> list[str]:

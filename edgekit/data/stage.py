@@ -63,6 +63,12 @@ class PrepareConfig(DataSource):
                 "the rest is the training data."
             )
         for where, source in {"label_map": self, **_nested(self.extra_tests)}.items():
+            if source.sentences:
+                key = "sentences" if source is self else f"{where}.sentences"
+                raise ValueError(
+                    f"{key}: found true for labelled text, expected it for `unlabelled` alone: a sentence need not "
+                    "have the label of its text."
+                )
             for value, label in source.label_map.items():
                 if label not in self.labels:
                     raise ValueError(

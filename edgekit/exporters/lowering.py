@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -66,10 +67,10 @@ class _Site:
         """Returns the constant `NAME.WHAT`."""
         return self.editor.constant(f"{self.name}.{what}", array)
 
-    def add(self, operator: str, inputs: Sequence[ir.Value | None], *, suffix: str, **options: object) -> ir.Value:
+    def add(self, operator: str, inputs: Sequence[ir.Value | None], *, suffix: str, **options: Any) -> ir.Value:
         """Inserts a node called `NAME.SUFFIX` and returns its output."""
         name = self.editor.unique(f"{self.name}.{suffix}")
-        return self.editor.add(self.before, operator, inputs, name=name, **options)  # type: ignore[arg-type]
+        return self.editor.add(self.before, operator, inputs, name=name, **options)
 
 
 def module_of(node: ir.Node) -> str:
@@ -110,10 +111,11 @@ def _lower_linears(editor: GraphEditor, nodes: Sequence[ir.Node], modules: Mappi
 
 
 def _matmul(site: _Site, linears: Sequence[Linear], bias: ir.Value | None) -> ir.Value:
-    if all(isinstance(linear, QuantizedLinear) for linear in linears):
-        weight = concatenate([linear.weight for linear in linears])  # type: ignore[misc]
+    coded = [linear for linear in linears if isinstance(linear, QuantizedLinear)]
+    if len(coded) == len(linears):
+        weight = concatenate([linear.weight for linear in coded])
         return _kernel(weight.scheme, site.name)(site, weight, bias)
-    weights = torch.cat([linear.weight.detach() for linear in linears])  # type: ignore[union-attr]
+    weights = torch.cat([linear.weight.detach() for linear in linears if not isinstance(linear, QuantizedLinear)])
     matrix = site.constant("weight", _float(weights.T))
     return _with_bias(site, site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
 
@@ -192,7 +194,7 @@ def _lower_embedding(editor: GraphEditor, node: ir.Node, modules: Mapping[str, n
             wide.append(site.add("Cast", [rows], suffix=f"{what}_widened", **_TO_FLOAT))
         editor.replace(node, site.add("Mul", wide, suffix="rows"))
         return
-    matrix = site.constant("weight", _float(table.weight.detach()))  # type: ignore[operator]
+    matrix = site.constant("weight", _float(table.get_parameter("weight").detach()))
     editor.replace(node, site.add("Gather", [matrix, site.inputs], suffix="rows"))
 
 

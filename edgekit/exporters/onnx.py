@@ -89,10 +89,25 @@ def export_onnx(loaded: LoadedModel, settings: OnnxSettings) -> OnnxExport:
     first_token_linears = keep_first_token(model.graph) if settings.first_token else []
     lower(model, dict(loaded.model.named_modules()))
     simplify(model)
+    require_mask_is_read(model.graph)
     if settings.half:
         store_half(model.graph)
     _finish(model, settings)
     return OnnxExport(model, first_token_linears, traced.notes)
+
+
+def require_mask_is_read(graph: ir.Graph) -> None:
+    """Refuses a graph in which padding would count as text.
+
+    Raises:
+        UnsupportedError: nothing reads `attention_mask`.
+    """
+    for value in graph.inputs:
+        if value.name == "attention_mask" and not value.uses():
+            raise UnsupportedError(
+                "onnx: nothing in the traced model reads attention_mask, so padding would change its answers. "
+                "Such a model cannot be exported."
+            )
 
 
 def input_names(loaded: LoadedModel) -> list[str]:

@@ -128,7 +128,7 @@ def _mask(
     batch_size: int,
     q_length: int,
     kv_length: int,
-    mask_function: Callable[..., Any] | None = None,
+    mask_function: Callable[..., Any],
     attention_mask: Tensor | None = None,
     **settings: Any,
 ) -> Tensor:
@@ -142,7 +142,7 @@ def _mask(
         batch_size=batch_size,
         q_length=q_length,
         kv_length=kv_length,
-        mask_function=mask_function,  # type: ignore[arg-type]
+        mask_function=mask_function,
         attention_mask=attention_mask,
         **settings,
     )

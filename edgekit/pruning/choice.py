@@ -24,8 +24,9 @@ from edgekit.models.structure import find_layers
 from edgekit.models.tokenizer import NASTY_TEXTS
 from edgekit.pruning.cut import Cut, require_same_tokens
 from edgekit.pruning.embeddings import token_ids_of
+from edgekit.pruning.feed_forward import Neurons, check_size, choose_neurons, find_feed_forwards, measure_neurons
 from edgekit.pruning.importance import measure_importance
-from edgekit.pruning.layers import check_count, check_indices, choose_by_influence, choose_uniformly
+from edgekit.pruning.layers import check_count, check_indices, choose_by_influence, choose_uniformly, cut_layers
 from edgekit.pruning.positions import require_positions
 from edgekit.pruning.vocabulary import Counts, choose_tokens, count_tokens, coverage, read_vocabulary, trim_tokenizer
 
@@ -43,7 +44,7 @@ class Choice:
     """What to keep, and why."""
 
     cut: Cut
-    """Layers, tokens and positions to keep."""
+    """Layers, neurons, tokens and positions to keep."""
     tokenizer: PreTrainedTokenizerBase
     """The student's tokenizer."""
     influence: tuple[float, ...] | None
@@ -68,7 +69,8 @@ def choose(loaded: LoadedModel, data: PreparedData | None, config: PruneConfig, 
         token_ids, tokenizer, shares = _choose_vocabulary(loaded, data, config, context)
     if config.max_positions is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_positions)
-    return Choice(Cut(layers, token_ids, config.max_positions), tokenizer, influence, shares)
+    neurons = _choose_neurons(loaded, data, layers, config, context)
+    return Choice(Cut(layers, token_ids, config.max_positions, neurons), tokenizer, influence, shares)
 
 
 def _choose_layers(
@@ -87,6 +89,22 @@ def _choose_layers(
     batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context)
     influence = measure_importance(loaded.model, batches).block_influence
     return choose_by_influence(config.layers, stack, influence), influence
+
+
+def _choose_neurons(
+    loaded: LoadedModel,
+    data: PreparedData | None,
+    layers: tuple[int, ...] | None,
+    config: PruneConfig,
+    context: StageContext,
+) -> Neurons | None:
+    """Returns the neurons to keep in each kept layer, measured with the other layers gone; None: all."""
+    if config.intermediate_size is None or data is None:
+        return None
+    model = loaded.model if layers is None else cut_layers(loaded.model, layers)
+    check_size(config.intermediate_size, find_feed_forwards(model))
+    batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context)
+    return choose_neurons(measure_neurons(model, batches), config.intermediate_size)
 
 
 def _choose_vocabulary(
@@ -133,7 +151,7 @@ def _calibration_batches(
     batches = length_buckets([len(row) for row in ids], _BATCH)
     pad_id = loaded.tokenizer.pad_token_id or 0
     for batch in track(
-        batches, context.events, stage=_STAGE, text="measuring layers", total=len(batches), unit="batches"
+        batches, context.events, stage=_STAGE, text="measuring layers and neurons", total=len(batches), unit="batches"
     ):
         input_ids, attention_mask = pad([ids[row] for row in batch], pad_id)
         yield torch.from_numpy(input_ids), torch.from_numpy(attention_mask)

@@ -6,6 +6,7 @@ What to cut is chosen elsewhere: `layers.py`, `vocabulary.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgekit.errors import UnsupportedError
-from edgekit.models.structure import find_embeddings
+from edgekit.models.structure import find_embeddings, find_layers
 from edgekit.pruning.embeddings import cut_embeddings
+from edgekit.pruning.feed_forward import Neurons, cut_feed_forwards, mask_neurons
 from edgekit.pruning.layers import cut_layers, skip_layers
 from edgekit.pruning.positions import cut_positions
 
@@ -36,6 +38,8 @@ class Cut:
     """Ids of tokens, ascending."""
     positions: int | None = None
     """Positions of the learned table, from the first on."""
+    neurons: Neurons | None = None
+    """Feed-forward neurons of each layer that is kept."""
 
 
 def cut_model(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
@@ -51,13 +55,15 @@ def cut_model(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
         student = cut_embeddings(student, cut.token_ids)
     if cut.layers is not None:
         student = cut_layers(student, cut.layers)
+    if cut.neurons is not None:
+        student = cut_feed_forwards(student, cut.neurons)
     if cut.positions is not None:
         student = cut_positions(student, cut.positions)
     return student
 
 
 def require_same_outputs(model: PreTrainedModel, student: PreTrainedModel, cut: Cut, seed: int) -> None:
-    """Checks on random kept tokens that the student computes what `model` does with the dropped layers skipped.
+    """Checks on random kept tokens that the student computes what `model` does without what was dropped.
 
     Raises:
         UnsupportedError: it does not, so the architecture ties its parts together in a way that was not foreseen.
@@ -65,8 +71,11 @@ def require_same_outputs(model: PreTrainedModel, student: PreTrainedModel, cut: 
     kept_ids = np.arange(find_embeddings(model).word.rows) if cut.token_ids is None else np.asarray(cut.token_ids)
     new_ids, mask = _random_batch(student, len(kept_ids), seed)
     attention_mask = torch.from_numpy(mask)
-    layers = cut.layers if cut.layers is not None else range(2**31)
-    with torch.inference_mode(), skip_layers(model, layers):
+    stack = find_layers(model)
+    layers = cut.layers if cut.layers is not None else tuple(range(stack.applications))
+    owners = range(len(stack.layers)) if stack.shared else layers
+    neurons = {} if cut.neurons is None else dict(zip(owners, cut.neurons, strict=True))
+    with torch.inference_mode(), skip_layers(model, layers), _masked(model, neurons):
         expected = model(input_ids=torch.from_numpy(kept_ids[new_ids]), attention_mask=attention_mask)[0]
     with torch.inference_mode():
         found = student(input_ids=torch.from_numpy(new_ids), attention_mask=attention_mask)[0]
@@ -74,9 +83,13 @@ def require_same_outputs(model: PreTrainedModel, student: PreTrainedModel, cut: 
     if not difference <= _TOLERANCE * float(expected.abs().max()) + _ROUNDING:
         raise UnsupportedError(
             f"model type '{model.config.model_type}': the cut model's outputs differ by {difference:.3g} from those of "
-            "the uncut one with the same layers skipped; expected equal ones. This architecture ties its parts "
-            "together in a way that edgekit does not know: leave layers, vocabulary or positions as they are."
+            "the uncut one with the same parts left out; expected equal ones. This architecture ties its parts "
+            "together in a way that edgekit does not know: leave layers, neurons, vocabulary or positions as they are."
         )
+
+
+def _masked(model: PreTrainedModel, neurons: dict[int, tuple[int, ...]]) -> AbstractContextManager[None]:
+    return mask_neurons(model, neurons) if neurons else nullcontext()
 
 
 def _random_batch(student: PreTrainedModel, vocabulary: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -23,7 +23,7 @@ REPORT_FILE = "prune.json"
 
 
 class PruneConfig(StageConfig):
-    """What to keep of the model. At least one of layers, vocabulary and positions must be given."""
+    """What to keep of the model. At least one of layers, neurons, vocabulary and positions must be given."""
 
     layers: int | None = Field(default=None, ge=1)
     """Transformer layers to keep: how many. None keeps all, or those of `keep_layers`."""
@@ -31,6 +31,8 @@ class PruneConfig(StageConfig):
     """Transformer layers to keep: which, counted from 0. None keeps all, or as many as `layers` says."""
     choose: Literal["uniform", "influence"] = "uniform"
     """Which `layers` to keep: evenly spaced ones up to the last, or those that change their input most."""
+    intermediate_size: int | None = Field(default=None, ge=1)
+    """Neurons to keep in each feed-forward block: those that add most to its output on `train`. None keeps all."""
     vocabulary_size: int | None = Field(default=None, ge=1)
     """Tokens to keep at most: the most frequent of the data, and all that any text needs. None sets no limit."""
     min_count: int | None = Field(default=None, ge=1)
@@ -40,7 +42,7 @@ class PruneConfig(StageConfig):
     max_positions: int | None = Field(default=None, ge=1)
     """Positions to keep of a learned position table: at least the tokens a text may have. None keeps all."""
     calibration_rows: int = Field(default=256, ge=1)
-    """Rows of `train` that layers are measured on, with `choose = "influence"`."""
+    """Rows of `train` that neurons, and with `choose = "influence"` layers, are measured on."""
 
     @field_validator("keep_layers")
     @classmethod
@@ -51,10 +53,9 @@ class PruneConfig(StageConfig):
 
     @model_validator(mode="after")
     def _check_purpose(self) -> Self:
-        if (self.layers, self.keep_layers, self.vocabulary_size, self.min_count, self.max_positions) == (None,) * 5:
-            raise ValueError(
-                "nothing to prune. Set at least one of layers, keep_layers, vocabulary_size, min_count, max_positions."
-            )
+        parts = ("layers", "keep_layers", "intermediate_size", "vocabulary_size", "min_count", "max_positions")
+        if all(getattr(self, part) is None for part in parts):
+            raise ValueError(f"nothing to prune. Set at least one of {', '.join(parts)}.")
         if self.layers is not None and self.keep_layers is not None:
             raise ValueError("layers and keep_layers are both set. Say how many layers to keep, or which.")
         if self.choose == "influence" and self.layers is None:
@@ -79,6 +80,9 @@ class PruneReport(Result):
     """Indices in the larger model, ascending."""
     block_influence: list[float] | None = None
     """`1 - cos(input, output)` of each layer of the larger model; None when not measured."""
+    intermediate_before: int | None = None
+    """Neurons of a feed-forward block; None when none was dropped."""
+    intermediate_after: int | None = None
     vocabulary_before: int
     vocabulary_after: int
     coverage: dict[str, float] = {}
@@ -101,6 +105,8 @@ class PruneReport(Result):
         parts = [f"{self.parameters_before:,} -> {self.parameters_after:,} parameters"]
         if len(self.layers_kept) != self.layers_before:
             parts.append(f"layers {' '.join(map(str, self.layers_kept))} of {self.layers_before}")
+        if self.intermediate_after is not None:
+            parts.append(f"neurons {self.intermediate_before} -> {self.intermediate_after}")
         if self.vocabulary_after != self.vocabulary_before:
             shares = ", ".join(f"{share:.1%} of {split}" for split, share in self.coverage.items())
             parts.append(f"vocabulary {self.vocabulary_before} -> {self.vocabulary_after} ({shares})")
@@ -110,7 +116,7 @@ class PruneReport(Result):
 
 
 def prune(inputs: StageInputs, config: PruneConfig, context: StageContext) -> Artifact:
-    """Makes a student that keeps some of the model's layers, tokens and positions, with their weights unchanged.
+    """Makes a student that keeps some of the model's layers, neurons, tokens and positions, their weights unchanged.
 
     Raises:
         UsageError: a number is out of range, or the data that it needs was not given.
@@ -124,7 +130,7 @@ def prune(inputs: StageInputs, config: PruneConfig, context: StageContext) -> Ar
 
     loaded = load_model(inputs.require("model", STAGE))
     _require_unquantized(loaded)
-    needs_data = config.trims_vocabulary or config.choose == "influence"
+    needs_data = config.trims_vocabulary or config.choose == "influence" or config.intermediate_size is not None
     data = PreparedData.open(inputs.require("data", STAGE)) if needs_data else None
     choice = choose(loaded, data, config, context)
     student = cut_model(loaded.model, choice.cut)
@@ -139,6 +145,7 @@ def prune(inputs: StageInputs, config: PruneConfig, context: StageContext) -> Ar
 
 def _report(loaded: LoadedModel, student: PreTrainedModel, choice: Choice) -> PruneReport:
     from edgekit.models.structure import find_embeddings, read_sizes
+    from edgekit.pruning.feed_forward import find_feed_forwards
 
     before, after = find_embeddings(loaded.model), find_embeddings(student)
     layers = read_sizes(loaded.model.config).layers
@@ -148,6 +155,8 @@ def _report(loaded: LoadedModel, student: PreTrainedModel, choice: Choice) -> Pr
         layers_before=layers,
         layers_kept=list(range(layers) if choice.cut.layers is None else choice.cut.layers),
         block_influence=None if choice.influence is None else list(choice.influence),
+        intermediate_before=None if choice.cut.neurons is None else find_feed_forwards(loaded.model)[0].size,
+        intermediate_after=None if choice.cut.neurons is None else len(choice.cut.neurons[0]),
         vocabulary_before=before.word.rows,
         vocabulary_after=after.word.rows,
         coverage=choice.coverage,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.reporting import findings, wording
-from edgekit.reporting.files import report_files
 from edgekit.results import (
     BudgetResult,
     BuildResult,
@@ -51,18 +49,6 @@ def show_build(result: BuildResult, console: Console) -> None:
     for failure in result.failures:
         console.print(_text(f"Failed: {failure}", "red"))
     console.print(_text(f"{verdict.title}.", _TONES[verdict.tone]), _text(verdict.explanation))
-
-
-def print_build(result: BuildResult, directory: Path) -> None:
-    """Prints a build on standard output, and where its reports and bundles are."""
-    from rich.console import Console
-
-    console = Console()
-    show_build(result, console)
-    for export in result.exports:
-        if export.bundle is not None:
-            console.print(_text(f"Bundle: {directory / export.bundle}"), soft_wrap=True)
-    console.print(_text(f"Report: {report_files(directory).html}"), soft_wrap=True)
 
 
 def stage_table(result: BuildResult) -> Table:

@@ -1,5 +1,7 @@
 """bf16 is used where the hardware multiplies it, and nowhere else by itself."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_a_processor_has_bf16_when_it_says_so(monkeypatch, capabilities, expecte
 
 
 def test_this_processor_agrees_with_the_kernel():
-    with open("/proc/cpuinfo") as stream:  # noqa: PTH123
+    with Path("/proc/cpuinfo").open() as stream:
         flags = stream.read()
     assert has_bf16(CPU) == ("avx512_bf16" in flags or "amx_bf16" in flags or " bf16" in flags)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 import edgekit
 from edgekit.artifact import Artifact
 from edgekit.errors import UnsupportedError
-from edgekit.exporters.onnx import choose_versions
+from edgekit.exporters.onnx import choose_versions, require_mask_is_read
 from edgekit.exporters.parity import make_batches
 from edgekit.exporters.reference import load_reference
 from edgekit.models.source import load_model
@@ -130,3 +131,12 @@ def test_the_file_says_what_it_is(tmp_path):
     metadata = {entry.key: entry.value for entry in read(edgekit.export(model, out=tmp_path / "onnx")).metadata_props}
     assert model.digest in "".join(metadata.values())
     assert "negative" in "".join(metadata.values())
+
+
+def test_a_graph_that_ignores_the_mask_is_refused():
+    ids, mask = ir.val("input_ids"), ir.val("attention_mask")
+    reads_ids = ir.node("Identity", [ids])
+    with pytest.raises(UnsupportedError, match="nothing in the traced model reads attention_mask"):
+        require_mask_is_read(ir.Graph([ids, mask], reads_ids.outputs, nodes=[reads_ids]))
+    reads_mask = ir.node("Mul", [ids, mask])
+    require_mask_is_read(ir.Graph([ids, mask], reads_mask.outputs, nodes=[reads_mask]))

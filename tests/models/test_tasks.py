@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from edgekit.artifact import Artifact, Lineage, describe_directory
+from edgekit.artifact import Artifact, Lineage
 from edgekit.errors import ModelError
 from edgekit.models.tasks import TASKS, TaskConfig, read_task, write_task
 
 
 def artifact(directory: Path) -> Artifact:
-    return describe_directory(directory, kind="model", lineage=Lineage(stage="source"), files=[])
+    return Artifact(directory, "model", "", {}, Lineage(stage="source"))
 
 
 def test_a_task_is_read_as_it_was_written(tmp_path: Path) -> None:
