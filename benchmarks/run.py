@@ -21,7 +21,7 @@ SCRIPTS = ("startup", "latency_against_peers", "accuracy")
 QUICK_OPTIONS = {
     "startup": ["--runs", "5", "--rebuilds", "1"],
     "latency_against_peers": ["--rounds", "6"],
-    "accuracy": ["--seeds", "1", "--imdb-rows", "200"],
+    "accuracy": ["--seeds", "1"],
 }
 QUICK_RECIPE = ("stage.0.epochs=0.2", "stage.2.epochs=0.1", "data.unlabelled.max_rows=500", "bench.min_seconds=0.5")
 

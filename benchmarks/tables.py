@@ -21,7 +21,7 @@ MODELS = {
     "exported": "int8 export in onnxruntime",
     "untaught": "student without the teacher",
 }
-SPLITS = {"test": "Rotten Tomatoes, test split", "imdb": "IMDB, held out"}
+SPLITS = {"test": "Rotten Tomatoes, test split", "imdb": "IMDB, held out", "test + imdb": "Both together"}
 
 Content = dict[str, Any]
 
@@ -64,7 +64,7 @@ def accuracy_tables(content: Content) -> str:
     """Returns a table of accuracies and one of paired differences for each test set."""
     parts = []
     for split, found in content["splits"].items():
-        title = f"{SPLITS[split]}: {found['rows']:,} rows over {len(content['seeds'])} seed(s)"
+        title = f"{SPLITS.get(split, split)}: {found['rows']:,} rows over {len(content['seeds'])} seed(s)"
         header = ["accuracy, %", "all", "95 % interval", *(f"seed {seed}" for seed in content["seeds"])]
         accuracies = [
             [MODELS[name], *_percent(row["accuracy"], row["interval"], row["by_seed"], "")]

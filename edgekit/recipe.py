@@ -165,6 +165,7 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
             except TargetError as error:
                 problems.append(f"{where}: export.targets: {error}")
     problems += _repeated_exports(frame.export, where)
+    problems += [] if data is None else _unknown_splits(frame.evaluate, data, where)
     if problems or teacher is None or data is None:
         raise RecipeError("\n".join(problems))
     return Recipe(
@@ -219,6 +220,17 @@ def _repeated_exports(exports: list[ExportEntry], where: str) -> list[str]:
                 )
             seen.add(key)
     return problems
+
+
+def _unknown_splits(evaluate: EvaluateConfig, data: PrepareConfig, where: str) -> list[str]:
+    """Returns a problem for each split that the data will not have: better now than after the training."""
+    known = ["test", "validation", "train", *data.extra_tests]
+    return [
+        f"{where}: evaluate.splits: found '{name}', which the data does not have.{did_you_mean(name, known)} "
+        f"Labelled splits: {', '.join(known)}."
+        for name in evaluate.splits
+        if name not in known
+    ]
 
 
 def _stage(values: dict[str, Any], where: str, problems: list[str]) -> RecipeStage | None:

@@ -152,3 +152,9 @@ def test_unknown_recipe_names_the_nearest():
 def test_parse_recipe_names_what_it_was_given(tmp_path):
     with pytest.raises(RecipeError, match="my recipe: task: missing"):
         parse_recipe({"name": "x"}, where="my recipe", directory=tmp_path)
+
+
+def test_a_split_to_judge_on_that_the_data_lacks_is_found_before_any_training(tmp_path):
+    (tmp_path / "r.toml").write_text(VALID + '[evaluate]\nsplits = ["test", "tset"]\n')
+    with pytest.raises(RecipeError, match=r"evaluate.splits: found 'tset'.*Did you mean 'test'"):
+        load_recipe(str(tmp_path / "r.toml"))

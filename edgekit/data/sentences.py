@@ -7,9 +7,10 @@ student reads.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 SHORTEST = 20
-"""Characters below which a piece stays with the sentence before it: `Mr.` or `Wow!` alone teach nothing."""
+"""UTF-8 bytes below which a piece stays with the sentence beside it: `Mr.` or `Wow!` alone teach nothing."""
 
 _BREAK = re.compile(r"\s*(?:<\s*(?:br|/?p)\s*/?\s*>|[\r\n])+\s*", re.IGNORECASE)
 _BOUNDARY = re.compile(
@@ -20,18 +21,20 @@ _BOUNDARY = re.compile(
 
 def sentences(text: str) -> list[str]:
     """Returns the sentences of `text` in order, without the white space and line-break tags between them."""
-    found: list[str] = []
-    for paragraph in _BREAK.split(text):
-        whole: list[str] = []
-        start = 0
-        ends = [(match.start(), match.end()) for match in _BOUNDARY.finditer(paragraph)]
-        for end, following in [*ends, (len(paragraph), len(paragraph))]:
-            closing = paragraph[end:following].rstrip()  # quotes and brackets that close the sentence
-            piece = (paragraph[start:end] + closing).strip()
-            start = following
-            if whole and min(len(piece), len(whole[-1])) < SHORTEST:
-                whole[-1] = f"{whole[-1]} {piece}".strip()
-            elif piece:
-                whole.append(piece)
-        found.extend(whole)
-    return found
+    return [sentence for paragraph in _BREAK.split(text) for sentence in _of_paragraph(paragraph.strip())]
+
+
+def _of_paragraph(paragraph: str) -> list[str]:
+    starts = [0, *(match.end() for match in _BOUNDARY.finditer(paragraph)), len(paragraph)]
+    found: list[str] = []  # each with the white space that follows it
+    for start, end in pairwise(starts):
+        piece = paragraph[start:end]
+        if found and min(_size(piece), _size(found[-1])) < SHORTEST:
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return [sentence.strip() for sentence in found if sentence.strip()]
+
+
+def _size(piece: str) -> int:
+    return len(piece.strip().encode())

@@ -86,7 +86,7 @@ def _choose_layers(
     check_count(config.layers, stack)
     if data is None or config.choose == "uniform":
         return choose_uniformly(config.layers, stack), None
-    batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context)
+    batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context, "layers")
     influence = measure_importance(loaded.model, batches).block_influence
     return choose_by_influence(config.layers, stack, influence), influence
 
@@ -103,7 +103,7 @@ def _choose_neurons(
         return None
     model = loaded.model if layers is None else cut_layers(loaded.model, layers)
     check_size(config.intermediate_size, find_feed_forwards(model))
-    batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context)
+    batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context, "neurons")
     return choose_neurons(measure_neurons(model, batches), config.intermediate_size)
 
 
@@ -141,7 +141,7 @@ def _count(splits: list[Split], loaded: LoadedModel, size: int, context: StageCo
 
 
 def _calibration_batches(
-    loaded: LoadedModel, split: Split, rows: int, context: StageContext
+    loaded: LoadedModel, split: Split, rows: int, context: StageContext, what: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields `input_ids` and `attention_mask` (B, T) of `rows` texts drawn with the stage's seed."""
     generator = np.random.default_rng(context.seed)
@@ -151,7 +151,7 @@ def _calibration_batches(
     batches = length_buckets([len(row) for row in ids], _BATCH)
     pad_id = loaded.tokenizer.pad_token_id or 0
     for batch in track(
-        batches, context.events, stage=_STAGE, text="measuring layers and neurons", total=len(batches), unit="batches"
+        batches, context.events, stage=_STAGE, text=f"measuring {what}", total=len(batches), unit="batches"
     ):
         input_ids, attention_mask = pad([ids[row] for row in batch], pad_id)
         yield torch.from_numpy(input_ids), torch.from_numpy(attention_mask)

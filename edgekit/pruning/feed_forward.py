@@ -47,15 +47,16 @@ def find_feed_forwards(model: PreTrainedModel) -> tuple[FeedForward, ...]:
     linears = find_linears(model)
     blocks = []
     for index in range(len(find_layers(model).layers)):
-        own = [linear for linear in linears if linear.layer == index]
-        up = tuple(linear for linear in own if linear.role in ("feed_forward_up", "feed_forward_gate"))
-        down = [linear for linear in own if linear.role == "feed_forward_down"]
-        if len(down) != 1 or not 1 <= len(up) <= 2:
+        # Not told by which linear widens: a block may be narrower than the model.
+        own = [linear for linear in linears if linear.layer == index and linear.role.startswith("feed_forward")]
+        if len(own) not in (2, 3) or not _is_block([linear.module for linear in own]):
+            shapes = ", ".join(f"{_inputs(linear.module)} -> {_outputs(linear.module)}" for linear in own) or "none"
             raise UnsupportedError(
-                f"intermediate_size: layer {index} of model type '{model.config.model_type}' has {len(up)} linears "
-                f"that go up and {len(down)} that go down, expected 1 or 2, and 1. Leave intermediate_size out."
+                f"intermediate_size: layer {index} of model type '{model.config.model_type}' has these feed-forward "
+                f"linears: {shapes}; expected one or two that read the hidden states and one that writes them. Leave "
+                "intermediate_size out."
             )
-        blocks.append(FeedForward(up, down[0], _inputs(down[0].module)))
+        blocks.append(FeedForward(tuple(own[:-1]), own[-1], _inputs(own[-1].module)))
     return tuple(blocks)
 
 
@@ -176,6 +177,14 @@ def mask_neurons(model: PreTrainedModel, neurons: dict[int, tuple[int, ...]]) ->
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_block(linears: Sequence[nn.Module]) -> bool:
+    """True when the last of `linears` reads what the others make of its output's kind."""
+    *up, down = linears
+    size, hidden_size = _inputs(down), _outputs(down)
+    made = sum(_outputs(linear) for linear in up)
+    return all(_inputs(linear) == hidden_size for linear in up) and made in (size, 2 * size)
 
 
 def _size_name(model: PreTrainedModel, size: int) -> str:

@@ -120,7 +120,18 @@ def test_other_labels_are_refused(data, tmp_path):
 
 def test_a_split_must_exist_and_have_labels(onnx, data, tmp_path):
     with pytest.raises(DataError, match="Did you mean 'test'"):
-        run_evaluate(tmp_path / "q", EvaluateConfig(split="tset"), model=onnx, data=data)
+        run_evaluate(tmp_path / "q", EvaluateConfig(splits=["tset"]), model=onnx, data=data)
+
+
+def test_several_splits_are_judged_together_and_apart(onnx, data, tmp_path):
+    both = run_evaluate(tmp_path / "both", EvaluateConfig(splits=["test", "validation"]), model=onnx, data=data)
+    apart = [
+        read_quality(run_evaluate(tmp_path / name, EvaluateConfig(splits=[name]), model=onnx, data=data))
+        for name in ("test", "validation")
+    ]
+    found = read_quality(both)
+    assert found.rows == sum(part.rows for part in apart)
+    assert list(found.parts.values()) == apart
 
 
 def test_max_rows_takes_the_first(onnx, data, tmp_path):

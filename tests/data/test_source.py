@@ -104,6 +104,19 @@ def test_a_seed_shuffles_and_what_one_source_skips_another_takes(tmp_path: Path)
         rows_of(whole.model_copy(update={"skip": 50}), labelled=False)
 
 
+def test_sentences_come_from_the_texts_that_skip_leaves(tmp_path: Path) -> None:
+    lines = [f"First sentence of text {index}. Second sentence of text {index}." for index in range(20)]
+    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+    whole = DataSource(source=str(tmp_path / "a.txt"))
+    skipped = {text for (text,) in rows_of(whole.model_copy(update={"max_rows": 5}), labelled=False)}
+    cut = whole.model_copy(update={"skip": 5, "sentences": True})
+    found = [text for (text,) in rows_of(cut, labelled=False)]
+    assert sorted(found) == sorted(part + "." for line in set(lines) - skipped for part in line[:-1].split(". "))
+    assert [text for (text,) in rows_of(cut.model_copy(update={"max_rows": 7}), labelled=False)] == found[:7]
+    places = read_table(cut, labelled=False)["place"]
+    assert {place.split(", ")[1] for place in places} == {"sentence 1", "sentence 2"}
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.text(min_size=1), st.sampled_from(["0", "1"])), min_size=1, max_size=8))
 def test_any_text_survives_csv_and_json_lines(tmp_path: Path, rows: list[tuple[str, str]]) -> None:

@@ -103,6 +103,14 @@ def test_the_most_influential_layers_stay(tmp_path: Path, teacher: Artifact, dat
     assert len(find_layers(load_model(out).model).layers) == 2
 
 
+def test_neurons_are_measured_on_what_is_left_of_the_layers(tmp_path: Path, teacher: Artifact, data: Artifact) -> None:
+    config = PruneConfig(keep_layers=[1, 3], intermediate_size=12, calibration_rows=20)
+    out = prune(StageInputs(model=teacher, data=data), config, StageContext(tmp_path / "out"))
+    report = json.loads((out.path / "prune.json").read_text())
+    assert (report["intermediate_after"], report["layers_kept"]) == (12, [1, 3])
+    assert load_model(out).model.config.intermediate_size == 12
+
+
 def test_layers_alone_need_no_data_and_the_first_of_two_halves_goes(tmp_path: Path, teacher: Artifact) -> None:
     out = prune(StageInputs(model=teacher), PruneConfig(layers=2), StageContext(tmp_path / "out"))
     assert report_of(out).layers_kept == [1, 3]
@@ -144,7 +152,10 @@ def test_progress_and_the_outcome_are_told(tmp_path: Path, teacher: Artifact, da
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "nothing to prune. Set at least one of layers, keep_layers, vocabulary_size, min_count, max_positions"),
+        (
+            {},
+            "nothing to prune. Set at least one of layers, keep_layers, intermediate_size, vocabulary_size, min_count",
+        ),
         ({"layers": 0}, "greater than or equal to 1"),
         ({"keep_layers": []}, "expected distinct indices"),
         ({"keep_layers": [1, 1]}, "expected distinct indices"),
@@ -170,6 +181,7 @@ def test_every_setting_is_documented_for_the_command_line() -> None:
     ("config", "error", "message"),
     [
         (PruneConfig(layers=5), UsageError, "layers: found 5, expected 1 to 4"),
+        (PruneConfig(intermediate_size=9999), UsageError, "intermediate_size: found 9999, expected 1 to"),
         (
             PruneConfig(keep_layers=[2, 4]),
             UsageError,
@@ -190,7 +202,10 @@ def test_what_does_not_fit_the_model_is_refused_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("config", [PruneConfig(min_count=1), PruneConfig(layers=1, choose="influence")])
+@pytest.mark.parametrize(
+    "config",
+    [PruneConfig(min_count=1), PruneConfig(layers=1, choose="influence"), PruneConfig(intermediate_size=8)],
+)
 def test_data_that_is_needed_and_not_given_is_asked_for(tmp_path: Path, teacher: Artifact, config: PruneConfig) -> None:
     with pytest.raises(UsageError, match="prune: needs a data artifact"):
         prune(StageInputs(model=teacher), config, StageContext(tmp_path / "out"))
