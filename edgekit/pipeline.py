@@ -170,4 +170,5 @@ def _report_quality(events: EventSink, kind: str, quality: Quality) -> None:
     values = {"accuracy": quality.accuracy}
     if quality.accuracy_change is not None:
         values["accuracy_change"] = quality.accuracy_change
+    values |= {f"accuracy_{name}": part.accuracy for name, part in quality.parts.items()}
     events(Event("metric", stage=kind, text=f"quality on {quality.split}", values=values))

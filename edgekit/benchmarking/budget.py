@@ -132,15 +132,15 @@ def _check_quality(limit: float, quality: Quality | None) -> BudgetCheck:
     interval = Interval(low=-change.high, high=-change.low, confidence=change.confidence)
     drop = -quality.accuracy_change
     found = (
-        f"Accuracy fell by {100 * drop:.2f} points ({100 * interval.low:.2f} to {100 * interval.high:.2f}) "
-        f"on {quality.rows} rows"
+        f"Accuracy changed by {100 * quality.accuracy_change:+.2f} points "
+        f"({100 * change.low:+.2f} to {100 * change.high:+.2f}) on {quality.rows:,} rows"
     )
     if interval.low > limit:
-        status, rest = _MISSED, f"{100 * limit:g} allowed: too much."
+        status, rest = _MISSED, f"a drop of {100 * limit:g} allowed: too much."
     elif interval.high <= limit:
-        status, rest = _MET, f"{100 * limit:g} allowed."
+        status, rest = _MET, f"a drop of {100 * limit:g} allowed."
     else:
-        reason = f"{found}, which does not clear {100 * limit:g}. Evaluate on more rows."
+        reason = f"{found}, which does not clear a drop of {100 * limit:g}. Evaluate on more rows."
         return _inconclusive(name, limit, reason, drop, interval)
     explanation = f"{found}, {rest}"
     return BudgetCheck(name=name, limit=limit, value=drop, interval=interval, status=status, explanation=explanation)

@@ -89,11 +89,12 @@ def _quality(quality: Quality | None) -> str:
     if quality is None:
         return "Not measured on the exported file."
     lines = [
-        f"The exported file itself, run by its runtime on {quality.rows:,} rows of the split `{quality.split}`:",
+        f"The exported file itself, run by its runtime on {quality.rows:,} rows of `{quality.split}`:",
         "",
         "| | value | 95 % interval |",
         "| --- | ---: | ---: |",
         _row("accuracy", quality.accuracy, quality.accuracy_interval),
+        *(_row(f"accuracy on `{name}`", part.accuracy, part.accuracy_interval) for name, part in quality.parts.items()),
     ]
     for label, recall in quality.per_label_recall.items():
         interval = quality.per_label_recall_intervals.get(label)

@@ -80,6 +80,8 @@ def _accuracy_tile(export: ExportResult) -> Tile | None:
     details = [f"95 % interval {interval}, {quality.rows:,} {quality.split} rows"]
     if quality.accuracy_change is not None:
         details.append(f"{wording.accuracy_change(quality)} against the teacher")
+    if quality.parts:
+        details.append(wording.accuracy_by_split(quality))
     return Tile("Accuracy", wording.percent(quality.accuracy), details)
 
 

@@ -98,6 +98,8 @@ def quality_table(quality: Quality) -> Table:
     """Returns the figures of one evaluation."""
     table = _table(f"Quality on {quality.split}", ["", ""])
     table.add_row("accuracy (95 %)", wording.accuracy(quality))
+    for name, part in quality.parts.items():
+        table.add_row(_text(f"accuracy on {name}"), wording.accuracy(part))
     table.add_row("cross-entropy", f"{quality.cross_entropy:.4f} nats")
     table.add_row("rows", f"{quality.rows:,}")
     if quality.accuracy_change is not None:

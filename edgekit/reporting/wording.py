@@ -99,6 +99,11 @@ def accuracy(quality: Quality) -> str:
     return f"{percent(quality.accuracy)} ({percent_range(quality.accuracy_interval)})"
 
 
+def accuracy_by_split(quality: Quality) -> str:
+    """Returns the accuracy on each split, as `test 82.6 %, imdb 74.0 %`; empty where there is one."""
+    return ", ".join(f"{name} {percent(part.accuracy)}" for name, part in quality.parts.items())
+
+
 def accuracy_change(quality: Quality) -> str:
     """Returns the change against the teacher with its paired interval, or a dash without a teacher."""
     if quality.accuracy_change is None:
