@@ -65,8 +65,11 @@ class Classifier:
         """Returns the logits of one text, float32 (labels,).
 
         Raises:
+            UsageError: `text` is not a string.
             CorruptArtifactError: the model has another number of outputs than labels.
         """
+        if not isinstance(text, str):
+            raise UsageError(f"logits: found a {type(text).__name__}, expected one string. Call it for each text.")
         from edgekit.data.preprocessing import encode, pad
         from edgekit.runtimes.protocol import select_inputs
 

@@ -138,5 +138,6 @@ def test_a_graph_that_ignores_the_mask_is_refused():
     reads_ids = ir.node("Identity", [ids])
     with pytest.raises(UnsupportedError, match="nothing in the traced model reads attention_mask"):
         require_mask_is_read(ir.Graph([ids, mask], reads_ids.outputs, nodes=[reads_ids]))
+    ids, mask = ir.val("input_ids"), ir.val("attention_mask")  # a value belongs to one graph
     reads_mask = ir.node("Mul", [ids, mask])
     require_mask_is_read(ir.Graph([ids, mask], reads_mask.outputs, nodes=[reads_mask]))
