@@ -47,6 +47,11 @@ def test_a_single_string_is_not_taken_for_letters(tmp_path: Path) -> None:
         open_bundle(bundle(tmp_path).path).predict("fine")
 
 
+def test_a_list_is_not_taken_for_a_pair_of_texts(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="logits: found a list, expected one string"):
+        open_bundle(bundle(tmp_path).path).logits(["fine", "bad"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "name", ["onnx/model.onnx", "tokenizer.json", "labels.json", "manifest.json", "usage.py", "tokenizer_vectors.json"]
 )
