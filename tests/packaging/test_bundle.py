@@ -49,7 +49,7 @@ def test_a_single_string_is_not_taken_for_letters(tmp_path: Path) -> None:
 
 def test_a_list_is_not_taken_for_a_pair_of_texts(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="logits: found a list, expected one string"):
-        open_bundle(bundle(tmp_path).path).logits(["fine", "bad"])  # type: ignore[arg-type]
+        open_bundle(bundle(tmp_path).path).logits(["fine", "bad"])
 
 
 @pytest.mark.parametrize(

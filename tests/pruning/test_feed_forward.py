@@ -14,24 +14,13 @@ from edgekit.pruning.feed_forward import (
     measure_neurons,
 )
 from tests.pico import ARCHITECTURES, pico_loaded
+from tests.pruning.batches import batches_for
 
 
 def drawn_neurons(model, size, seed=0):
     generator = np.random.default_rng(seed)
     blocks = find_feed_forwards(model)
     return tuple(tuple(sorted(generator.choice(block.size, size, replace=False).tolist())) for block in blocks)
-
-
-def batches_for(loaded):
-    generator = torch.Generator().manual_seed(1)
-    batches = []
-    for rows, length in ((3, 12), (2, 7)):
-        ids = torch.randint(6, 100, (rows, length), generator=generator)
-        mask = torch.ones_like(ids)
-        mask[0, 5:] = 0
-        ids[mask == 0] = loaded.tokenizer.pad_token_id
-        batches.append((ids, mask))
-    return batches
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -60,11 +49,11 @@ def test_scores_against_numpy_in_float64(architecture: str) -> None:
     for index, block in enumerate(blocks):
         original = block.down.module.forward
 
-        def forward(hidden, _original=original, _seen=seen[index]):  # type: ignore[no-untyped-def]
+        def forward(hidden, _original=original, _seen=seen[index]):
             _seen.append(hidden.numpy().astype(np.float64))
             return _original(hidden)
 
-        block.down.module.forward = forward  # type: ignore[method-assign, assignment]
+        block.down.module.forward = forward
     with torch.no_grad():
         for ids, mask in batches:
             loaded.model(input_ids=ids, attention_mask=mask)

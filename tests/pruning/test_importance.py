@@ -9,6 +9,7 @@ from transformers import BertConfig, PreTrainedModel
 from edgekit.errors import UsageError
 from edgekit.pruning.importance import measure_importance
 from tests.pico import pico_loaded
+from tests.pruning.batches import batches_for
 
 
 class Turn(nn.Module):
@@ -50,15 +51,7 @@ def test_importance_by_hand() -> None:
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "mpnet", "albert", "modernbert"])
 def test_importance_against_numpy_in_float64(architecture: str) -> None:
     loaded = pico_loaded(architecture=architecture)
-    pad_id = loaded.tokenizer.pad_token_id
-    generator = torch.Generator().manual_seed(1)
-    batches = []
-    for rows, length in ((3, 12), (2, 7)):
-        ids = torch.randint(6, 100, (rows, length), generator=generator)
-        mask = torch.ones_like(ids)
-        mask[0, 5:] = 0
-        ids[mask == 0] = pad_id
-        batches.append((ids, mask))
+    batches = batches_for(loaded)
     found = measure_importance(loaded.model, batches)
 
     cosines: list[list[float]] = [[] for _ in range(4)]
