@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from edgekit.errors import UnsupportedError, UsageError
 from edgekit.models.structure import Linear, find_layers, find_linears
+from edgekit.pruning.importance import Calibration
 from edgekit.pruning.rebuild import copy_config, rebuild
 
 _SIZE_NAMES = ("intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner", "encoder_ffn_dim")
@@ -83,15 +84,16 @@ def measure_neurons(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tens
         batches: `input_ids` and `attention_mask`, both int64 (B, T).
 
     Raises:
+        UsageError: the batches hold no token.
         UnsupportedError: a layer has no feed-forward block of the usual shape.
     """
     blocks = find_feed_forwards(model)
     squares = [torch.zeros(block.size, dtype=torch.float64) for block in blocks]
-    real = torch.empty(0, dtype=torch.bool)
+    calibration = Calibration()
 
     def record(total: Tensor) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            activations = args[0].reshape(-1, len(total))[real.reshape(-1)]
+            activations = args[0].reshape(-1, len(total))[calibration.real.reshape(-1)]
             total.add_(activations.double().square().sum(dim=0))
 
         return hook
@@ -99,18 +101,9 @@ def measure_neurons(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tens
     handles = [
         block.down.module.register_forward_pre_hook(record(total)) for block, total in zip(blocks, squares, strict=True)
     ]
-    tokens = 0
-    try:
-        with torch.inference_mode():
-            for input_ids, attention_mask in batches:
-                real = attention_mask.bool()
-                tokens += int(real.sum())
-                model(input_ids=input_ids, attention_mask=attention_mask)
-    finally:
-        for handle in handles:
-            handle.remove()
+    tokens = calibration.run(model, batches, handles)
     norms = [torch.linalg.vector_norm(_weight(block.down.module).double(), dim=0) for block in blocks]
-    return tuple((total / max(tokens, 1)).sqrt() * norm.detach() for total, norm in zip(squares, norms, strict=True))
+    return tuple((total / tokens).sqrt() * norm.detach() for total, norm in zip(squares, norms, strict=True))
 
 
 def choose_neurons(scores: Sequence[Tensor], size: int) -> Neurons:

@@ -6,12 +6,13 @@ Which layers are dropped for it is `layers.py`'s matter.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from edgekit.errors import UsageError
@@ -29,6 +30,37 @@ class LayerImportance:
     """`arccos(cos(input, output)) / pi`, 0 (changes nothing) to 1."""
     tokens: int
     """Tokens averaged over."""
+
+
+class Calibration:
+    """A run over calibration text, for hooks that need to know which tokens are padding."""
+
+    def __init__(self) -> None:
+        """Starts before the first batch."""
+        self.real = torch.empty(0, dtype=torch.bool)
+        """(B, T) of the batch that runs, False where padding."""
+
+    def run(
+        self, model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor]], handles: Sequence[RemovableHandle]
+    ) -> int:
+        """Runs every batch, removes the hooks, and returns how many tokens were no padding.
+
+        Raises:
+            UsageError: the batches hold no token.
+        """
+        tokens = 0
+        try:
+            with torch.inference_mode():
+                for input_ids, attention_mask in batches:
+                    self.real = attention_mask.bool()
+                    tokens += int(self.real.sum())
+                    model(input_ids=input_ids, attention_mask=attention_mask)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not tokens:
+            raise UsageError("calibration: found no token, expected text to measure on.")
+        return tokens
 
 
 def measure_importance(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor]]) -> LayerImportance:
@@ -50,31 +82,20 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[tuple[Tensor, T
     stack = find_layers(model)
     cosines = torch.zeros(stack.applications, dtype=torch.float64)
     angles = torch.zeros(stack.applications, dtype=torch.float64)
-    tokens = 0
     calls = 0
-    real = torch.empty(0, dtype=torch.bool)
+    calibration = Calibration()
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         nonlocal calls
         index = calls % stack.applications
         calls += 1
         after = output[0] if isinstance(output, tuple) else output
-        cosine = _cosine(layer_input(args, kwargs)[real], after[real])
+        cosine = _cosine(layer_input(args, kwargs)[calibration.real], after[calibration.real])
         cosines[index] += cosine.sum()
         angles[index] += torch.arccos(cosine).sum()
 
     handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in stack.layers]
-    try:
-        with torch.inference_mode():
-            for input_ids, attention_mask in batches:
-                real = attention_mask.bool()
-                tokens += int(real.sum())
-                model(input_ids=input_ids, attention_mask=attention_mask)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not tokens:
-        raise UsageError("calibration: found no token, expected text to measure the layers on.")
+    tokens = calibration.run(model, batches, handles)
     return LayerImportance(
         block_influence=tuple((1 - cosines / tokens).tolist()),
         angular_distance=tuple((angles / (tokens * math.pi)).tolist()),
