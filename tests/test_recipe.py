@@ -80,7 +80,7 @@ def test_built_in_recipes_are_valid(name):
         ('format = "onnx"', 'format = "onx"', "export.0.format: found 'onx' (str), expected 'onnx'"),
         ('kind = "prune"', "", "stage.0.kind: missing."),
         ("[task]", "[task", "is not valid TOML"),
-        ('labels = ["negative", "positive"]', 'labels = ["negative"]', "task.labels: found 1 labels"),
+        ('labels = ["negative", "positive"]', 'labels = ["negative"]', "task.labels: found 1 label"),
     ],
 )
 def test_every_mistake_names_file_key_and_remedy(tmp_path, old, new, message):

@@ -116,7 +116,9 @@ def save_model(loaded: LoadedModel, directory: Path) -> None:
 
 
 def set_labels(config: PretrainedConfig, labels: list[str]) -> None:
-    """Makes `id2label` and `label2id` of a transformers configuration agree with `labels`, in place."""
+    """Makes `id2label` and `label2id` of a configuration agree with `labels`, in place; nothing when there are none."""
+    if not labels:
+        return
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgekit.artifact import Artifact
 from edgekit.contract import StageConfig
@@ -19,28 +19,39 @@ from edgekit.validation import explain
 
 TASK_FILE = "task.json"
 
+TaskKind = Literal["text-classification", "causal-lm"]
+
 
 class TaskConfig(StageConfig):
     """What a model is for: the `[task]` table of a recipe and the `task.json` of a model."""
 
-    kind: Literal["text-classification"] = "text-classification"
+    kind: TaskKind = "text-classification"
     """The task: a row of the task table."""
-    labels: list[str]
-    """Names of the classes, in the order of the logits."""
-    max_length: int = Field(default=128, ge=4, le=8192)
-    """Tokens a text, special tokens included; longer texts are cut, everywhere alike."""
+    labels: list[str] = []
+    """Names of the classes, in the order of the logits; a language model has none."""
+    max_length: int = Field(default=128, ge=4, le=131072)
+    """Tokens a text, special tokens included; longer texts are cut, everywhere alike. For a language model: tokens of
+    context."""
 
     @field_validator("labels")
     @classmethod
     def _check_labels(cls, labels: list[str]) -> list[str]:
-        if len(labels) < 2:
-            raise ValueError(f"found {len(labels)} labels ({labels}), expected at least 2.")
+        if len(labels) == 1:
+            raise ValueError(f"found 1 label ({labels}), expected at least 2.")
         if len(set(labels)) != len(labels):
             twice = sorted({label for label in labels if labels.count(label) > 1})
             raise ValueError(f"found {', '.join(map(repr, twice))} more than once, expected distinct labels.")
         if any(label != label.strip() or not label for label in labels):
             raise ValueError(f"found {labels}, expected labels that are not empty, without white space around them.")
         return labels
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if TASKS[self.kind].has_labels and not self.labels:
+            raise ValueError(f"labels: found none, expected at least 2 for the task '{self.kind}'.")
+        if self.labels and not TASKS[self.kind].has_labels:
+            raise ValueError(f"labels: found {self.labels}, expected none for the task '{self.kind}'.")
+        return self
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,8 @@ class Task:
     """Outputs of an exported model, in order."""
     metric: str
     """The number that quality is judged by."""
+    has_labels: bool
+    """True where a model chooses among named classes."""
 
 
 TASKS: dict[str, Task] = {
@@ -66,6 +79,15 @@ TASKS: dict[str, Task] = {
         input_names=("input_ids", "attention_mask", "token_type_ids"),
         output_names=("logits",),
         metric="accuracy",
+        has_labels=True,
+    ),
+    "causal-lm": Task(
+        kind="causal-lm",
+        auto_class="AutoModelForCausalLM",
+        input_names=("input_ids", "attention_mask"),
+        output_names=("logits",),
+        metric="perplexity",
+        has_labels=False,
     ),
 }
 
@@ -98,6 +120,8 @@ def read_task_file(file: Path) -> TaskConfig:
 
 def write_task(directory: Path, task: TaskConfig) -> None:
     """Writes `task.json` into `directory`."""
-    fields = {"task": task.kind, "labels": task.labels, "max_length": task.max_length}
+    fields: dict[str, object] = {"task": task.kind, "max_length": task.max_length}
+    if task.labels:
+        fields = {"task": task.kind, "labels": task.labels, "max_length": task.max_length}
     text = json.dumps(fields, indent=2, ensure_ascii=False)
     (directory / TASK_FILE).write_text(text + "\n", encoding="utf-8")

@@ -25,7 +25,7 @@ def test_a_task_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["only"], "found 1 labels"),
+        (["only"], "found 1 label"),
         (["a", "b", "a"], "found 'a' more than once"),
         (["a", ""], "labels that are not empty"),
         (["a", " b"], "without white space around them"),
