@@ -56,6 +56,37 @@ class Quality(Result):
     """Split to the quality on it alone, where there are several."""
 
 
+class LanguageQuality(Result):
+    """How well a language model predicts text that it never saw, and how near it is to its teacher."""
+
+    perplexity: float
+    """exp of the mean negative log likelihood of a token."""
+    perplexity_interval: Interval
+    """Bootstrap interval, documents drawn whole."""
+    cross_entropy: float
+    """Mean negative log likelihood, nats a token."""
+    accuracy: float
+    """Share of tokens that the model holds most likely, 0 to 1."""
+    tokens: int
+    """Tokens predicted."""
+    documents: int
+    """Texts that they are of."""
+    split: str = "test"
+    """Name of the data split; of several, joined by ` + `."""
+    perplexity_ratio: float | None = None
+    """Perplexity over the teacher's on the same tokens; None without a teacher."""
+    perplexity_ratio_interval: Interval | None = None
+    """Paired bootstrap interval of `perplexity_ratio`, documents drawn whole; None without a teacher."""
+    divergence: float | None = None
+    """Mean KL(teacher || model), nats a token; None without a teacher."""
+    divergence_p99: float | None = None
+    """99th percentile over tokens of the same; None without a teacher."""
+    teacher_agreement: float | None = None
+    """Share of tokens for which both hold the same token most likely, 0 to 1; None without a teacher."""
+    parts: dict[str, LanguageQuality] = {}
+    """Split to the quality on it alone, where there are several."""
+
+
 class TokenizerVector(Result):
     """One text and the ids that any tokenizer of the bundle must give."""
 
