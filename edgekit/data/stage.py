@@ -1,4 +1,7 @@
-"""The `prepare` stage: reads labelled text, checks it, removes duplicates and leaks, and divides it by the seed."""
+"""The `prepare` stage: reads text, checks it, removes duplicates and leaks, and divides it by the seed.
+
+Labelled text for a classifier is divided here; what a language model reads is divided in `corpus.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from edgekit.resources import is_package_resource
 from edgekit.spelling import did_you_mean
 
 if TYPE_CHECKING:
+    from edgekit.data.documents import Form
     from edgekit.data.splitting import Dropped, Rows
 
 _OWN_SPLITS = ("train", "validation", "test", "unlabelled")
@@ -29,10 +33,10 @@ _FRACTION = Field(default=0.1, gt=0, lt=0.9)
 
 
 class PrepareConfig(DataSource):
-    """Labelled text and how it is divided."""
+    """Text and how it is divided: labelled for a classifier, or of some form for a language model."""
 
-    labels: list[str] = Field(min_length=2)
-    """Names of the classes, in the order of the label indices."""
+    labels: list[str] = []
+    """Names of the classes, in the order of the label indices; none for a language model, which has a `form`."""
     validation: float = _FRACTION
     """Share of the rows that choose the checkpoint, 0 to 1."""
     test: float = _FRACTION
@@ -42,7 +46,14 @@ class PrepareConfig(DataSource):
     unlabelled: DataSource | None = None
     """More text to distill on; its labels, if it has any, are not read."""
     extra_tests: dict[str, DataSource] = {}
-    """Name to a further labelled test set, for example of another domain."""
+    """Name to a further test set, for example of another domain; labelled for a classifier."""
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: list[str]) -> list[str]:
+        if len(labels) == 1:
+            raise ValueError(f"found {labels}, expected at least 2 items, or none for a language model.")
+        return labels
 
     @field_validator("extra_tests")
     @classmethod
@@ -62,6 +73,27 @@ class PrepareConfig(DataSource):
                 f"validation + test: found {self.validation} + {self.test}, expected at most 0.9 together: "
                 "the rest is the training data."
             )
+        if bool(self.labels) == (self.form is not None):
+            found = f"labels {self.labels} and form '{self.form}'" if self.labels else "neither"
+            raise ValueError(
+                f"labels, form: found {found}, expected labels for a classifier, or form = 'text', 'chat' or "
+                "'prompt-completion' for a language model."
+            )
+        self._check_documents() if self.form else self._check_labelled()
+        return self
+
+    def _check_documents(self) -> None:
+        for where, source in _all_sources(self).items():
+            if source.label_map or source.sentences:
+                key = "label_map" if source.label_map else "sentences"
+                raise ValueError(
+                    f"{key if source is self else f'{where}.{key}'}: is set, expected it for a classifier alone: a "
+                    "language model reads whole texts without labels."
+                )
+
+    def _check_labelled(self) -> None:
+        if any(source.form for source in _all_sources(self).values()):
+            raise ValueError("form: is set in a table of labelled text, expected it for a language model alone.")
         for where, source in {"label_map": self, **_nested(self.extra_tests)}.items():
             if source.sentences:
                 key = "sentences" if source is self else f"{where}.sentences"
@@ -75,7 +107,6 @@ class PrepareConfig(DataSource):
                         f"{where}: {value!r} stands for the label {label!r}, expected one of {self.labels}."
                         f"{did_you_mean(label, self.labels)}"
                     )
-        return self
 
 
 def prepare(inputs: StageInputs, config: PrepareConfig, context: StageContext) -> Artifact:
@@ -87,17 +118,42 @@ def prepare(inputs: StageInputs, config: PrepareConfig, context: StageContext) -
         DataError: a source cannot be read, a row has no text or a wrong label, or a split would be empty.
         EnvironmentLacksError: a package or the network is missing, or the disk is full.
     """
-    from edgekit.data.prepared import DataDescription, Split, write_description, write_split
+    from edgekit.data.prepared import DataDescription, write_description
 
     sources: list[dict[str, JsonValue]] = []
-    splits = _make_splits(config, context, sources)
     with publish(context.out, kind="data", lineage=lineage_of("prepare", inputs, config, context)) as staging:
-        for name, rows in splits.items():
-            write_split(staging, Split(name, rows.texts, rows.labels))
-        sizes = {name: len(rows) for name, rows in splits.items()}
-        write_description(staging, DataDescription(labels=config.labels, splits=sizes, sources=sources))
+        write = _write_documents if config.form else _write_labelled
+        sizes, forms = write(staging, config, context, sources)
+        description = DataDescription(labels=config.labels, splits=sizes, forms=forms, sources=sources)
+        write_description(staging, description)
     _say(context, "rows: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items()))
     return Artifact.open(context.out, kind="data")
+
+
+def _write_labelled(
+    staging: Path, config: PrepareConfig, context: StageContext, sources: list[dict[str, JsonValue]]
+) -> tuple[dict[str, int], dict[str, Form]]:
+    """Writes every split and returns split to rows."""
+    from edgekit.data.prepared import Split, write_split
+
+    splits = _make_splits(config, context, sources)
+    for name, rows in splits.items():
+        write_split(staging, Split(name, rows.texts, rows.labels))
+    return {name: len(rows) for name, rows in splits.items()}, {}
+
+
+def _write_documents(
+    staging: Path, config: PrepareConfig, context: StageContext, sources: list[dict[str, JsonValue]]
+) -> tuple[dict[str, int], dict[str, Form]]:
+    """Writes every split and returns split to rows and to form."""
+    from edgekit.data.corpus import Corpus
+
+    named = {"documents" if name == "labelled" else name: source for name, source in _all_sources(config).items()}
+    corpus = Corpus(named, (config.validation, config.test), deduplicate=config.deduplicate, context=context)
+    sizes, forms = corpus.write(staging)
+    for name, source in named.items():
+        sources.append(_source_record(name, source, corpus.rows_read[name], context))
+    return sizes, forms
 
 
 def source_digest(config: PrepareConfig, offline: bool = False) -> str:
@@ -160,19 +216,21 @@ def _read(
     if labelled:
         labels = _label_indices(source, list(table["label"]), list(table["place"]), config.labels)
     rows = Rows(list(table["text"]), labels)
-    sources.append(
-        {
-            "name": name,
-            "source": _portable(source.source),
-            "digest": digest_of(source, offline=context.offline),
-            "where": dict(source.where),
-            "rows": len(rows),
-        }
-    )
+    sources.append(_source_record(name, source, len(rows), context))
     if config.deduplicate:
         rows, dropped = deduplicate(rows)
         _report_duplicates(name, dropped, context)
     return rows
+
+
+def _source_record(name: str, source: DataSource, rows: int, context: StageContext) -> dict[str, JsonValue]:
+    return {
+        "name": name,
+        "source": _portable(source.source),
+        "digest": digest_of(source, offline=context.offline),
+        "where": dict(source.where),
+        "rows": rows,
+    }
 
 
 def _label_indices(source: DataSource, found: list[str], places: list[str], labels: list[str]) -> list[int]:
