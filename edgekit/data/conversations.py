@@ -96,7 +96,7 @@ def answer_spans(conversation: Conversation, tokenizer: PreTrainedTokenizerBase,
             continue
         before = _render(messages[:index], tokenizer, place, prompt=True)
         after = _render(messages[: index + 1], tokenizer, place)
-        shared = _shared_length(after, whole)
+        shared = _shared_length(after, whole, tokenizer)
         if not whole.startswith(before) or len(before) > shared or _without_specials(after[shared:], tokenizer):
             raise DataError(
                 f"{place}: turn {index + 1}: the chat template writes the conversation up to here differently once "
@@ -218,16 +218,20 @@ def _failed(error: Exception, messages: Sequence[Message], place: str) -> DataEr
 def _end_of_turn(whole: str, span: Span, content: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """Returns where the special token after an answer ends: no one generates the line break behind it."""
     start, end = span
-    said = whole.rfind(content.strip(), start, end)
-    following = start if said < 0 else said + len(content.strip())
-    ends = [place + len(token) for token in _specials(tokenizer) if (place := whole.find(token, following, end)) >= 0]
-    return min(ends, default=end)
+    ending = "|".join(map(re.escape, _specials(tokenizer)))
+    found = re.compile(rf"{re.escape(content.strip())}\s*(?:{ending})").search(whole, start, end) if ending else None
+    return found.end() if found else end
 
 
-def _shared_length(first: str, second: str) -> int:
-    """Returns how many characters two texts begin with alike."""
+def _shared_length(first: str, second: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Returns how many characters two texts begin with alike, without a part of a special token at the end."""
     pairs = enumerate(zip(first, second, strict=False))
-    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
+    shared = next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
+    for token in _specials(tokenizer):
+        start = first.find(token, max(0, shared - len(token) + 1))
+        if 0 <= start < shared < start + len(token):
+            return start
+    return shared
 
 
 def _without_specials(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -74,7 +74,11 @@ def test_the_seed_decides_everything_and_the_place_of_the_file_nothing(tmp_path:
         for index, (file, seed) in enumerate([(source, 0), (source, 0), (moved, 0), (source, 1)])
     ]
     assert digests[0] == digests[1] == digests[2] != digests[3]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.jsonl", "elsewhere", *(f"out{i}" for i in range(4))]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "a.jsonl",
+        "elsewhere",
+        *(f"out{i}" for i in range(4)),
+    ]
 
 
 @pytest.mark.parametrize("deduplicate", [True, False])
@@ -86,9 +90,7 @@ def test_nothing_that_is_judged_on_is_learned_from(tmp_path: Path, deduplicate: 
         write(tmp_path / "a.jsonl", [*rows, *rows]),
         deduplicate=deduplicate,
         unlabelled=DataSource(source=write(tmp_path / "b.jsonl", more), columns=Columns(text="passage")),
-        extra_tests={
-            "other": DataSource(source=write(tmp_path / "c.jsonl", other), columns=Columns(text="passage"))
-        },
+        extra_tests={"other": DataSource(source=write(tmp_path / "c.jsonl", other), columns=Columns(text="passage"))},
     )
     data, _, said = run(config, tmp_path / "out")
     keys = {name: {text_key(text) for text in texts_of(data, name)} for name in data.rows}
@@ -106,9 +108,7 @@ def test_the_same_prompt_is_never_in_training_and_test(tmp_path: Path) -> None:
     columns = Columns(prompt="q", completion="a")
     source = write(tmp_path / "a.jsonl", rows)
     data, _, said = run(config_for(source, form="prompt-completion", columns=columns), tmp_path / "out")
-    prompts = {
-        name: {row.prompt for row in data.documents(name) if isinstance(row, Completion)} for name in data.rows
-    }
+    prompts = {name: {row.prompt for row in data.documents(name) if isinstance(row, Completion)} for name in data.rows}
     assert prompts["test"]
     assert not prompts["test"] & (prompts["train"] | prompts["validation"])
     assert not prompts["validation"] & prompts["train"]
@@ -123,9 +123,7 @@ def test_conversations_come_back_as_they_were(tmp_path: Path) -> None:
     ]
     data, _, _ = run(PrepareConfig(source=write(tmp_path / "a.jsonl", rows), form="chat"), tmp_path / "out")
     found = [document for name in data.rows for document in data.documents(name)]
-    expected = [
-        Conversation(tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])) for row in rows
-    ]
+    expected = [Conversation(tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])) for row in rows]
     assert sorted(found, key=repr) == sorted(expected, key=repr)
     assert context_of(expected[3]) == ("system", "", "user", "Say 3.")
 
@@ -176,17 +174,17 @@ GOOD = [chat({"role": "user", "content": f"{n}?"}, ASSISTANT) for n in range(9)]
 CHAT, PAIR = {"form": "chat"}, {"form": "prompt-completion", "columns": Columns()}
 BAD_ROWS: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([*GOOD, chat(USER)], CHAT, "line 10, column 'messages': found a conversation without an assistant turn (roles: u"),
-    ([*GOOD, chat(USER, {"role": "asistant", "content": "x"})], CHAT, "turn 2: found the role 'asistant', expected one"),
+    ([*GOOD, chat(USER, {"role": "asistant", "content": "x"})], CHAT, "turn 2: found the role 'asistant', expected"),
     ([*GOOD, chat({"from": "human", "value": "x"})], CHAT, "line 10, column 'messages', turn 1: found the keys from"),
     ([*GOOD, chat(USER, {**ASSISTANT, "tool_calls": [1]})], CHAT, "turn 2: found the key 'tool_calls'"),
     ([*GOOD, chat(USER, {"role": "assistant", "content": " "})], CHAT, "turn 2: found only white space"),
     ([*GOOD, chat()], CHAT, "line 10, column 'messages': found nothing, expected turns"),
     ([*GOOD, {"message": []}], CHAT, "line 10: columns.messages: no column 'messages'. Did you mean 'message'?"),
-    ([{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": ""}], PAIR, "line 2, column 'completion': foun"),
+    ([{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": ""}], PAIR, "line 2, column 'completion': fo"),
     ([{"prompt": "", "completion": "b"}], PAIR, "line 1, column 'prompt': found only white space"),
     ([*passages(9), {"passage": ""}], {}, "line 10, column 'passage': found only white space"),
     ([*passages(9), {"passage": 3}], {}, "line 10, column 'passage': found 3 (int), expected text"),
-    (passages(9), {"columns": Columns(text="pasage")}, "line 1: columns.text: no column 'pasage'. Did you mean 'passage"),
+    (passages(9), {"columns": Columns(text="pasage")}, "line 1: columns.text: no column 'pasage'. Did you mean 'pas"),
     (passages(9), {"where": {"topic": "x"}}, "line 1: where.topic: no column 'topic'"),
     (passages(9), {"where": {"idx": 77}}, "no row holds idx = '77'. Found, among others: idx: '0', '1'"),
     (passages(2), {}, "found 2 different documents, expected at least 3, one for each of test, validation and train"),
