@@ -6,6 +6,7 @@ document longer than a sequence becomes several pieces. Which pieces share a seq
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -137,8 +138,8 @@ def open_tokens(  # noqa: PLR0913 - what a store depends on, and whom to tell
 ) -> TokenStore:
     """Returns the tokens of a split, made now or taken from `folder`, where each key has a directory of its own.
 
-    A store appears whole or not at all. One that was being written when the process died is continued. Where several
-    processes need one, let one of them make it first.
+    A store appears whole or not at all. One that was being written when the process died is continued. Of several
+    processes on one machine, one makes it and the others wait.
 
     Raises:
         DataError: there is no such split, a document has nothing to learn, or, with `error`, one is too long.
@@ -148,11 +149,15 @@ def open_tokens(  # noqa: PLR0913 - what a store depends on, and whom to tell
     key = store_key(data, split, tokenizer, settings)
     path = folder / key[:20]
     if not path.exists():
-        partial = folder / f".{path.name}.partial"
         try:
-            partial.mkdir(parents=True, exist_ok=True)
-            _write(partial, _Work(data, split, tokenizer, settings, key, events))
-            partial.rename(path)
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / f".{path.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.exists():  # another process may have made it in the meantime
+                    partial = folder / f".{path.name}.partial"
+                    partial.mkdir(exist_ok=True)
+                    _write(partial, _Work(data, split, tokenizer, settings, key, events))
+                    partial.rename(path)
         except OSError as error:
             raise EnvironmentLacksError(
                 f"{path}: could not be written ({error.strerror or error}). What was written is kept: free disk space, "

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgekit.artifact import Artifact
+from edgekit.cli import run as run_command
 from edgekit.contract import StageContext, StageInputs
 from edgekit.data.corpus import divide
 from edgekit.data.documents import Completion, Conversation, Message, PlainText, context_of
@@ -229,6 +230,15 @@ def test_a_split_that_leaks_empty_is_refused(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         PrepareConfig(source="a.jsonl", **settings)
+
+
+def test_the_command_line_spells_the_same(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", passages(30))
+    by_function = run(config_for(source), tmp_path / "function", seed=3)[1]
+    words = ["prepare", source, str(tmp_path / "command"), "--form", "text", "--columns.text", "passage", "--seed", "3"]
+    assert run_command(words) == 0
+    by_command = Artifact.open(tmp_path / "command")
+    assert (by_command.digest, by_command.lineage.config) == (by_function.digest, by_function.lineage.config)
 
 
 def test_the_digest_for_cache_keys_follows_every_source(tmp_path: Path) -> None:

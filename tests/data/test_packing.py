@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +207,30 @@ def test_a_store_is_made_once_and_its_key_follows_all_that_it_depends_on(
     assert len(keys) == 5
 
 
+def directory_of(folder: Path) -> Path:
+    return next(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def test_of_several_processes_one_makes_the_store_and_the_others_wait(
+    tmp_path: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locks are held by open files, so threads stand for processes here."""
+    made: list[int] = []
+
+    def counting(*args, **kwargs):  # type: ignore[no-untyped-def]
+        made.append(1)
+        time.sleep(0.2)
+        return encode_documents(*args, **kwargs)
+
+    monkeypatch.setattr(token_store, "encode_documents", counting)
+    with ThreadPoolExecutor() as pool:
+        stores = list(
+            pool.map(lambda _: open_tokens(tmp_path, data, "train", pico_byte_tokenizer(), TokenSettings(64)), range(3))
+        )
+    assert len(made) == 1
+    assert len({store.description.key for store in stores}) == 1
+
+
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     tmp_path: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,22 +249,20 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     monkeypatch.setattr(token_store, "encode_documents", dying)
     with pytest.raises(KeyboardInterrupt):
         open_tokens(tmp_path / "killed", data, "train", tokenizer, settings)
-    partial = next((tmp_path / "killed").iterdir())
-    assert partial.name.endswith(".partial")
+    partial = next((tmp_path / "killed").glob(".*.partial"))
     with (partial / "tokens.bin").open("ab") as stream:
         stream.write(b"half a document")
     resumed = open_tokens(tmp_path / "killed", data, "train", tokenizer, settings)
     assert encoded[25] == 21  # the documents of three checkpoints are not encoded again
     assert resumed.description == whole.description
-    names = {path.name for path in (tmp_path / "killed").iterdir()}
-    assert names == {path.name for path in (tmp_path / "whole").iterdir()}
-    for file in (tmp_path / "whole" / names.pop()).iterdir():
+    assert not partial.exists()
+    for file in directory_of(tmp_path / "whole").iterdir():
         assert file.read_bytes() == (tmp_path / "killed" / file.parent.name / file.name).read_bytes()
 
 
 def test_a_store_that_is_not_whole_is_refused(tmp_path: Path, data: PreparedData) -> None:
     open_tokens(tmp_path, data, "train", pico_byte_tokenizer(), TokenSettings(64))
-    path = next(tmp_path.iterdir())
+    path = directory_of(tmp_path)
     os.truncate(path / "ends.bin", 8)
     with pytest.raises(CorruptArtifactError, match=r"ends.bin: found 8 bytes, expected \d+. Remove .*made again"):
         TokenStore.open(path)
