@@ -44,6 +44,11 @@ class TokenSettings:
     """What is done with a document longer than `length`: `cut` it into pieces, each beginning with the last token of
     the one before, so that every token is learned once; `skip` it; or `error`."""
 
+    def __post_init__(self) -> None:
+        """Refuses a length in which nothing can be learned from anything."""
+        if self.length < 2:
+            raise ValueError(f"length: found {self.length}, expected at least 2 tokens.")
+
 
 class StoreDescription(BaseModel):
     """The content of `tokens.json`."""

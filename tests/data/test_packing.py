@@ -171,6 +171,8 @@ def test_long_documents_are_cut_skipped_or_refused(tmp_path: Path) -> None:
     assert (len(skipped), skipped.description.long_documents) == (1, 1)
     with pytest.raises(DataError, match=r"split 'train', row 1 .*: found 10 tokens, expected at most 4. Shorten it"):
         open_tokens(tmp_path, data, "train", tokenizer, TokenSettings(4, "error"))
+    with pytest.raises(ValueError, match="length: found 1, expected at least 2"):
+        TokenSettings(1)
     with pytest.raises(DataError, match="all 2 documents have more than 2 tokens and were skipped"):
         open_tokens(tmp_path, data, "train", tokenizer, TokenSettings(2, "skip"))
 

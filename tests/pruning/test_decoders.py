@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from edgekit.artifact import Artifact, Lineage, publish
@@ -17,12 +19,15 @@ from edgekit.data.documents import Conversation, Document, Message, PlainText, s
 from edgekit.data.prepared import DataDescription, write_description
 from edgekit.models.source import LoadedModel, load_model
 from edgekit.models.structure import find_layers
+from edgekit.models.tokenizer import NASTY_TEXTS
 from edgekit.pruning.embeddings import cut_embeddings
 from edgekit.pruning.importance import measure_importance
 from edgekit.pruning.layers import cut_layers
 from edgekit.pruning.stage import PruneConfig, PruneReport, prune
+from edgekit.pruning.vocabulary import read_vocabulary, trim_tokenizer
 from tests.pico import publish_model
-from tests.pico_decoders import DECODERS, TRAINING_TEXT, pico_decoder
+from tests.pico_decoders import DECODERS, TRAINING_TEXT, pico_byte_tokenizer, pico_decoder
+from tests.pruning.test_vocabulary import assert_trimmed_soundly, draw_ids
 
 SENTENCES = [f"{sentence.strip()}." for sentence in TRAINING_TEXT.split(".") if sentence.strip()]
 TEXTS = [f"{first} {second}" for first in SENTENCES for second in SENTENCES]
@@ -111,8 +116,8 @@ def test_the_saved_student_computes_what_the_teacher_does_without_those_parts(
     assert len(words) > len(same) > 20
     texts = ["".join(same[start:]) for start in (0, 5, 10, 15)]
     down = DOWN.get(architecture, "mlp.down_proj")
-    settings = {"return_tensors": "pt", "padding": True, "padding_side": "right"}
-    inputs, smaller = before.tokenizer(texts, **settings), after.tokenizer(texts, **settings)
+    options = {"return_tensors": "pt", "padding": True, "padding_side": "right"}
+    inputs, smaller = before.tokenizer(texts, **options), after.tokenizer(texts, **options)
     with torch.no_grad(), without(before.model, KEPT, neurons_kept(before, after, down), down):
         expected = before.model(**inputs).logits[..., old_ids]
     with torch.no_grad():
@@ -159,8 +164,8 @@ def test_a_student_generates_as_the_teacher_does_without_those_layers(tmp_path: 
     """With a cache: layers of the student count from 0, so its cache has no holes."""
     before, after, _ = prune_decoder("gemma3_text", True, data, tmp_path, keep_layers=[0, 3])
     inputs = before.tokenizer("The old man and", return_tensors="pt")
-    settings = {"max_new_tokens": 30, "do_sample": False, "eos_token_id": None}
-    found = after.model.generate(**inputs, **settings)[0].tolist()
+    options = {"max_new_tokens": 30, "do_sample": False, "eos_token_id": None}
+    found = after.model.generate(**inputs, **options)[0].tolist()
     ids = inputs["input_ids"]
     with torch.no_grad(), without(before.model, [0, 3], {}, ""):
         for _ in range(30):
@@ -217,6 +222,21 @@ def hidden_states(model: Any, ids: Tensor) -> Tensor:
     for handle in handles:
         handle.remove()
     return torch.stack(seen)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(max_size=30), max_size=6), st.data())
+def test_byte_level_tokenizers_are_trimmed_soundly_and_every_text_still_reads_the_same(
+    texts: list[str], data: st.DataObject
+) -> None:
+    tokenizer = pico_byte_tokenizer()
+    chosen = draw_ids(data, tokenizer)
+    texts = [*texts, TRAINING_TEXT, *NASTY_TEXTS]
+    assert_trimmed_soundly(tokenizer, chosen, texts)
+    vocabulary = read_vocabulary(tokenizer)
+    trimmed = trim_tokenizer(tokenizer, vocabulary, sorted(vocabulary.with_parts({*vocabulary.required, *chosen})))
+    for text in texts:
+        assert trimmed.decode(trimmed.encode(text), clean_up_tokenization_spaces=False) == text
 
 
 def influence_by_hand(model: Any, batches: list[Tensor]) -> list[float]:
