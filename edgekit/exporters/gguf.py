@@ -16,7 +16,8 @@ import torch
 
 from edgekit.errors import ModelError, UnsupportedError
 from edgekit.exporters.gguf_blocks import encode
-from edgekit.models.gguf_architectures import architecture_of, metadata_of, rope_factors
+from edgekit.models.gguf_architectures import architecture_of
+from edgekit.models.gguf_configuration import metadata_of, rope_factors
 from edgekit.models.gguf_vocabulary import vocabulary_of
 from edgekit.models.gguf_weights import Placement, placements, stored_rows
 from edgekit.models.quantized import QuantizedModule, QuantizedTensor

@@ -140,7 +140,7 @@ def _adds_space(content: dict[str, Any]) -> bool:
     replaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepends = {"type": "Prepend", "prepend": SPACE}
     if content["pre_tokenizer"] is None and steps in ([prepends, replaces], [replaces]):
-        return steps[0] == prepends
+        return bool(steps[0] == prepends)
     raise UnsupportedError(
         f"gguf: found the normalizer {content['normalizer']} and the pre-tokenizer {content['pre_tokenizer']}, "
         f"expected that spaces become '{SPACE}', with or without one put before the text, and nothing else."

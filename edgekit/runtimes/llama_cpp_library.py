@@ -170,7 +170,9 @@ class LlamaLibrary:
                 function = getattr(self._library, name)
                 function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError) as error:
-            raise EnvironmentLacksError(f"{file}: is not a llama.cpp that edgekit can call ({error}). {_advice()}") from error
+            raise EnvironmentLacksError(
+                f"{file}: is not a llama.cpp that edgekit can call ({error}). {_advice()}"
+            ) from error
         self._errors: list[str] = []
         # The library keeps the pointer only: the object must live as long.
         self._callback = _Callback(self._hear)

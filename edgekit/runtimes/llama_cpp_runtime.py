@@ -39,7 +39,7 @@ class LlamaCppRuntime:
 
     def version(self) -> str:
         """Returns the version of the library, which has to be loaded for that."""
-        return _library().version
+        return str(_library().version)
 
     def open(self, model: ModelOnDisk, config: SessionConfig) -> LlamaCppSession:
         """Returns a session that generates, as long as `task.json` beside the file allows.
@@ -121,11 +121,12 @@ class LlamaCppSession:
             UsageError: no token, an unknown one, or more than fit into the context.
             ModelError: llama.cpp failed.
         """
-        return self._evaluate(ids, every=False)[-1]
+        last: ndarray = self._evaluate(ids, every=False)[-1]
+        return last
 
     def step(self, token: int) -> ndarray:
         """Takes one token in and returns the logits after it, float32 (V,); raises what `prefill` raises."""
-        return self._evaluate([token], every=False)[-1]
+        return self.prefill([token])
 
     def logits(self, ids: ndarray | list[int]) -> ndarray:
         """Takes the tokens in and returns the logits after each, float32 (T, V); raises what `prefill` raises."""
@@ -140,9 +141,7 @@ class LlamaCppSession:
         count = len(data) + 8
         for _ in range(2):
             room = (c_int32 * count)()
-            found = self._library.call(
-                "llama_tokenize", self._vocabulary, data, len(data), room, count, special, True
-            )
+            found = self._library.call("llama_tokenize", self._vocabulary, data, len(data), room, count, special, True)
             if found >= 0:
                 return list(room[:found])
             count = -found
@@ -200,7 +199,7 @@ class LlamaCppSession:
         from edgekit.runtimes.llama_cpp_library import Batch
 
         count = len(part)
-        sequence = (c_int32 * 1)(0)
+        sequence = ctypes.pointer(c_int32(0))
         batch = Batch(
             n_tokens=count,
             token=part.ctypes.data_as(ctypes.POINTER(c_int32)),
