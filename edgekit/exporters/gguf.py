@@ -23,6 +23,8 @@ from edgekit.models.gguf_weights import Placement, placements, stored_rows
 from edgekit.models.quantized import QuantizedModule, QuantizedTensor
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from edgekit.models.source import LoadedModel
 
 Floats = Literal["F32", "F16"]
@@ -121,13 +123,33 @@ def _tensors(loaded: LoadedModel, floats: Floats) -> Iterator[GgufTensor]:
         yield GgufTensor("rope_freqs.weight", "F32", factors, factors)
     modules = dict(loaded.model.named_modules())
     state = loaded.model.state_dict()
-    for placement in placements(loaded.model):
+    head = not architecture_of(loaded.model.config).ties_head or not _shares_head(loaded.model)
+    for placement in placements(loaded.model, head=head):
         module_name, _, part = placement.weight.rpartition(".")
         module = modules[module_name]
         if isinstance(module, QuantizedModule) and part == "weight":
             yield _coded(placement, module.quantized_weight())
         else:
             yield _float(placement, state[placement.weight], floats)
+
+
+def _shares_head(model: PreTrainedModel) -> bool:
+    """Returns whether head and embedding are the same numbers in the same form, so that one of them is enough."""
+    head: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    if isinstance(head, QuantizedModule) != isinstance(embedding, QuantizedModule) or head is None:
+        return False
+    if not isinstance(head, QuantizedModule) or not isinstance(embedding, QuantizedModule):
+        return torch.equal(head.weight, embedding.weight)
+    first, second = head.quantized_weight(), embedding.quantized_weight()
+    if (first.scheme.bits, first.scheme.symmetric) != (second.scheme.bits, second.scheme.symmetric):
+        return False
+    zeros = first.zero_points, second.zero_points
+    return (
+        torch.equal(first.codes, second.codes)
+        and torch.equal(first.scales, second.scales)
+        and (zeros[0] is None or zeros[1] is None or torch.equal(zeros[0], zeros[1]))
+    )
 
 
 def _coded(placement: Placement, weight: QuantizedTensor) -> GgufTensor:

@@ -199,6 +199,7 @@ def _check_fixed(row: Architecture, config: PretrainedConfig) -> None:
         fixed["attention_bias"] = (False, None)
     for attribute, values in fixed.items():
         found = getattr(config, attribute, values[0])
+        found = found[: config.num_hidden_layers] if isinstance(found, list) else found
         if found not in values:
             raise UnsupportedError(
                 f"gguf: found {attribute} = {found!r}, expected {values[0]!r}: llama.cpp's {row.name} has it built in."

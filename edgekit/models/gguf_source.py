@@ -12,13 +12,13 @@ from edgekit.errors import ModelError
 from edgekit.models.gguf_configuration import configuration_of, rope_factors
 from edgekit.models.gguf_header import GgufHeader, TensorEntry, read_header
 from edgekit.models.gguf_tokenizer import end_tokens, tokenizer_from
-from edgekit.models.gguf_weights import Placement, model_rows, placements
+from edgekit.models.gguf_weights import HEAD, Placement, model_rows, placements
 from edgekit.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_EMBEDDING, _HEAD, _ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
+_EMBEDDING, _ROPE_FACTORS = "token_embd.weight", "rope_freqs.weight"
 # Llama 3's own numbers, which a GGUF stores only as their result.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
@@ -63,7 +63,7 @@ def _network(header: GgufHeader) -> PreTrainedModel:
     if _EMBEDDING not in header.tensors:
         raise ModelError(f"lacks the tensor '{_EMBEDDING}'. Download it again.")
     rows = header.tensors[_EMBEDDING].shape[0]
-    config = configuration_of(header.metadata, rows, tied=_HEAD not in header.tensors)
+    config = configuration_of(header.metadata, rows, tied=HEAD not in header.tensors)
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         try:
             network: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -77,7 +77,7 @@ def _fill(network: PreTrainedModel, file: Path, header: GgufHeader) -> None:
     import torch
 
     data = np.memmap(file, dtype=np.uint8, mode="r")
-    found = placements(network)
+    found = placements(network, head=HEAD in header.tensors)
     lacking = [place.tensor for place in found if place.tensor not in header.tensors]
     if lacking:
         raise ModelError(f"lacks {len(lacking)} of {len(found)} tensors, first '{lacking[0]}'. Download it again.")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
+HEAD = "output.weight"
+"""GGUF's name of the head; llama.cpp takes the embedding where it is missing."""
+
 _QUERY = ("q_proj.weight", "q_proj.bias")
 _KEY = ("k_proj.weight", "k_proj.bias")
 
@@ -38,8 +41,8 @@ class Placement:
     """The model keeps the matrix as (in, out)."""
 
 
-def placements(model: PreTrainedModel) -> list[Placement]:
-    """Returns the placement of every weight, in the model's order; a tied head is left out where llama.cpp ties too.
+def placements(model: PreTrainedModel, *, head: bool) -> list[Placement]:
+    """Returns the placement of every weight, in the model's order; without `head`, of every one but the head's.
 
     Raises:
         UnsupportedError: llama.cpp has no place for a weight.
@@ -50,13 +53,12 @@ def placements(model: PreTrainedModel) -> list[Placement]:
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(kinds[row.name], model.config.num_hidden_layers)
     convolutions = {name for name, module in model.named_modules() if _is_transposed(module)}
-    is_tied = bool(model.config.tie_word_embeddings)
     found = []
     for weight in _weight_names(model):
         tensor = names.get_name(weight, try_suffixes=(".weight", ".bias"))
         if tensor is None or (weight.endswith("_proj.bias") and not row.biases):
             raise UnsupportedError(f"gguf: found the weight '{weight}', for which llama.cpp's {row.name} has no place.")
-        if tensor == "output.weight" and is_tied and row.ties_head:
+        if tensor == HEAD and not head:
             continue
         module, _, part = weight.rpartition(".")
         found.append(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from edgekit.runtimes.llama_cpp_library import LlamaLibrary
 
+_FLOAT32 = 0
+_NO_FLASH_ATTENTION = 0
 # Tokens that go through the model together in a prefill: llama.cpp's own default.
 PREFILL_TOKENS = 512
 _OUT_OF_ROOM = 1
@@ -54,8 +56,13 @@ class LlamaCppRuntime:
 class LlamaCppSession:
     """A GGUF file, open, with one conversation's worth of cache."""
 
-    def __init__(self, file: Path, *, threads: int = 1, context_length: int | None = None) -> None:
+    def __init__(
+        self, file: Path, *, threads: int = 1, context_length: int | None = None, exact_attention: bool = False
+    ) -> None:
         """Loads the file on the processor, for at most `context_length` tokens (None: as many as it was trained for).
+
+        As an app runs it, keys and values are float16, and flash attention adds up in float16 too: logits move by some
+        thousandths. `exact_attention` does both in float32, to tell a wrong file from rounding.
 
         Raises:
             ModelError: llama.cpp cannot open the file.
@@ -74,7 +81,7 @@ class LlamaCppSession:
         self._vocabulary = self._library.call("llama_model_get_vocab", self._model)
         self.vocabulary_size = int(self._library.call("llama_vocab_n_tokens", self._vocabulary))
         """Logits a token."""
-        parameters = self._context_parameters(threads)
+        parameters = self._context_parameters(threads, exact_attention=exact_attention)
         self._context = self._library.call("llama_init_from_model", self._model, parameters)
         if not self._context:
             raise ModelError(f"{file}: llama.cpp made no context for it ({self._library.last_errors()}).")
@@ -219,11 +226,14 @@ class LlamaCppSession:
         parameters.n_gpu_layers = 0
         return parameters
 
-    def _context_parameters(self, threads: int) -> Any:
+    def _context_parameters(self, threads: int, *, exact_attention: bool) -> Any:
         parameters = self._library.call("llama_context_default_params")
         parameters.n_ctx = self.context_length
         parameters.n_batch = parameters.n_ubatch = PREFILL_TOKENS
         parameters.n_outputs_max_per_seq = 0  # as many as the batch has tokens
+        if exact_attention:
+            parameters.type_k = parameters.type_v = _FLOAT32
+            parameters.flash_attn_type = _NO_FLASH_ATTENTION
         parameters.n_threads = parameters.n_threads_batch = threads
         return parameters
 
