@@ -19,7 +19,7 @@ VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _ALIGNMENT_KEY = "general.alignment"
 _SHARDS_KEY = "split.count"
-_STRING, _ARRAY, _BOOL = 8, 9, 7
+_STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _MOST_DIMENSIONS = 4
 _AGAIN = "It is truncated or altered: download or export it again."
@@ -84,7 +84,9 @@ class _Cursor:
             code = _SCALARS[inner]
             part = self.take(count * struct.calcsize(code))
             return list(struct.unpack(f"<{count}{code}", part))
-        return [self._value_of(inner) for _ in range(count)]
+        if inner != _STRING:
+            raise ValueError(f"a list of values of the kind {inner}")
+        return [self.text() for _ in range(count)]
 
 
 def read_header(file: Path) -> GgufHeader:
@@ -145,7 +147,7 @@ def _read(file: Path, cursor: _Cursor, version: int) -> tuple[GgufHeader, int]:
         if key in metadata:
             raise ValueError(f"the key '{key}' stands there twice")
         metadata[key] = cursor.value()
-    if metadata.get(_SHARDS_KEY, 1) > 1:
+    if metadata.get(_SHARDS_KEY, 1) not in (0, 1):
         raise ModelError(
             f"{file}: is one of {metadata[_SHARDS_KEY]} parts of a model, expected it whole. Join them: "
             "llama-gguf-split --merge FIRST_PART OUT"
@@ -157,7 +159,9 @@ def _read(file: Path, cursor: _Cursor, version: int) -> tuple[GgufHeader, int]:
         if entry.name in entries:
             raise ValueError(f"the tensor '{entry.name}' stands there twice")
         entries[entry.name] = entry
-    alignment = int(metadata.get(_ALIGNMENT_KEY, _DEFAULT_ALIGNMENT))
+    alignment = metadata.get(_ALIGNMENT_KEY, _DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"the alignment is {alignment!r}")
     start = -(-cursor.position // alignment) * alignment
     for entry in entries.values():
         if entry.offset % alignment:

@@ -27,6 +27,12 @@ def small_gguf(*, kind: int = 0, offset: int = 0, extra: bytes = b"", data: byte
     return start + bytes(-len(start) % 32) + data
 
 
+def entry_by_hand(key: str, kind: int, value: bytes) -> bytes:
+    """Returns a GGUF of one metadata entry."""
+    name = key.encode()
+    return b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(name)) + name + struct.pack("<I", kind) + value
+
+
 def test_a_header_by_hand(tmp_path: Path) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(small_gguf())
@@ -61,6 +67,9 @@ def test_it_reads_what_the_gguf_package_reads(whole: Path) -> None:
         (small_gguf(kind=2), r"the tensor 'x' of the type Q4_0 has the shape \(2,\)"),
         (small_gguf(offset=8), "starts at 8, not at a multiple of 32"),
         (small_gguf(data=bytes(7)), "found 71 bytes; the tensor 'x' ends at byte 72"),
+        (entry_by_hand("general.alignment", 4, struct.pack("<I", 0)), "the alignment is 0"),
+        (entry_by_hand("x", 9, struct.pack("<IQ", 9, 1)), "a list of values of the kind 9"),
+        (entry_by_hand("x", 99, b""), "its header is not valid"),
         (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), "fewer than its header needs"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**63), "fewer than its header needs"),
     ],
