@@ -139,7 +139,10 @@ def _adds_space(content: dict[str, Any]) -> bool:
     steps = [] if steps is None else steps.get("normalizers", [steps])
     replaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepends = {"type": "Prepend", "prepend": SPACE}
-    if content["pre_tokenizer"] is None and steps in ([prepends, replaces], [replaces]):
+    splits = content["pre_tokenizer"]
+    # Gemma splits at spaces, of which none is left by then.
+    does_nothing = splits is None or (splits["type"] == "Split" and splits["pattern"] == {"String": " "})
+    if does_nothing and steps in ([prepends, replaces], [replaces]):
         return bool(steps[0] == prepends)
     raise UnsupportedError(
         f"gguf: found the normalizer {content['normalizer']} and the pre-tokenizer {content['pre_tokenizer']}, "

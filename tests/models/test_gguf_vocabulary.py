@@ -34,6 +34,8 @@ def test_a_byte_level_tokenizer_survives(splitting: Splitting) -> None:
 @pytest.mark.parametrize("adds_space", [True, False])
 def test_a_sentencepiece_tokenizer_survives(adds_space: bool) -> None:
     tokenizer = sentencepiece_tokenizer(adds_space=adds_space)
+    if not adds_space:  # as Gemma's
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     metadata = vocabulary_of(tokenizer, len(tokenizer)).metadata
     assert (metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.add_space_prefix"]) == ("llama", adds_space)
     back = tokenizer_from(metadata)
@@ -92,5 +94,10 @@ def test_a_sentencepiece_tokenizer_that_normalizes_is_refused() -> None:
     content = json.loads(tokenizer.backend_tokenizer.normalizer.__getstate__())
     assert content["type"] == "Sequence"
     tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    with pytest.raises(UnsupportedError, match=r"expected that spaces become '▁'"):
+        vocabulary_of(tokenizer, len(tokenizer))
+    # It puts a space before a text only where there is none, llama.cpp always.
+    tokenizer.backend_tokenizer.normalizer = None
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=False)
     with pytest.raises(UnsupportedError, match=r"expected that spaces become '▁'"):
         vocabulary_of(tokenizer, len(tokenizer))
