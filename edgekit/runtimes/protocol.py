@@ -23,9 +23,15 @@ ENTRY_POINT_GROUP = "edgekit.runtimes"
 BUILT_IN = {
     "torch": "edgekit.runtimes.torch_runtime:TorchRuntime",
     "onnxruntime": "edgekit.runtimes.onnxruntime_runtime:OnnxRuntime",
+    "llama.cpp": "edgekit.runtimes.llama_cpp_runtime:LlamaCppRuntime",
 }
 
-_WEIGHT_FILES = {"model": "model.safetensors", "onnx": "onnx/model.onnx", "bundle": "onnx/model.onnx"}
+_WEIGHT_FILES = {
+    "model": "model.safetensors",
+    "onnx": "onnx/model.onnx",
+    "bundle": "onnx/model.onnx",
+    "gguf": "model.gguf",
+}
 
 
 class ModelOnDisk(Protocol):
