@@ -13,7 +13,7 @@ class BudgetCheck(Result):
     """One limit of a budget and what was found."""
 
     name: str
-    """What is limited: `file_bytes`, `peak_memory_bytes`, `p95_ms` or `quality_drop`."""
+    """What is limited: the name of a field of `Budget`, such as `file_bytes` or `decode_tokens_per_s`."""
     limit: float
     value: float | None
     """What was found; None when it was not measured on such a device."""

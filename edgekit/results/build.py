@@ -10,9 +10,9 @@ from edgekit.results.base import Result
 from edgekit.results.budget import BudgetResult
 from edgekit.results.estimate import Estimate
 from edgekit.results.machine import Machine
-from edgekit.results.measurement import Comparison, Measurement
-from edgekit.results.parity import Parity
-from edgekit.results.quality import Quality
+from edgekit.results.measurement import AnyMeasurement, Comparison
+from edgekit.results.parity import AnyParity
+from edgekit.results.quality import AnyQuality
 
 
 class StageResult(Result):
@@ -24,7 +24,7 @@ class StageResult(Result):
     """Wall time; the original run's when cached."""
     cached: bool
     """True when the artifact was already there."""
-    quality: Quality
+    quality: AnyQuality
     digest: str = ""
     """Digest of the artifact that the stage made."""
     path: str = ""
@@ -52,10 +52,10 @@ class ExportResult(Result):
     target: str
     bytes: int
     """Size of the model file or files that ship."""
-    parity: Parity
-    quality: Quality | None = None
+    parity: AnyParity
+    quality: AnyQuality | None = None
     """Quality of the exported file itself, run by its runtime."""
-    measurement: Measurement | None
+    measurement: AnyMeasurement | None
     """None when the budget of the build left no measurement (parity failed)."""
     float_comparison: Comparison | None = None
     """The export (first) against its own float32 export (second), interleaved."""
@@ -83,7 +83,7 @@ class BuildResult(Result):
     seed: int
     edgekit_version: str = ""
     machine: Machine | None = None
-    teacher_quality: Quality | None = None
+    teacher_quality: AnyQuality | None = None
     teacher_bytes: int = 0
     """Size of the teacher's weights file; 0 when not known."""
     teacher_parameters: int = 0

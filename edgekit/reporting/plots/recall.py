@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from edgekit.reporting.metric import METRICS, as_classifier
 from edgekit.reporting.plots.frame import WIDTH, padded, x_grid
 from edgekit.reporting.plots.front import marker
 from edgekit.reporting.plots.svg import Axis, drawing, line, text
-from edgekit.reporting.plots.waterfall import tone_of
 from edgekit.reporting.wording import percent, points
-from edgekit.results import BuildResult, Interval, Quality
+from edgekit.results import AnyQuality, BuildResult, Interval
 
 _LEFT, _RIGHT, _TOP, _ROW = 112.0, WIDTH - 64, 14.0, 40.0
 MOST_LABELS = 12
 """With more labels, those that lost most are drawn."""
 
 
-def final_quality(result: BuildResult) -> Quality | None:
+def final_quality(result: BuildResult) -> AnyQuality | None:
     """Returns the quality of what ships: the first export's, else the last stage's."""
     exported = [export.quality for export in result.exports if export.quality is not None]
     return next(iter(exported + [stage.quality for stage in reversed(result.stages)]), None)
 
 
 def recall_by_label(result: BuildResult) -> str:
-    """Returns one row a label with the recall of the teacher and of the final model, or nothing."""
-    final = final_quality(result)
+    """Returns one row a label with the recall of the teacher and the final model; nothing where there are no labels."""
+    final, before = as_classifier(final_quality(result)), as_classifier(result.teacher_quality)
     if final is None or not final.per_label_recall:
         return ""
-    teacher = result.teacher_quality.per_label_recall if result.teacher_quality else {}
+    teacher = before.per_label_recall if before else {}
     after = final.per_label_recall
     labels = sorted(after, key=lambda label: after[label] - teacher.get(label, after[label]))[:MOST_LABELS]
     labels = [label for label in after if label in labels]
@@ -57,7 +57,7 @@ def _draw_label(label: str, before: float | None, after: float, axis: Axis, y: f
     parts = [text(shown, 0, y + 4, class_="label")]
     if before is not None:
         start = axis.place(100 * before)
-        tone = tone_of(after - before)
+        tone = METRICS["accuracy"].tone(before, after)
         parts.append(line(start, y, x, y, f"change-line {tone}"))
         parts.append(marker("teacher", (start, y), f"teacher: {percent(before)}"))
         parts.append(text(points(after - before), WIDTH, y + 12, anchor="end", class_=f"hint {tone}"))
