@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit.reporting import agreement, findings, metric, speed, wording
-from edgekit.reporting.plots import budget, front, generation, latency, memory, recall, waterfall
+from edgekit.reporting.plots import budget, front, generation, latency, memory, recall, splits, waterfall
 from edgekit.reporting.plots.latency import Curve
 from edgekit.results import AnyMeasurement, BuildResult, ExportResult, GenerationMeasurement
 
@@ -38,7 +38,8 @@ class MeasuredFigures:
     memory_svg: str
     written: GenerationMeasurement | None = None
     """What was measured, where it is writing: the table then has a row for each depth."""
-    depth_svg: str = ""
+    decode_svg: str = ""
+    prefill_svg: str = ""
 
 
 def render_html(result: BuildResult) -> str:
@@ -59,7 +60,7 @@ def render_html(result: BuildResult) -> str:
         latency_front=front.quality_against_latency(result),
         waterfall=waterfall.quality_waterfall(result),
         recall=recall.recall_by_label(result),
-        final_quality=recall.final_quality(result),
+        splits=splits.metric_by_split(result),
         recipe_text=json.dumps(result.recipe, indent=2, ensure_ascii=False),
         total_seconds=sum(findings.step_seconds(result)),
         longest_seconds=max(findings.step_seconds(result), default=0) or 1,
@@ -128,7 +129,8 @@ def _figures(measured: findings.Measured, index: int, count: int) -> MeasuredFig
         latency.latency_distribution(f"latency-{index}", timed, speed.noun(measured.measurement)),
         memory.memory_split(f"memory-{index}", curves, next(iter(limits), None)),
         written,
-        "" if written is None else generation.speed_by_depth(f"depth-{index}", written),
+        "" if written is None else generation.decode_by_depth(f"decode-{index}", written),
+        "" if written is None else generation.prefill_by_depth(f"prefill-{index}", written),
     )
 
 

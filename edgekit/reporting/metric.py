@@ -61,14 +61,10 @@ class Metric:
 
     def tone(self, before: float, after: float) -> Tone:
         """Returns whether a step is a gain or a loss; neither where it rounds to nothing."""
-        change = math.log(after / before) / 10 if self.logarithmic else after - before
-        if abs(change) < 0.0005:
+        change, least = (math.log(after / before), 0.005) if self.logarithmic else (after - before, 0.0005)
+        if abs(change) < least:
             return "none"
         return "gain" if (change > 0) == self.higher_is_better else "loss"
-
-    def better(self, one: float, other: float) -> bool:
-        """Returns whether `one` is better than `other`."""
-        return one > other if self.higher_is_better else one < other
 
 
 METRICS: dict[MetricName, Metric] = {
@@ -104,7 +100,7 @@ METRICS: dict[MetricName, Metric] = {
         change_unit=" times the teacher's",
         change_title="times the teacher's",
         agreement_title="same token as the teacher",
-        axis_title="perplexity (log scale)",
+        axis_title="perplexity, lower is better (log scale)",
         axis_scale=1.0,
         axis_most=math.inf,
         logarithmic=True,

@@ -61,7 +61,7 @@ def headline(measurement: AnyMeasurement) -> tuple[str, str, list[str]]:
     deepest = measurement.deepest
     first = _milliseconds(deepest.first_token_ms, deepest.first_token_interval_ms)
     details = [
-        f"{depth_title(deepest)}: first token {first}, prefill {tokens_per_s(deepest.prefill_tokens_per_s)}",
+        f"{depth_title(deepest)}; first token {first}, prefill {tokens_per_s(deepest.prefill_tokens_per_s)}",
         scenario(measurement),
         roofline(measurement),
     ]

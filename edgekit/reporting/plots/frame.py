@@ -15,7 +15,7 @@ WIDTH = 480.0
 
 @dataclass(frozen=True)
 class Frame:
-    """Two axes and their titles; y positions grow downwards, so the y axis starts at the bottom."""
+    """Two axes and their titles; y positions grow downwards, so a y axis starts at the bottom unless flipped."""
 
     x: Axis
     y: Axis
@@ -27,7 +27,7 @@ class Frame:
     def draw(self, x_ticks: int = 6, y_ticks: int = 5) -> list[str]:
         """Returns grid, tick labels and titles."""
         left, right = self.x.start, self.x.end
-        bottom, top = self.y.start, self.y.end
+        bottom, top = max(self.y.start, self.y.end), min(self.y.start, self.y.end)
         parts = []
         for value in self.y.ticks(y_ticks):
             y = self.y.place(value)
