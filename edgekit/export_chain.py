@@ -22,7 +22,7 @@ from edgekit.exporters.parity import read_parity
 from edgekit.packaging.manifest import MANIFEST_FILE
 from edgekit.packaging.stage import BundleFacts, PackageConfig
 from edgekit.recipe import ExportEntry, Recipe, bundle_name, export_config, merged_budget
-from edgekit.results import BudgetResult, Comparison, ExportResult, Measurement
+from edgekit.results import AnyMeasurement, BudgetResult, Comparison, ExportResult
 from edgekit.runtimes.protocol import model_bytes
 from edgekit.target import Target
 
@@ -109,7 +109,7 @@ def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportRes
 
 def _measure(
     chain: ExportChain, entry: ExportEntry, target: Target, exported: Artifact
-) -> tuple[Measurement, Comparison | None]:
+) -> tuple[AnyMeasurement, Comparison | None]:
     """Measures the export with the target's threads; a quantized one in turn with its own float32 export."""
     config = _scenario(chain, entry, target)
     if usable_cores():

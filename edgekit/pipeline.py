@@ -23,7 +23,7 @@ from edgekit.models.stage import source_digest as model_digest
 from edgekit.models.weights import count_parameters, weight_bytes
 from edgekit.recipe import Recipe, RecipeStage
 from edgekit.reporting.files import write_reports
-from edgekit.results import BuildResult, ExportResult, PreparationResult, Quality, StageResult
+from edgekit.results import AnyQuality, BuildResult, ExportResult, PreparationResult, StageResult
 
 
 @dataclass
@@ -124,7 +124,7 @@ def _evaluate(fold: _Fold, model: Artifact) -> Artifact:
     return fold.cache.run("evaluate", inputs, fold.recipe.evaluate).artifact
 
 
-def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: Quality | None) -> BuildResult:
+def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: AnyQuality | None) -> BuildResult:
     failures = [failure for export in exports for failure in _failures(export)]
     parity_failed = any(not export.parity.passed for export in exports)
     budget_failed = any(not export.budget.met for export in exports)
@@ -166,9 +166,10 @@ def _prepared(kind: str, artifact: Artifact, seconds: float, was_cached: bool, o
     )
 
 
-def _report_quality(events: EventSink, kind: str, quality: Quality) -> None:
-    values = {"accuracy": quality.accuracy}
-    if quality.accuracy_change is not None:
-        values["accuracy_change"] = quality.accuracy_change
-    values |= {f"accuracy_{name}": part.accuracy for name, part in quality.parts.items()}
+def _report_quality(events: EventSink, kind: str, quality: AnyQuality) -> None:
+    found = quality.headline
+    values = {str(found.metric): found.value}
+    if found.change is not None:
+        values[found.change_name] = found.change
+    values |= {f"{found.metric}_{name}": part.headline.value for name, part in quality.parts.items()}
     events(Event("metric", stage=kind, text=f"quality on {quality.split}", values=values))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
 from edgekit.errors import ArtifactError, UsageError
-from edgekit.results import Comparison, Measurement, Quality
+from edgekit.results import AnyMeasurement, AnyQuality, Comparison
 
 if TYPE_CHECKING:
     from edgekit.benchmarking.harness import Sampling
@@ -116,22 +116,25 @@ def bench(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Ar
     return Artifact.open(context.out)
 
 
-def read_quality(artifact: Artifact) -> Quality:
+def read_quality(artifact: Artifact) -> AnyQuality:
     """Returns the result in a `quality` artifact.
 
     Raises:
         ArtifactError: the artifact is of another kind.
     """
-    return Quality.model_validate_json(_read(artifact, "quality", QUALITY_FILE))
+    found: AnyQuality = TypeAdapter(AnyQuality).validate_json(_read(artifact, "quality", QUALITY_FILE))
+    return found
 
 
-def read_measurement(artifact: Artifact) -> Measurement:
+def read_measurement(artifact: Artifact) -> AnyMeasurement:
     """Returns the measurement of the model in a `measurement` artifact.
 
     Raises:
         ArtifactError: the artifact is of another kind.
     """
-    return Measurement.model_validate_json(_read(artifact, "measurement", MEASUREMENT_FILE))
+    text = _read(artifact, "measurement", MEASUREMENT_FILE)
+    found: AnyMeasurement = TypeAdapter(AnyMeasurement).validate_json(text)
+    return found
 
 
 def read_comparison(artifact: Artifact) -> Comparison | None:
