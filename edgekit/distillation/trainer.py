@@ -193,7 +193,7 @@ class _Trainer:
     def _evaluate(self, logs: Logs) -> None:
         score = self.lesson.evaluate(self.accelerator, self.config.precision)
         self.progress = self.progress.evaluated(score, weights_of(self.learner))
-        values = {"accuracy": score.accuracy, "cross_entropy": score.cross_entropy}
+        values = score.values()
         logs.scalars(self.progress.step, {f"validation/{name}": value for name, value in values.items()})
         self._tell("metric", "validation", completed=self.progress.step, values=values)
 
