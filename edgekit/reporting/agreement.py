@@ -66,7 +66,7 @@ def rows(parity: AnyParity) -> list[tuple[str, str]]:
         ("same likeliest token", wording.percent(parity.top1_agreement)),
     ]
     if parity.greedy_prompts:
-        found.append(("equal greedy text", greedy(parity).removesuffix("; ").removeprefix("greedy text ")))
+        found.append(("equal greedy text", greedy(parity).removesuffix("; ").removeprefix("greedy text equal for ")))
     found.append(tokenizer)
     if parity.template_texts:
         found.append(("chat templates that differ", f"{parity.template_mismatches} of {parity.template_texts}"))
