@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import ModelError, UsageError
-from edgekit.runtimes.protocol import ModelOnDisk, SessionConfig, model_file
+from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, model_file
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -43,7 +43,15 @@ class LlamaCppRuntime:
         """Returns the version of the library, which has to be loaded for that."""
         return str(_library().version)
 
-    def open(self, model: ModelOnDisk, config: SessionConfig) -> LlamaCppSession:
+    def open(self, model: ModelOnDisk, config: SessionConfig) -> Session:
+        """Refuses: llama.cpp is here for writing text, which `open_generation` is for.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{model.path}: llama.cpp writes text with it and does not classify any.")
+
+    def open_generation(self, model: ModelOnDisk, config: SessionConfig) -> LlamaCppSession:
         """Returns a session that generates, as long as `task.json` beside the file allows.
 
         Raises:

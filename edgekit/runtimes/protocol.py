@@ -91,7 +91,7 @@ class Runtime(Protocol):
         """Returns the version of the library, without importing it where that is possible."""
 
     def open(self, model: ModelOnDisk, config: SessionConfig) -> Session:
-        """Returns a session for `model`.
+        """Returns a session for `model`. For language models see `generation.GenerationRuntime`.
 
         Raises:
             ModelError: the runtime cannot open the file.

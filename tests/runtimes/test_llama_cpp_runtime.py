@@ -159,7 +159,7 @@ def test_the_runtime_opens_an_export_with_the_tasks_context(tmp_path: Path) -> N
     artifact = export(StageInputs(model=model), ExportConfig(format="gguf"), StageContext(out=tmp_path / "out"))
     runtime = runtime_for(artifact)
     assert (runtime.name, runtime.version().split("-")[0]) == ("llama.cpp", "0.5.0")
-    session = LlamaCppRuntime().open(artifact, SessionConfig(threads=2))
+    session = LlamaCppRuntime().open_generation(artifact, SessionConfig(threads=2))
     assert (session.context_length, session.vocabulary_size) == (128, 300)
     with pytest.raises(UsageError, match="found 129 tokens, the model's context holds 128"):
         session.prefill([5] * 129)
