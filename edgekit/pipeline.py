@@ -120,7 +120,9 @@ def _capture(fold: _Fold, config: StageConfig) -> Artifact:
 
 
 def _evaluate(fold: _Fold, model: Artifact) -> Artifact:
-    inputs = StageInputs(model=model, data=fold.data, teacher=fold.teacher_quality)
+    # A classifier's logits are kept with its evaluation; a language model's are too many and are computed again.
+    teacher = fold.teacher_quality if fold.recipe.task.kind == "text-classification" else fold.teacher
+    inputs = StageInputs(model=model, data=fold.data, teacher=teacher)
     return fold.cache.run("evaluate", inputs, fold.recipe.evaluate).artifact
 
 

@@ -5,7 +5,7 @@ Plain maths on tensors and arrays; where logits come from is `language_predictio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -66,7 +66,7 @@ def score_tokens(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None 
 
 
 def judge_language(
-    splits: dict[str, Sequence[TokenScores]], *, seed: int = 0, resamples: int = _RESAMPLES
+    splits: Mapping[str, Sequence[TokenScores]], *, seed: int = 0, resamples: int = _RESAMPLES
 ) -> LanguageQuality:
     """Returns the quality over the documents of all splits and, where there are several, on each of them alone.
 

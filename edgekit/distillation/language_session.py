@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
-
-import torch
 
 from edgekit.artifact import Artifact
 from edgekit.data.packing import PackedTokens, pack_tokens
@@ -20,14 +17,9 @@ from edgekit.distillation.progress import Best
 from edgekit.distillation.session import set_dropout
 from edgekit.distillation.trainer import Run, train
 from edgekit.distillation.vocabulary_losses import VocabularyObjective
-from edgekit.errors import ModelError, UsageError
+from edgekit.errors import UsageError
 from edgekit.models.source import LoadedModel, load_model
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-_PROBES = ("The quick brown fox jumps over 13 lazy dogs.", "na\u00efve caf\u00e9 \U0001f600 \u6620\u753b", " a\n\tb  c")
-_SHOWN = 3
+from edgekit.models.vocabulary_map import teacher_token_ids
 
 
 def train_language_model(loaded: LoadedModel, data: PreparedData, config: FinetuneConfig, run: Run) -> Best:
@@ -55,44 +47,6 @@ def train_language_student(
     token_ids = teacher_token_ids(student.tokenizer, loaded.tokenizer)
     beside = LanguageTeacher(loaded.model, token_ids, find_separation(loaded.model))
     return _train(student, data, config, run, objective, beside)
-
-
-def teacher_token_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Returns the teacher's id of each of the student's tokens, (V_student,), int64.
-
-    The teacher reads the student's tokens, so its vocabulary may be larger, padded or in another order.
-
-    Raises:
-        ModelError: a token of the student is not one of the teacher's, or their tokens stand for other text.
-    """
-    own, others = student.get_vocab(), teacher.get_vocab()
-    lacking = sorted(set(own) - set(others), key=lambda token: own[token])
-    if lacking:
-        shown = ", ".join(repr(token) for token in lacking[:_SHOWN])
-        raise ModelError(
-            f"distill: found {len(lacking)} of the student's {len(own)} tokens that the teacher does not have, first "
-            f"{shown}; expected all of them. A teacher can only score the tokens that it knows: cut the student from "
-            "this teacher with `prune`, or choose a teacher with the student's tokenizer. Distillation across "
-            "tokenizers is not supported."
-        )
-    size = max(own.values()) + 1
-    ids = torch.full((size,), -1, dtype=torch.int64)
-    for token, index in own.items():
-        ids[index] = others[token]
-    if bool((ids < 0).any()):
-        raise ModelError(
-            f"distill: the student's tokenizer has {len(own)} tokens with ids up to {size - 1}, expected an id for "
-            "each. Repair its tokenizer."
-        )
-    for probe in _PROBES:
-        mapped = [int(ids[index]) for index in student(probe, add_special_tokens=False)["input_ids"]]
-        expected = student.decode(student(probe, add_special_tokens=False)["input_ids"])
-        if teacher.decode(mapped) != expected:
-            raise ModelError(
-                f"distill: the student's tokens of {probe!r} read {teacher.decode(mapped)!r} to the teacher, expected "
-                f"{expected!r}: tokens of one name stand for other text. Choose a teacher with the student's tokenizer."
-            )
-    return ids
 
 
 def _train(  # noqa: PLR0913 - everything that a training of a language model is made of
