@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -71,21 +70,6 @@ def make_recipe(directory: Path, text: str = RECIPE) -> Path:
     path = directory / "recipe.toml"
     path.write_text(text)
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Weights are equal to the bit for equal numbers of threads only, and other tests change this process's."""
-    import torch
-
-    before, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    yield
-    torch.set_num_threads(before)
-    os.environ.pop("OMP_NUM_THREADS")
-    if variable is not None:
-        os.environ["OMP_NUM_THREADS"] = variable
 
 
 @pytest.fixture(scope="module")

@@ -31,14 +31,6 @@ SCHEMES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def token_batches(model: Artifact):
     loaded = load_model(model)
     texts, _ = pico_texts(12, seed=5)
