@@ -17,12 +17,13 @@ from edgekit.benchmarking.stage import read_quality
 from edgekit.cache import Cache, locked
 from edgekit.contract import StageConfig, StageInputs
 from edgekit.data.stage import source_digest as data_digest
+from edgekit.errors import UsageError
 from edgekit.events import Event, EventSink, ignore
-from edgekit.export_chain import ExportChain, export_all
+from edgekit.export_chain import ExportChain, export_all, verified_with
 from edgekit.models.stage import source_digest as model_digest
 from edgekit.models.weights import count_parameters, weight_bytes
 from edgekit.recipe import Recipe, RecipeStage
-from edgekit.reporting.files import write_reports
+from edgekit.reporting.files import BUILD_FILE, write_reports
 from edgekit.results import AnyQuality, BuildResult, ExportResult, PreparationResult, StageResult
 
 
@@ -36,7 +37,7 @@ class _Fold:
     data: Artifact
     model: Artifact
     teacher: Artifact | None = None
-    """The model just before the first stage that makes a student; fixed from then on."""
+    """The model just before the first stage that is no finetuning; fixed from then on."""
     teacher_quality: Artifact | None = None
     last_quality: Artifact | None = None
     preparation: list[PreparationResult] = field(default_factory=list)
@@ -51,17 +52,25 @@ def build(recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offlin
     Raises:
         EdgekitError: a stage could not run. A missed budget or a failed parity check does not raise: it is the
             result's `exit_code` (1 or 3) and `failures`, and the export concerned has no bundle.
+        UsageError: the recipe is for a task other than text classification.
     """
+    if recipe.task.kind != "text-classification":
+        raise UsageError(
+            f"build: found a recipe for the task '{recipe.task.kind}', expected text-classification. Language models "
+            "cannot be verified and bundled in one command yet: run prepare, import, prune, distill, quantize, "
+            "evaluate and export one by one."
+        )
     out = Path(out)
     with locked(out):
+        (out / BUILD_FILE).unlink(missing_ok=True)  # a build that fails must not leave an older one's success
         cache = Cache(out, recipe.seed, events, offline)
         fold = _start(cache, recipe, out)
         for stage in recipe.stages:
             _run_stage(fold, stage)
-        teacher_quality = fold.teacher_quality or fold.last_quality
+        teacher_quality = _fix_teacher(fold)
         chain = ExportChain(cache, recipe, out, fold.data, fold.model, teacher_quality)
         exports = export_all(chain)
-        result = _conclude(fold, exports, read_quality(teacher_quality) if teacher_quality else None)
+        result = _conclude(fold, exports, read_quality(teacher_quality))
         write_reports(result, out)
     events(Event("build-finished", text=str(out), values={"exit_code": result.exit_code}))
     return result
@@ -81,8 +90,8 @@ def _start(cache: Cache, recipe: Recipe, out: Path) -> _Fold:
 
 def _run_stage(fold: _Fold, stage: RecipeStage) -> None:
     """Runs one stage and measures the quality of the model that it made."""
-    if stage.kind in ("prune", "distill") and fold.teacher is None:
-        fold.teacher, fold.teacher_quality = fold.model, fold.last_quality or _evaluate(fold, fold.model)
+    if stage.kind != "finetune":
+        _fix_teacher(fold)
     inputs = StageInputs(model=fold.model, data=fold.data)
     if stage.kind == "distill":
         inputs = replace(inputs, teacher=fold.teacher, signal=_capture(fold, stage.config))
@@ -105,6 +114,14 @@ def _run_stage(fold: _Fold, stage: RecipeStage) -> None:
     _report_quality(fold.cache.events, stage.kind, quality)
 
 
+def _fix_teacher(fold: _Fold) -> Artifact:
+    """Makes the model as it is now the teacher, unless there is one, and returns the teacher's evaluation."""
+    if fold.teacher is None or fold.teacher_quality is None:
+        fold.teacher_quality = fold.last_quality or _evaluate(fold, fold.model)
+        fold.teacher = fold.model
+    return fold.teacher_quality
+
+
 def _capture(fold: _Fold, config: StageConfig) -> Artifact:
     """Returns the teacher's outputs; distillations that need the same share them through the cache."""
     from edgekit.distillation.stage import DistillConfig, capture_config
@@ -120,13 +137,12 @@ def _capture(fold: _Fold, config: StageConfig) -> Artifact:
 
 
 def _evaluate(fold: _Fold, model: Artifact) -> Artifact:
-    # A classifier's logits are kept with its evaluation; a language model's are too many and are computed again.
-    teacher = fold.teacher_quality if fold.recipe.task.kind == "text-classification" else fold.teacher
-    inputs = StageInputs(model=model, data=fold.data, teacher=teacher)
-    return fold.cache.run("evaluate", inputs, fold.recipe.evaluate).artifact
+    inputs = StageInputs(model=model, data=fold.data, teacher=fold.teacher_quality)
+    outside = verified_with("torch")
+    return fold.cache.run("evaluate", inputs, fold.recipe.evaluate, outside=outside).artifact
 
 
-def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: AnyQuality | None) -> BuildResult:
+def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: AnyQuality) -> BuildResult:
     failures = [failure for export in exports for failure in _failures(export)]
     parity_failed = any(not export.parity.passed for export in exports)
     budget_failed = any(not export.budget.met for export in exports)

@@ -20,7 +20,7 @@ def package(inputs: StageInputs, config: PackageConfig, context: StageContext) -
     Raises:
         UsageError: no model, no parity check, or a measurement of another model.
         ParityError: the parity check failed.
-        BudgetError: a budget is not met, or the bundle is larger than the target's store allows.
+        BudgetError: a budget is not met; as BundleSizeError: the bundle is larger than the target's store allows.
         UnsupportedError: the target's runtime does not read the file.
         EnvironmentLacksError: the disk is full, or onnxruntime is not installed.
     """
