@@ -20,7 +20,7 @@ from edgekit.distillation.vocabulary_head import VocabularyHead
 from edgekit.distillation.vocabulary_targets import SampledTargets, Teacher, TeacherStates, TopKTargets
 
 # Bytes of one buffer of rows: a few of them fit a core's share of the cache.
-_CACHED_BYTES = 1 << 20
+_CACHED_BYTES = 1 << 21
 # Rows of the weight whose gradient is multiplied in bf16 at once, before it is added in float32.
 _PRODUCT_ROWS = 8192
 

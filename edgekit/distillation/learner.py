@@ -179,13 +179,10 @@ class Learner(nn.Module):
     def _relations(self, seen: Observation, teacher: Observation, comparable: Tensor) -> Tensor:
         width, total = comparable.shape[1], torch.zeros((), device=comparable.device)
         for part in PARTS:
-            total = total + attention_relation_loss(
-                seen.projections[part][:, :width],
-                teacher.projections[part][:, :width],
-                comparable,
-                relation_heads=self.objective.relation_heads,
-                reduction="sum",
-            )
+            own, aim = seen.projections[part][:, :width], teacher.projections[part][:, :width]
+            # keys and values that heads share in groups are narrower: they are regrouped into fewer heads
+            heads = math.gcd(self.objective.relation_heads, own.shape[-1], aim.shape[-1])
+            total = total + attention_relation_loss(own, aim, comparable, relation_heads=heads, reduction="sum")
         return total
 
 
