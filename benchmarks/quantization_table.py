@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from llama_blocks import llama_cpp_weight
 from measuring import COMMITTED, ROOT, format_table, say, write_result
+from reordering import reorder_channels
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -85,14 +86,14 @@ class Texts:
 
 
 def table_rows() -> list[Row]:
-    """Returns the rows in the order in which they are measured."""
-    rows = [Row("float")]
-    rows += [Row(name, 4) for name in ("Q4_0", "rtn-range", "rtn", "gptq", "awq", "hqq", "gptq-order")]
-    rows += [Row(name, 4, False) for name in ("Q4_1", "rtn", "gptq", "awq", "hqq")]
-    for bits in (3, 2):
-        rows += [Row(name, bits) for name in ("rtn-range", "rtn", "gptq", "awq", "hqq")]
-        rows += [Row(name, bits, False) for name in ("rtn", "gptq", "awq", "hqq")]
-    rows += [Row(name, 8) for name in ("Q8_0", "rtn", "gptq", "awq", "hqq")]
+    """Returns the rows in the order in which they are measured: what is asked most comes first."""
+    schemes = [(4, True), (4, False), (3, True), (3, False), (2, True), (2, False), (8, True)]
+    blocks: list[Row] = [Row("Q4_0", 4), Row("Q4_1", 4, False), Row("Q8_0", 8)]
+    rows = [Row("float"), *blocks]
+    for algorithms in (("rtn", "gptq"), ("hqq", "awq"), ("rtn-range", "gptq-order")):
+        for bits, symmetric in schemes:
+            if algorithms[0] != "rtn-range" or (symmetric and bits < 8):
+                rows += [Row(algorithm, bits, symmetric) for algorithm in algorithms]
     as_it_was = [Row("Q4_0", 4), Row("gptq", 4), Row("Q4_1", 4, False), Row("rtn", 4, False), Row("gptq", 4, False)]
     return rows + [replace(row, reordered=False) for row in as_it_was]
 
@@ -143,44 +144,6 @@ def _take(tokenizer: PreTrainedTokenizerBase, texts: list[str], tokens: int) -> 
         ids = tokenizer(texts[len(taken)]).input_ids[:DOCUMENT_TOKENS]
         taken.append(ids)
     return taken
-
-
-def reorder_channels(model: PreTrainedModel) -> None:
-    """Draws a new order for the hidden channels, the neurons and the value channels of a Llama, in place.
-
-    The network computes the same; which weights are neighbours changes.
-    """
-    generator = torch.Generator().manual_seed(SEED)
-    config = model.config
-    hidden = torch.randperm(config.hidden_size, generator=generator)
-    norms = [model.model.norm]
-    model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.data[:, hidden]
-    head_size, groups = config.head_dim, config.num_attention_heads // config.num_key_value_heads
-    for layer in model.model.layers:
-        attention, feed_forward = layer.self_attn, layer.mlp
-        neurons = torch.randperm(config.intermediate_size, generator=generator)
-        heads = [
-            torch.randperm(head_size, generator=generator) + head_size * head
-            for head in range(config.num_key_value_heads)
-        ]
-        values = torch.cat(heads)
-        # Each value head is read by several query heads, one after another.
-        outputs = torch.cat([
-            head % head_size + head_size * (groups * index + copy)
-            for index, head in enumerate(heads)
-            for copy in range(groups)
-        ])  # fmt: skip
-        for linear in (attention.q_proj, attention.k_proj, attention.v_proj, feed_forward.gate_proj):
-            linear.weight.data = linear.weight.data[:, hidden]
-        feed_forward.up_proj.weight.data = feed_forward.up_proj.weight.data[:, hidden]
-        for linear in (feed_forward.gate_proj, feed_forward.up_proj):
-            linear.weight.data = linear.weight.data[neurons]
-        attention.v_proj.weight.data = attention.v_proj.weight.data[values]
-        attention.o_proj.weight.data = attention.o_proj.weight.data[hidden][:, outputs]
-        feed_forward.down_proj.weight.data = feed_forward.down_proj.weight.data[hidden][:, neurons]
-        norms += [layer.input_layernorm, layer.post_attention_layernorm]
-    for norm in norms:
-        norm.weight.data = norm.weight.data[hidden]
 
 
 def quantize(model: PreTrainedModel, row: Row, calibration: list[list[int]]) -> int:
@@ -294,7 +257,7 @@ def measure(
 ) -> dict[str, Any]:
     """Returns the figures of one row; `model` is used up."""
     if row.reordered:
-        reorder_channels(model)
+        reorder_channels(model, SEED)
     start = time.perf_counter()
     stored = quantize(model, row, texts.calibration)
     seconds = time.perf_counter() - start
