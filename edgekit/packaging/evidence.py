@@ -119,7 +119,7 @@ def _measured(found: AnyMeasurement, manifest: Manifest) -> str:
         f"Measured on {flat(machine.cpu)} ({machine.architecture}, {machine.cores} cores, {machine.operating_system})."
         f"{where} {found.runtime} {found.runtime_version}, {threads}, {scenario} in a fresh process:\n\n"
         "| | value | 95 % interval |\n| --- | ---: | ---: |\n"
-        + "".join(f"| {name} | {value} | {interval} |\n" for name, value, interval in rows)
+        + "".join(f"| {name} | {value} | {interval}".rstrip() + " |\n" for name, value, interval in rows)
         + f"| peak memory of the process | {mebibytes(found.peak_rss_bytes)} | |\n"
         f"| model files | {mebibytes(found.model_bytes)} | |"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.benchmarking.budget import check_budget, host_matches, host_mismatch
@@ -122,6 +122,7 @@ def test_nothing_measured_on_the_target_is_inconclusive():
     assert not result.met
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 100), st.floats(0.1, 100), st.integers(80, 200))
 def test_a_looser_limit_never_turns_met_into_missed(limit, looser, count):
     measured = measurement(steady(10.0, count))
@@ -236,6 +237,7 @@ def test_a_phones_decode_speed_is_not_measured_on_a_laptop():
     assert result.met
 
 
+@settings(deadline=None)
 @given(st.floats(1, 200), st.floats(1, 200))
 def test_asking_for_more_speed_never_turns_missed_into_met(limit, other):
     order = {"missed": 0, "inconclusive": 1, "met": 2}
