@@ -23,7 +23,6 @@ ENTRY_POINT_GROUP = "edgekit.runtimes"
 BUILT_IN = {
     "torch": "edgekit.runtimes.torch_runtime:TorchRuntime",
     "onnxruntime": "edgekit.runtimes.onnxruntime_runtime:OnnxRuntime",
-    "llama.cpp": "edgekit.runtimes.llama_cpp_runtime:LlamaCppRuntime",
 }
 
 _WEIGHT_FILES = {

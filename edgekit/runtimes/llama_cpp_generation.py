@@ -1,4 +1,4 @@
-"""Runs GGUF files with llama.cpp, inside this process, set up as an app on a device would set it up.
+"""Generates with GGUF files in llama.cpp, inside this process, set up as an app on a device would set it up.
 
 The key-value cache is float16 and attention is llama.cpp's choice, both its defaults. Logits are complete: one number
 for every row of the vocabulary.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_int8, c_int32
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.errors import ModelError, UsageError
-from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, model_file
+from edgekit.runtimes.protocol import ModelOnDisk, model_file
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -26,8 +26,20 @@ PREFILL_TOKENS = 512
 _OUT_OF_ROOM = 1
 
 
-class LlamaCppRuntime:
-    """The runtime `llama.cpp`."""
+class GenerationSettings(Protocol):
+    """What a session is opened with, as far as llama.cpp can be told."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that one call may use."""
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens to make room for, at most the model's; None: the task's."""
+
+
+class LlamaCppGeneration:
+    """The runtime `llama.cpp`; a shared cache and graph optimization are what it always has."""
 
     name = "llama.cpp"
     formats: tuple[str, ...] = ("gguf",)
@@ -43,22 +55,25 @@ class LlamaCppRuntime:
         """Returns the version of the library, which has to be loaded for that."""
         return str(_library().version)
 
-    def open(self, model: ModelOnDisk, config: SessionConfig) -> Session:
-        """Refuses: llama.cpp is here for writing text, which `open_generation` is for.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(f"{model.path}: llama.cpp writes text with it and does not classify any.")
-
-    def open_generation(self, model: ModelOnDisk, config: SessionConfig) -> LlamaCppSession:
-        """Returns a session that generates, as long as `task.json` beside the file allows.
+    def open(self, model: ModelOnDisk, config: GenerationSettings) -> LlamaCppSession:
+        """Returns a session for `model`.
 
         Raises:
             ModelError: llama.cpp cannot open the file.
+            UsageError: the model has a shorter context than `config` asks for.
             EnvironmentLacksError: the library is missing or of another version.
         """
-        return LlamaCppSession(model_file(model), threads=config.threads, context_length=_context_length(model.path))
+        asked = config.context_length
+        session = LlamaCppSession(
+            model_file(model), threads=config.threads, context_length=asked or _context_length(model.path)
+        )
+        if asked is not None and asked != session.context_length:
+            available = session.context_length
+            session.close()
+            raise UsageError(
+                f"context_length: found {asked}, expected 1 to {available}, which is what the model allows."
+            )
+        return session
 
 
 class LlamaCppSession:
@@ -76,9 +91,9 @@ class LlamaCppSession:
             ModelError: llama.cpp cannot open the file.
             EnvironmentLacksError: the library is missing or of another version.
         """
-        self._library = _library()
         self._context: int | None = None
         self._model: int | None = None
+        self._library = _library()
         self._model = self._library.call("llama_model_load_from_file", str(file).encode(), self._model_parameters())
         if not self._model:
             reason = self._library.last_errors()

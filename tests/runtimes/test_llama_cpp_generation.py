@@ -1,5 +1,6 @@
 """What llama.cpp makes of the files that edgekit writes; all but the last tests need its library."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,8 @@ from edgekit.models.gguf_pretokenizers import SPLITTINGS, Splitting
 from edgekit.models.quantized import Scheme
 from edgekit.models.source import LoadedModel
 from edgekit.models.tokenizer import NASTY_TEXTS
+from edgekit.runtimes.llama_cpp_generation import LlamaCppGeneration, LlamaCppSession
 from edgekit.runtimes.llama_cpp_library import LOCATION_VARIABLE, find_library, load_library
-from edgekit.runtimes.llama_cpp_runtime import LlamaCppRuntime, LlamaCppSession
-from edgekit.runtimes.protocol import SessionConfig, get_runtime, runtime_for
 from tests.coded_decoders import code_linears
 from tests.pico import publish_model
 from tests.pico_decoders import DECODERS, TRAINING_TEXT, pico_decoder
@@ -27,6 +27,12 @@ from tests.tokenizers_for_gguf import byte_level_tokenizer, sentencepiece_tokeni
 WRITTEN = [*(name for name in DECODERS if name != "opt"), "qwen2"]
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
 TEXTS = [*NASTY_TEXTS, TRAINING_TEXT, "a<|im_start|>b </s>c", "12345 DON'T\r\n\n x"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    threads: int = 1
+    context_length: int | None = None
 
 
 def greedy(loaded: LoadedModel, ids: list[int], count: int) -> list[int]:
@@ -157,9 +163,12 @@ def test_prefill_steps_and_a_cut_cache_agree(tmp_path: Path) -> None:
 def test_the_runtime_opens_an_export_with_the_tasks_context(tmp_path: Path) -> None:
     model = publish_model(pico_decoder(), tmp_path / "model")
     artifact = export(StageInputs(model=model), ExportConfig(format="gguf"), StageContext(out=tmp_path / "out"))
-    runtime = runtime_for(artifact)
+    runtime = LlamaCppGeneration()
     assert (runtime.name, runtime.version().split("-")[0]) == ("llama.cpp", "0.5.0")
-    session = LlamaCppRuntime().open_generation(artifact, SessionConfig(threads=2))
+    assert runtime.open(artifact, Settings(context_length=40)).context_length == 40
+    with pytest.raises(UsageError, match="context_length: found 129, expected 1 to 128"):
+        runtime.open(artifact, Settings(context_length=129))
+    session = runtime.open(artifact, Settings(threads=2))
     assert (session.context_length, session.vocabulary_size) == (128, 300)
     with pytest.raises(UsageError, match="found 129 tokens, the model's context holds 128"):
         session.prefill([5] * 129)
@@ -182,8 +191,9 @@ def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch
     monkeypatch.delenv(LOCATION_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     assert find_library() is None
+    assert "npm install node-llama-cpp" in str(LlamaCppGeneration().unavailable_reason())
     with pytest.raises(EnvironmentLacksError, match="npm install node-llama-cpp"):
-        get_runtime("llama.cpp")
+        LlamaCppSession(tmp_path / "model.gguf")
     monkeypatch.setenv(LOCATION_VARIABLE, str(tmp_path / "nowhere"))
     assert find_library() is None
 
