@@ -117,7 +117,7 @@ STAGES: dict[str, StageEntry] = {
             "edgekit.quantization.stage",
             "quantize",
             "QuantizeConfig",
-            1,
+            2,
             "Replace weights by integer codes that every format lowers as they are.",
             needs=("model",),
             takes=("data",),

@@ -3,7 +3,8 @@
     linear, float                           MatMul + Add
     linear, int8 by channel, dynamic        com.microsoft::DynamicQuantizeMatMul
     linear, int8 by channel, float          the codes, widened and scaled at load, + MatMul
-    linear, 8 or 4 bits by group            com.microsoft::MatMulNBits
+    linear, 8, 4, 3 or 2 bits by group      com.microsoft::MatMulNBits (3 bits in the room of 4)
+    linear, 4, 3 or 2 bits by channel       the same, the scale repeated; float activations only
     embedding, float                        Gather
     embedding, int8 by row                  Gather of codes and scales, multiplied
 
@@ -125,9 +126,11 @@ def _kernel(scheme: Scheme, name: str) -> Callable[[_Site, QuantizedTensor, ir.V
         return _dynamic_int8 if scheme.activations == "dynamic-int8" else _widened
     if scheme.group_size is not None and scheme.group_size >= 16 and scheme.group_size & (scheme.group_size - 1) == 0:
         return _widened if scheme.bits == 8 and scheme.activations == "float" else _nbits
+    if scheme.group_size is None and scheme.activations == "float":
+        return _nbits
     raise UnsupportedError(
-        f"module '{name}': onnx has no operator for {scheme}; expected 8 bits by channel, or 8 or 4 bits with a group "
-        "size of 16, 32, 64, 128 or 256. Quantize it otherwise, or exclude it."
+        f"module '{name}': onnx has no operator for {scheme}; expected 8 bits by channel, fewer bits by channel "
+        "with float activations, or a group size of 16, 32, 64, 128 or 256. Quantize it otherwise, or exclude it."
     )
 
 
@@ -164,8 +167,8 @@ def _nbits(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Va
     attributes = {
         "K": weight.codes.shape[1],
         "N": weight.codes.shape[0],
-        "bits": weight.scheme.bits,
-        "block_size": weight.scheme.group_size or 0,
+        "bits": matrix.bits,
+        "block_size": matrix.block_size,
         "accuracy_level": _INT8_ACTIVATIONS if int8 else _EXACT_ACTIVATIONS,
     }
     output = site.add("MatMulNBits", inputs, suffix="matmul", domain=MICROSOFT, attributes=attributes)
@@ -187,6 +190,11 @@ def _lower_embedding(editor: GraphEditor, node: ir.Node, modules: Mapping[str, n
     site = _Site(editor, node, node.inputs[0], name)
     if isinstance(table, QuantizedEmbedding):
         weight = table.quantized_weight()
+        if table.scheme.bits != 8 or table.scheme.group_size is not None or not table.scheme.symmetric:
+            raise UnsupportedError(
+                f"module '{name}': found an embedding table in {table.scheme}; onnx export has symmetric 8-bit codes "
+                "with one scale a row. Quantize it so (embeddings = 8 without embeddings_group_size), or exclude it."
+            )
         wide = []
         for what, tensor in (("codes", weight.codes), ("scales", weight.scales)):
             matrix = site.constant(what, tensor.numpy())

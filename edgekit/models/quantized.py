@@ -1,115 +1,41 @@
-"""Weights as integer codes, and the torch modules that compute with them what the deployed kernels compute.
+"""The torch modules that compute on integer codes what the deployed kernels compute, and how a model gets them.
 
-It knows how codes are kept, saved and multiplied; which codes stand for a weight is decided in `quantization/`,
-and how a file format stores them in `exporters/`.
-
-Layout: a code matrix is `(out, in)`, one scale (and zero point) for each output channel or for each group of
-`group_size` neighbours along `in` (the last group is short when `group_size` does not divide `in`).
-A weight is `(code - zero_point) * scale`; a symmetric code is signed and has no zero point.
+It knows how codes are kept in a module, saved and multiplied; what a code means is in `codes.py`, which codes stand for
+a weight is decided in `quantization/`, and how a file format stores them in `exporters/`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekit.errors import ModelError, UnsupportedError
+from edgekit.models.codes import Activations, QuantizedTensor, Scheme, pack, packed_width, unpack
 from edgekit.spelling import did_you_mean
 
+__all__ = ["Activations", "QuantizedEmbedding", "QuantizedLinear", "QuantizedModule", "QuantizedTensor", "Scheme"]
+
 QUANTIZATION_FILE = "quantization.json"
-FORMAT = 1
+FORMAT = 2
 
 # A product of two codes is at most 255 * 255, so this many of them add up exactly in float32 (24 bits).
 _EXACT_TERMS = 256
-
-Activations = Literal["float", "dynamic-int8"]
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How one weight matrix is coded and with what its kernel multiplies it.
-
-    `activations="dynamic-int8"` rounds the input to 8 bits when it arrives: with one scale and zero point for the
-    whole tensor where the weight is coded per channel (ONNX DynamicQuantizeLinear), with one scale for each
-    `group_size` neighbours where it is coded group-wise (MatMulNBits at accuracy level 4).
-
-    Raises:
-        UnsupportedError: a value that no kernel has.
-    """
-
-    bits: int = 8
-    """Bits a code: 8 or 4."""
-    group_size: int | None = None
-    """Input channels that share a scale; None: one scale for each output channel."""
-    symmetric: bool = True
-    """True: signed codes around zero. False: unsigned codes with a zero point."""
-    activations: Activations = "dynamic-int8"
-    """What the weight is multiplied with."""
-    reduce_range: bool = False
-    """Keep neighbouring codes small enough together that x86 processors without VNNI do not saturate."""
-
-    def __post_init__(self) -> None:
-        """Refuses values that no kernel has."""
-        if self.bits not in (8, 4):
-            raise UnsupportedError(f"bits: found {self.bits}, expected 8 or 4.")
-        if self.group_size is not None and self.group_size < 1:
-            raise UnsupportedError(f"group_size: found {self.group_size}, expected at least 1, or none.")
-        if self.activations not in ("float", "dynamic-int8"):
-            raise UnsupportedError(f"activations: found '{self.activations}', expected 'float' or 'dynamic-int8'.")
-        if self.reduce_range and (self.bits != 8 or not self.symmetric or self.group_size is not None):
-            raise UnsupportedError("reduce_range: needs symmetric 8-bit codes with one scale for each output channel.")
-
-    @property
-    def code_min(self) -> int:
-        """The lowest code in use; -128 and -8 are not, so that the range is symmetric."""
-        return -self.code_max if self.symmetric else 0
-
-    @property
-    def code_max(self) -> int:
-        """The highest code in use."""
-        return (1 << (self.bits - self.symmetric)) - 1
-
-    def groups(self, columns: int) -> int:
-        """Returns the number of scales in a row of `columns` weights."""
-        return 1 if self.group_size is None else -(-columns // self.group_size)
-
-
-@dataclass(frozen=True)
-class QuantizedTensor:
-    """A weight matrix as codes: exactly what is deployed."""
-
-    codes: Tensor
-    """`(out, in)`, int8 when symmetric and uint8 otherwise, one code a byte whatever the bits."""
-    scales: Tensor
-    """`(out, groups)`, float16."""
-    zero_points: Tensor | None
-    """`(out, groups)`, uint8; None when symmetric."""
-    scheme: Scheme
-
-    def centered(self) -> Tensor:
-        """Returns `code - zero_point` as `(out, in)` float32 integers."""
-        codes = self.codes.float()
-        return codes if self.zero_points is None else codes - self._spread(self.zero_points.float())
-
-    def dequantize(self) -> Tensor:
-        """Returns the weights, `(out, in)` float32; exact, for a code times a float16 fits into 24 bits."""
-        return self.centered() * self._spread(self.scales.float())
-
-    def _spread(self, values: Tensor) -> Tensor:
-        """Repeats `(out, groups)` so that it broadcasts over `(out, in)`."""
-        if self.scheme.group_size is None:
-            return values
-        return values.repeat_interleave(self.scheme.group_size, dim=1)[:, : self.codes.shape[1]]
+# Decoded weights are kept only where this many times their size is free.
+_ROOM_FACTOR = 4
 
 
 class QuantizedModule(nn.Module):
-    """A module with a weight matrix of codes, kept in plain buffers (4-bit codes two a byte, the first one low)."""
+    """A module with a weight matrix of codes, kept in plain buffers, packed as `codes.py` says.
+
+    In evaluation mode, what the codes stand for is decoded once and kept, where memory allows.
+    """
 
     weight_codes: Tensor
     weight_scales: Tensor
@@ -120,29 +46,63 @@ class QuantizedModule(nn.Module):
         super().__init__()
         self.scheme = scheme
         self._columns = columns
-        packed = scheme.bits == 4
-        codes = torch.zeros(
-            rows, -(-columns // 2) if packed else columns, dtype=torch.uint8 if packed else _code_dtype(scheme)
-        )
-        scales = torch.ones(rows, scheme.groups(columns), dtype=torch.float16)
-        self.register_buffer("weight_codes", codes)
-        self.register_buffer("weight_scales", scales)
-        self.register_buffer("weight_zero_points", None if scheme.symmetric else scales.to(torch.uint8))
+        self._decoded: tuple[list[tuple[Tensor, int]], Tensor] | None = None
+        groups = scheme.groups(columns)
+        dtype = scheme.code_dtype if scheme.bits == 8 else torch.uint8
+        zeros = None if scheme.symmetric else torch.zeros(rows, packed_width(groups, scheme.bits), dtype=torch.uint8)
+        self.register_buffer("weight_codes", torch.zeros(rows, packed_width(columns, scheme.bits), dtype=dtype))
+        self.register_buffer("weight_scales", torch.ones(rows, groups, dtype=torch.float16))
+        self.register_buffer("weight_zero_points", zeros)
 
     def set_weight(self, weight: QuantizedTensor) -> None:
         """Takes the codes of `weight`, whose scheme and shape must be this module's."""
-        self.weight_codes = _pack(weight.codes) if self.scheme.bits == 4 else weight.codes
+        bits = self.scheme.bits
+        unsigned = weight.codes.to(torch.int16) + self.scheme.middle
+        self.weight_codes = weight.codes if bits == 8 else pack(unsigned, bits)
         self.weight_scales = weight.scales
-        self.weight_zero_points = weight.zero_points
+        self.weight_zero_points = None if weight.zero_points is None else pack(weight.zero_points, bits)
+
+    def share_weight(self, other: QuantizedModule) -> None:
+        """Uses the buffers of `other`, so that a tied table and head are stored once."""
+        self.weight_codes = other.weight_codes
+        self.weight_scales = other.weight_scales
+        self.weight_zero_points = other.weight_zero_points
 
     def quantized_weight(self) -> QuantizedTensor:
         """Returns the weight as codes, `(rows, columns)`."""
-        codes = self.weight_codes
-        if self.scheme.bits == 4:
-            codes = _unpack(codes, self._columns).to(torch.int16)
-            codes = (codes - 8 if self.scheme.symmetric else codes).to(_code_dtype(self.scheme))
+        return self._decode(self.weight_codes, self.weight_scales, self.weight_zero_points)
+
+    def train(self, mode: bool = True) -> QuantizedModule:
+        """Sets the mode; training mode forgets decoded weights."""
+        self._decoded = None
+        super().train(mode)
+        return self
+
+    def _decode(self, packed: Tensor, scales: Tensor, zeros: Tensor | None) -> QuantizedTensor:
+        """Returns the codes of some rows `(rows, ...)` of the buffers."""
+        scheme = self.scheme
+        codes = packed
+        if scheme.bits != 8:
+            codes = unpack(packed, self._columns, scheme.bits)
+            if scheme.symmetric:
+                codes = codes.to(torch.int8) - scheme.middle
+        if zeros is not None:
+            zeros = unpack(zeros, scales.shape[-1], scheme.bits)
         # `model.float()` widens the scales; they are float16 values still.
-        return QuantizedTensor(codes, self.weight_scales.to(torch.float16), self.weight_zero_points, self.scheme)
+        return QuantizedTensor(codes, scales.to(torch.float16), zeros, scheme)
+
+    def _once(self, decode: Callable[[], Tensor]) -> Tensor:
+        """Returns `decode()`, kept from the last time where the buffers are still those of then."""
+        buffers = [self.weight_codes, self.weight_scales]
+        buffers += [] if self.weight_zero_points is None else [self.weight_zero_points]
+        if self.training or any(buffer.is_inference() for buffer in buffers):  # those count no versions
+            return decode()
+        versions = [(buffer, buffer._version) for buffer in buffers]
+        if self._decoded is not None and _same(self._decoded[0], versions):
+            return self._decoded[1]
+        decoded = decode()
+        self._decoded = (versions, decoded) if _has_room(decoded) else None
+        return decoded
 
 
 class QuantizedLinear(QuantizedModule):
@@ -164,15 +124,16 @@ class QuantizedLinear(QuantizedModule):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns `inputs @ weight.T + bias` with the rounding that the scheme's kernel does."""
-        weight = self.weight
         if self.scheme.activations == "float":
-            return F.linear(inputs, weight.dequantize(), self.bias)
+            weight = self._once(lambda: self.weight.dequantize())
+            return F.linear(inputs, weight.to(inputs.dtype), self.bias)
         if self.scheme.group_size is not None:
             rounded = round_blocks(inputs.float(), self.scheme.group_size)
-            return F.linear(rounded, weight.dequantize(), self.bias).to(inputs.dtype)
+            weight = self._once(lambda: self.weight.dequantize())
+            return F.linear(rounded, weight, self.bias).to(inputs.dtype)
         codes, scale, zero_point = quantize_dynamically(inputs.float())
-        total = _multiply_exactly(codes - zero_point, weight.centered())
-        outputs = total * (scale * weight.scales.float()[:, 0])
+        total = _multiply_exactly(codes - zero_point, self._once(lambda: self.weight.centered()))
+        outputs = total * (scale * self.weight_scales.float()[:, 0])
         return (outputs if self.bias is None else outputs + self.bias).to(inputs.dtype)
 
     def extra_repr(self) -> str:
@@ -181,20 +142,18 @@ class QuantizedLinear(QuantizedModule):
 
 
 class QuantizedEmbedding(QuantizedModule):
-    """An embedding table on codes, one scale a row: `(...) int64 -> (..., embedding_dim) float32`."""
+    """An embedding table on codes: `(...) int64 -> (..., embedding_dim) float32`."""
+
+    embed_scale: Tensor | None
 
     def __init__(self, num_embeddings: int, embedding_dim: int, *, padding_idx: int | None, scheme: Scheme) -> None:
-        """Makes an empty table; `set_weight` or `load_state_dict` fills it.
-
-        Raises:
-            UnsupportedError: a scheme other than symmetric 8 bits a row.
-        """
-        if scheme.bits != 8 or scheme.group_size is not None or not scheme.symmetric:
-            raise UnsupportedError(f"embedding: found {scheme}, expected symmetric 8-bit codes with one scale a row.")
+        """Makes an empty table; `set_weight` or `load_state_dict` fills it."""
         super().__init__(num_embeddings, embedding_dim, scheme)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
+        # What some models multiply their embeddings by (Gemma); it is no weight.
+        self.register_buffer("embed_scale", None, persistent=False)
 
     @property
     def weight(self) -> Tensor:
@@ -202,8 +161,12 @@ class QuantizedEmbedding(QuantizedModule):
         return self.quantized_weight().dequantize()
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Returns the rows of `ids`."""
-        return F.embedding(ids, self.weight_codes).float() * F.embedding(ids, self.weight_scales).float()
+        """Returns the rows of `ids`; only they are decoded."""
+        flat = ids.reshape(-1)
+        zeros = None if self.weight_zero_points is None else self.weight_zero_points[flat]
+        rows = self._decode(self.weight_codes[flat], self.weight_scales[flat], zeros).dequantize()
+        rows = rows if self.embed_scale is None else rows * self.embed_scale
+        return rows.reshape(*ids.shape, self.embedding_dim)
 
     def extra_repr(self) -> str:
         """Describes the table for `print(model)`."""
@@ -241,17 +204,43 @@ def schemes_of(model: nn.Module) -> dict[str, Scheme]:
 def install(model: nn.Module, modules: dict[str, Scheme]) -> None:
     """Replaces the named linears and embeddings by empty quantized ones, to be filled by `load_state_dict`.
 
+    Modules that share one weight in `model` (a tied table and head) share their codes where they are coded alike.
+
     Raises:
         ModelError: `model` has no such module, or it is neither a linear nor an embedding.
     """
     present = dict(model.named_modules())
-    for name, scheme in modules.items():
+    for name in modules:
         if name not in present:
             raise ModelError(
                 f"{QUANTIZATION_FILE}: names the module '{name}', which the model does not have."
                 f"{did_you_mean(name, present)} The files are of different models."
             )
-        replace_module(model, present[name], empty_like(present[name], scheme, name))
+    sources = shared_sources(model, modules)
+    made: dict[str, QuantizedModule] = {}
+    for name, scheme in sorted(modules.items(), key=lambda item: item[0] in sources):
+        made[name] = empty_like(present[name], scheme, name)
+        if name in sources:
+            made[name].share_weight(made[sources[name]])
+        replace_module(model, present[name], made[name])
+
+
+def shared_sources(model: nn.Module, modules: dict[str, Scheme]) -> dict[str, str]:
+    """Returns module name to the name of the earlier one of `modules` whose weight and way of coding it shares."""
+    present = dict(model.named_modules())
+    owners: dict[int, str] = {}
+    sources: dict[str, str] = {}
+    for name in sorted(modules, key=lambda name: not isinstance(present[name], nn.Embedding)):
+        owner = owners.setdefault(id(getattr(present[name], "weight", name)), name)
+        if owner != name and modules[owner].same_codes(modules[name]):
+            sources[name] = owner
+    return sources
+
+
+def weight_matrix(module: nn.Module) -> Tensor:
+    """Returns the weight of a float linear or embedding as `(out, in)`; transformers' `Conv1D` keeps it transposed."""
+    weight = module.get_parameter("weight").detach()
+    return weight.T if type(module).__name__ == "Conv1D" else weight
 
 
 def empty_like(module: nn.Module, scheme: Scheme, name: str) -> QuantizedModule:
@@ -260,13 +249,22 @@ def empty_like(module: nn.Module, scheme: Scheme, name: str) -> QuantizedModule:
     Raises:
         ModelError: `module` is neither a linear nor an embedding.
     """
-    if isinstance(module, nn.Linear):
-        return QuantizedLinear(module.in_features, module.out_features, bias=module.bias is not None, scheme=scheme)
-    if isinstance(module, nn.Embedding):
-        return QuantizedEmbedding(
+    if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+        rows, columns = weight_matrix(module).shape
+        return QuantizedLinear(columns, rows, bias=module.bias is not None, scheme=scheme)
+    if isinstance(module, nn.Embedding) and is_plain_lookup(module):
+        table = QuantizedEmbedding(
             module.num_embeddings, module.embedding_dim, padding_idx=module.padding_idx, scheme=scheme
         )
+        scale = getattr(module, "embed_scale", None)
+        table.embed_scale = None if scale is None else torch.as_tensor(scale)
+        return table
     raise ModelError(f"module '{name}': found {type(module).__name__}, expected a Linear or an Embedding.")
+
+
+def is_plain_lookup(table: nn.Embedding) -> bool:
+    """Returns whether `table` looks rows up and at most multiplies them; some classes count positions first."""
+    return type(table).forward is nn.Embedding.forward or hasattr(table, "embed_scale")
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -303,21 +301,20 @@ def read_quantization(directory: Path) -> dict[str, Scheme]:
         raise ModelError(f"{path}: is not a description of quantized modules ({error}).") from error
 
 
-def _code_dtype(scheme: Scheme) -> torch.dtype:
-    return torch.int8 if scheme.symmetric else torch.uint8
+def _same(left: list[tuple[Tensor, int]], right: list[tuple[Tensor, int]]) -> bool:
+    """Returns whether both name the very same tensors, unchanged in between."""
+    return len(left) == len(right) and all(
+        one is other and version == now for (one, version), (other, now) in zip(left, right, strict=True)
+    )
 
 
-def _pack(codes: Tensor) -> Tensor:
-    """Packs 4-bit codes `(out, in)` into `(out, ceil(in / 2))` bytes, the first of each pair in the low half."""
-    unsigned = (codes.to(torch.int16) + (8 if codes.dtype == torch.int8 else 0)).to(torch.uint8)
-    pairs = F.pad(unsigned, (0, unsigned.shape[1] % 2)).unflatten(1, (-1, 2))
-    packed: Tensor = pairs[..., 0] | (pairs[..., 1] << 4)
-    return packed
-
-
-def _unpack(packed: Tensor, columns: int) -> Tensor:
-    """Returns the unsigned 4-bit codes `(out, columns)` of `_pack`."""
-    return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1)[:, :columns]
+def _has_room(decoded: Tensor) -> bool:
+    """Returns whether a decoded weight may be kept; where the free memory is not told, it may."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return True
+    return decoded.is_cuda or free > _ROOM_FACTOR * decoded.numel() * decoded.element_size()
 
 
 def _multiply_exactly(codes: Tensor, weights: Tensor) -> Tensor:

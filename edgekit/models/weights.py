@@ -19,24 +19,25 @@ def weight_bytes(model: Artifact) -> int:
 
 def count_parameters(model: Artifact) -> int:
     """Returns the number of weights; a code counts as the weight it stands for, scales and zero points do not count."""
-    packed = _packed_modules(model.path)
+    bits_of = _bits_of_modules(model.path)
     total = 0
     for file in weight_files(model.path):
         for name, entry in _header(file).items():
             if name == "__metadata__" or name.endswith(_NOT_WEIGHTS):
                 continue
-            codes_per_element = 2 if name.removesuffix(".weight_codes") in packed else 1
-            total += codes_per_element * math.prod(entry["shape"])
+            bits = bits_of.get(name.removesuffix(".weight_codes"), 8) if name.endswith(".weight_codes") else 8
+            # Exact where the codes of a row fill whole bytes; a row's last byte may count as more codes than it holds.
+            total += math.prod(entry["shape"][:-1]) * (entry["shape"][-1] * 8 // bits if entry["shape"] else 1)
     return total
 
 
-def _packed_modules(directory: Path) -> set[str]:
-    """Returns the names of the modules whose codes are kept two a byte."""
+def _bits_of_modules(directory: Path) -> dict[str, int]:
+    """Returns module name to the bits a code takes."""
     file = directory / "quantization.json"
     if not file.is_file():
-        return set()
+        return {}
     modules = json.loads(file.read_text(encoding="utf-8"))["modules"]
-    return {name for name, scheme in modules.items() if scheme["bits"] == 4}
+    return {name: scheme["bits"] for name, scheme in modules.items()}
 
 
 def _header(file: Path) -> dict[str, dict[str, list[int]]]:

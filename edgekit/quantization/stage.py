@@ -8,18 +8,23 @@ from pydantic import Field, model_validator
 
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
-from edgekit.errors import ModelError, UsageError
+from edgekit.errors import UsageError
 from edgekit.events import track
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgekit.models.quantized import Scheme
+    from edgekit.models.codes import Scheme
+    from edgekit.models.source import LoadedModel
     from edgekit.quantization.scheme import Rules
 
-Bits = Literal[8, 4]
+Bits = Literal[8, 4, 3, 2]
+TableBits = Literal[8, 4]
 GroupSize = Literal[16, 32, 64, 128, 256]
 Activations = Literal["dynamic-int8", "float"]
+Algorithm = Literal["round-to-nearest", "hqq", "gptq", "awq"]
+_STAGE = "quantize"
+_CALIBRATED = ("gptq", "awq")
 
 
 class QuantizeOverride(StageConfig):
@@ -43,25 +48,48 @@ class QuantizeConfig(StageConfig):
     """How the weights of a model become integer codes."""
 
     bits: Bits = 8
-    """Bits a code of a linear's weight. 4 needs a group size."""
+    """Bits a code of a linear's weight. Fewer than 8 need a group size, or float activations."""
     group_size: GroupSize | None = None
     """Input channels that share a scale; none: one scale for each output channel, the fastest for encoders."""
     activations: Activations = "dynamic-int8"
     """`dynamic-int8` rounds a linear's input to 8 bits when it arrives and multiplies integers; `float` does not."""
     symmetric: bool = True
     """True: signed codes around zero. False: unsigned codes with a zero point, for weights that lie to one side."""
+    algorithm: Algorithm = "round-to-nearest"
+    """How codes are chosen: `round-to-nearest` and `hqq` look at the weights alone; `gptq` (makes rounding errors good
+    column by column) and `awq` (scales up the channels with large inputs) run calibration text through the model."""
+    scales: Literal["least-error", "range"] = "least-error"
+    """How the scales of fewer than 8 bits are chosen: for the least squared error, or by the range of the weights."""
+    calibration_rows: int = Field(default=128, ge=1)
+    """Rows of the calibration split that `gptq` and `awq` run through the model, drawn with the seed."""
+    calibration_length: int = Field(default=512, ge=4)
+    """Tokens of each that are used at most."""
+    calibration_split: str = "train"
+    """Split of the data that they are drawn from."""
+    act_order: bool = False
+    """For `gptq`: round the columns with the largest inputs first. Scales are then chosen before the first column."""
+    damping: float = Field(default=0.01, gt=0, le=1)
+    """For `gptq`: what is added to the inputs' second moments, as a share of their mean. More trusts the text less."""
     reduce_range: bool | None = None
     """Widen scales just enough that x86 processors without VNNI (AVX2) do not saturate; without it they compute some
     sums wrongly. Left out: wherever it applies, that is with symmetric 8-bit codes by channel and dynamic-int8
     activations. False suits fleets of ARM and VNNI processors only."""
-    embeddings: Literal[8] | None = 8
-    """Bits a code of the large embedding tables, one scale a row; none: they stay float."""
+    embeddings: TableBits | None = 8
+    """Bits a code of the large embedding tables; none: they stay float. A language model whose output layer shares its
+    weight with the table stores the codes once and multiplies with them too."""
+    embeddings_group_size: GroupSize | None = None
+    """Neighbours in a row of an embedding table that share a scale; none: one scale a row. 4 bits need one."""
+    head: TableBits | None = 8
+    """Bits a code of the linear that gives a language model's logits, where it does not share the table's weight;
+    none: it stays float."""
+    head_group_size: GroupSize | None = None
+    """Input channels of that linear that share a scale; none: one scale for each token."""
     exclude: list[str] = []
     """Patterns of linears and embeddings that stay float. A pattern is a module name, or the name of a module around
     it; `*`, `?` and `[...]` as in a shell."""
     overrides: list[QuantizeOverride] = []
-    """Other schemes for the linears that a pattern names; the first match wins, `exclude` before all. The output layer
-    stays float unless an override names it."""
+    """Other schemes for the linears that a pattern names; the first match wins, `exclude` before all. A classifier's
+    output layer stays float unless an override names it."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -69,6 +97,8 @@ class QuantizeConfig(StageConfig):
         _check(_settings(self), "")
         for override in self.overrides:
             _check(_settings(self, override), f"overrides: '{override.pattern}': ")
+        _check_table(self.embeddings, self.embeddings_group_size, "embeddings")
+        _check_table(self.head, self.head_group_size, "head")
         return self
 
 
@@ -76,60 +106,101 @@ def quantize(inputs: StageInputs, config: QuantizeConfig, context: StageContext)
     """Makes a model artifact whose weights are integer codes; torch computes with them what is deployed.
 
     Raises:
-        UsageError: the model is quantized already, or a pattern matches nothing.
+        UsageError: the model is quantized already, a pattern matches nothing, or calibration data is missing.
+        DataError: the calibration split is missing.
         ModelError: the model cannot be read, or its weights are not finite.
-        UnsupportedError: a weight beyond what a float16 scale can code.
+        UnsupportedError: a weight beyond what a float16 scale can code, or layers that the algorithm cannot handle.
     """
     from edgekit.models.quantized import schemes_of
     from edgekit.models.source import load_model, save_model
     from edgekit.quantization.scheme import choose_schemes
 
-    model = inputs.require("model", "quantize")
+    model = inputs.require("model", _STAGE)
+    if config.algorithm in _CALIBRATED:
+        inputs.require("data", f"{_STAGE} with algorithm = '{config.algorithm}'")
     loaded = load_model(model)
     if schemes_of(loaded.model):
         raise UsageError(f"{model.path}: is quantized already; codes are chosen once. Quantize the float model.")
     schemes = choose_schemes(loaded.model, _rules(config), outputs=len(loaded.task.labels))
-    quantize_modules(loaded.model, schemes, context)
-    with publish(context.out, kind="model", lineage=lineage_of("quantize", inputs, config, context)) as directory:
+    if config.algorithm in _CALIBRATED:
+        _quantize_layers(loaded, schemes, inputs, config, context)
+    quantize_modules(loaded.model, schemes, config, context)
+    with publish(context.out, kind="model", lineage=lineage_of(_STAGE, inputs, config, context)) as directory:
         save_model(loaded, directory)
     return Artifact.open(context.out)
 
 
-def quantize_modules(model: nn.Module, schemes: dict[str, Scheme], context: StageContext) -> None:
-    """Replaces the modules named in `schemes` by quantized ones, in place.
+def quantize_modules(
+    model: nn.Module, schemes: dict[str, Scheme], config: QuantizeConfig, context: StageContext
+) -> None:
+    """Replaces the modules named in `schemes` that are still float, in place, by what their weights alone decide.
 
     Raises:
         ModelError: a weight is not finite.
         UnsupportedError: a weight beyond what a float16 scale can code.
     """
-    from edgekit.models.quantized import QuantizedLinear, empty_like, replace_module
+    from edgekit.models.quantized import QuantizedModule, shared_sources, weight_matrix
+    from edgekit.quantization.hqq import hqq_quantize
+    from edgekit.quantization.replacement import naming, put_codes
     from edgekit.quantization.round_to_nearest import quantize_tensor
 
-    present = dict(model.named_modules())
-    steps = track(
-        schemes.items(), context.events, stage="quantize", text="rounding weights", total=len(schemes), unit="modules"
+    left = [name for name in schemes if not isinstance(model.get_submodule(name), QuantizedModule)]
+    sources = shared_sources(model, schemes)
+    done: dict[str, QuantizedModule] = {}
+    steps = track(left, context.events, stage=_STAGE, text="rounding weights", total=len(left), unit="modules")
+    for name in sorted(steps, key=lambda name: name in sources):
+        with naming([name]):
+            weight = weight_matrix(model.get_submodule(name))
+            if config.algorithm == "hqq":
+                codes = hqq_quantize(weight, schemes[name])
+            else:
+                codes = quantize_tensor(weight, schemes[name], config.scales)
+        done[name] = put_codes(model, name, codes)
+        if name in sources:
+            done[name].share_weight(done[sources[name]])
+
+
+def _quantize_layers(
+    loaded: LoadedModel, schemes: dict[str, Scheme], inputs: StageInputs, config: QuantizeConfig, context: StageContext
+) -> None:
+    """Replaces the linears of layers by what calibration text decides, in place."""
+    from edgekit.models.structure import read_sizes
+    from edgekit.quantization.gptq import GptqConfig
+    from edgekit.quantization.layerwise import LayerwiseConfig, linears_in_layers, quantize_layers
+    from edgekit.quantization.text import calibration_batches
+
+    batches = calibration_batches(loaded, inputs.require("data", _STAGE), config, context)
+    settings = LayerwiseConfig(
+        algorithm="gptq" if config.algorithm == "gptq" else "awq",
+        gptq=GptqConfig(damping=config.damping, act_order=config.act_order, scales=config.scales),
+        scales=config.scales,
     )
-    for name, scheme in steps:
-        module, quantized = present[name], empty_like(present[name], scheme, name)
-        try:
-            quantized.set_weight(quantize_tensor(module.weight, scheme))
-        except (ModelError, UsageError) as error:
-            raise type(error)(f"module '{name}': {error}") from error
-        if isinstance(quantized, QuantizedLinear) and module.bias is not None:
-            quantized.bias = module.bias.detach().clone()
-        replace_module(model, module, quantized)
+    inside = linears_in_layers(loaded.model, schemes)
+    layers = quantize_layers(loaded.model, inside, batches, settings)
+    total = read_sizes(loaded.model.config).layers
+    for _ in track(layers, context.events, stage=_STAGE, text=f"{config.algorithm}", total=total, unit="layers"):
+        pass
 
 
 def _rules(config: QuantizeConfig) -> Rules:
-    from edgekit.models.quantized import Scheme
+    from edgekit.models.codes import Scheme
     from edgekit.quantization.scheme import Rules
 
+    head = _table_settings(config.head, config.head_group_size, config)
+    tables = _table_settings(config.embeddings, config.embeddings_group_size, config)
     return Rules(
         linears=Scheme(**_settings(config)),
-        embeddings=Scheme(bits=config.embeddings, activations="float") if config.embeddings else None,
+        embeddings=Scheme(**tables | {"activations": "float"}) if config.embeddings else None,
+        head=Scheme(**head) if config.head else None,
         exclude=config.exclude,
         overrides=[(override.pattern, Scheme(**_settings(config, override))) for override in config.overrides],
     )
+
+
+def _table_settings(bits: int | None, group_size: int | None, config: QuantizeConfig) -> dict[str, Any]:
+    """Returns the fields of the `Scheme` of an embedding table or a language model's head."""
+    settings = {"bits": bits, "group_size": group_size, "symmetric": True, "activations": config.activations}
+    return settings | {"reduce_range": config.reduce_range is not False and _can_saturate(settings)}
 
 
 def _settings(config: QuantizeConfig, override: QuantizeOverride | None = None) -> dict[str, Any]:
@@ -151,11 +222,21 @@ def _can_saturate(settings: dict[str, Any]) -> bool:
 
 def _check(settings: dict[str, Any], where: str) -> None:
     if settings["bits"] is None:
-        raise ValueError(f"{where}found bits = none, expected 8 or 4; use `exclude` to keep a module float.")
-    if settings["bits"] == 4 and settings["group_size"] is None:
-        raise ValueError(f"{where}found 4 bits without a group size, expected one: group_size = 32, 64 or 128.")
+        raise ValueError(f"{where}found bits = none, expected 8, 4, 3 or 2; use `exclude` to keep a module float.")
+    if settings["bits"] < 8 and settings["group_size"] is None and settings["activations"] == "dynamic-int8":
+        raise ValueError(
+            f"{where}found {settings['bits']} bits without a group size and dynamic-int8 activations, expected a group "
+            "size (group_size = 32, 64 or 128), or activations = 'float'."
+        )
     if settings["reduce_range"] and not _can_saturate(settings):
         raise ValueError(
             f"{where}found reduce_range, expected it only with symmetric 8-bit codes by channel and dynamic-int8 "
             "activations: nothing else saturates."
         )
+
+
+def _check_table(bits: int | None, group_size: int | None, key: str) -> None:
+    if bits == 4 and group_size is None:
+        raise ValueError(f"{key}: found 4 bits without a group size, expected one: {key}_group_size = 32, 64 or 128.")
+    if bits is None and group_size is not None:
+        raise ValueError(f"{key}_group_size: found {group_size} where {key} = none keeps it float; leave it out.")
