@@ -1,0 +1,114 @@
+"""Generates with model artifacts in torch: the reference for exports, and a baseline for their speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from edgekit.runtimes.generation import GenerationConfig, GenerationSession, choose_context, require_room
+from edgekit.runtimes.protocol import ModelOnDisk
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+
+class TorchGeneration:
+    """The runtime `torch`; `shared_cache` and `graph_optimization` have no meaning here."""
+
+    name = "torch"
+    formats: tuple[str, ...] = ("model",)
+    libraries: tuple[str, ...] = ("numpy", "torch", "transformers", "edgekit.models.source")
+
+    def unavailable_reason(self) -> str | None:
+        """Returns None when torch and transformers are installed, else how to install them."""
+        from edgekit.runtimes.torch_runtime import TorchRuntime
+
+        return TorchRuntime().unavailable_reason()
+
+    def version(self) -> str:
+        """Returns the version of the installed torch."""
+        from importlib.metadata import version
+
+        return version("torch")
+
+    def open(self, model: ModelOnDisk, config: GenerationConfig) -> GenerationSession:
+        """Returns a session that runs the model eagerly, in inference mode.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            UsageError: the model has a shorter context than `config` asks for.
+        """
+        from edgekit.artifact import Artifact
+        from edgekit.models.source import load_model
+
+        artifact = model if isinstance(model, Artifact) else Artifact.open(model.path, verify=False)
+        loaded = load_model(artifact)
+        context_length = choose_context(config.context_length, loaded.task.max_length)
+        return TorchGenerationSession(loaded.model, context_length, config.threads)
+
+
+class TorchGenerationSession:
+    """A torch model with transformers' own cache."""
+
+    def __init__(self, network: PreTrainedModel, context_length: int, threads: int = 1) -> None:
+        """Keeps the network; `threads` holds during its own calls only, for torch's setting is the process's."""
+        self._network: PreTrainedModel | None = network.eval()
+        self._threads = threads
+        self._cache: Any = None
+        self.context_length = context_length
+        self.position = 0
+
+    def prefill(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Takes `ids` (T,) and returns the last one's logits (V,).
+
+        Raises:
+            UsageError: no tokens, or more than fit.
+        """
+        import torch
+
+        require_room(self.position, len(ids), self.context_length)
+        if self._network is None:
+            raise RuntimeError("the session is closed.")
+        with _threads(self._threads), torch.inference_mode():
+            inputs = torch.from_numpy(ids.astype("int64"))[None]
+            output = self._network(input_ids=inputs, past_key_values=self._cache, use_cache=True)
+            self._cache = output.past_key_values
+            self.position += len(ids)
+            logits: NDArray[np.float32] = output.logits[0, -1].float().numpy()
+        return logits
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Takes one token and returns its logits (V,).
+
+        Raises:
+            UsageError: the context is full.
+        """
+        import numpy as np
+
+        return self.prefill(np.array([token], dtype=np.int64))
+
+    def reset(self) -> None:
+        """Forgets every token."""
+        self._cache, self.position = None, 0
+
+    def close(self) -> None:
+        """Frees the model and the cache."""
+        self._network = self._cache = None
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Lets torch use `count` threads inside the `with` block."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before != count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)
