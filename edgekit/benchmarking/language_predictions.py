@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from edgekit.artifact import Artifact
@@ -22,8 +23,7 @@ from edgekit.events import EventSink, track
 from edgekit.models.tasks import read_task
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.models.vocabulary_map import teacher_token_ids
-from edgekit.runtimes.generation import GenerationSession, open_generation
-from edgekit.runtimes.protocol import SessionConfig
+from edgekit.runtimes.generation import GenerationConfig, GenerationSession, generation_runtime_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +51,7 @@ class _Teacher:
     def logits(self, ids: list[int]) -> torch.Tensor:
         """Returns its logits among the model's tokens, (T, V_model)."""
         self.session.reset()
-        found = torch.from_numpy(self.session.logits(self.token_ids[ids].tolist()))
+        found = torch.from_numpy(self.session.logits(self.token_ids[ids].numpy()))
         return found.index_select(1, self.token_ids)
 
 
@@ -66,8 +66,8 @@ def score_documents(
         UsageError: no runtime writes with the model.
     """
     tokenizer = load_tokenizer(model.path)
-    config = SessionConfig(threads=len(usable_cores()) or 1)
-    session = open_generation(model, reading.runtime, config)
+    config = GenerationConfig(threads=len(usable_cores()) or 1)
+    session = generation_runtime_for(model, reading.runtime).open(model, config)
     beside = None if teacher is None else _open_teacher(teacher, tokenizer, config)
     longest = min(reading.max_tokens, read_task(model).max_length, session.context_length)
     found: dict[str, list[TokenScores]] = {}
@@ -80,9 +80,9 @@ def score_documents(
     return found
 
 
-def _open_teacher(teacher: Artifact, tokenizer: PreTrainedTokenizerBase, config: SessionConfig) -> _Teacher:
+def _open_teacher(teacher: Artifact, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> _Teacher:
     token_ids = teacher_token_ids(tokenizer, load_tokenizer(teacher.path))
-    return _Teacher(open_generation(teacher, None, config), token_ids)
+    return _Teacher(generation_runtime_for(teacher).open(teacher, config), token_ids)
 
 
 def _documents(
@@ -101,7 +101,7 @@ def _score(
         return None
     vocabulary = None if teacher is None else len(teacher.token_ids)
     session.reset()
-    logits = torch.from_numpy(session.logits(ids))[:-1, :vocabulary][learned]
+    logits = torch.from_numpy(session.logits(np.array(ids, dtype=np.int64)))[:-1, :vocabulary][learned]
     targets = torch.tensor(ids[1:])[learned]
     teacher_logits = None if teacher is None else teacher.logits(ids)[:-1][learned]
     return score_tokens(logits, targets, teacher_logits)

@@ -59,7 +59,7 @@ def _train(  # noqa: PLR0913 - everything that a training of a language model is
 ) -> Best:
     set_dropout(loaded.model, config.dropout)
     if config.gradient_checkpointing:
-        loaded.model.gradient_checkpointing_enable()
+        loaded.model.activation_checkpointing_enable()
     vocabulary = max(loaded.tokenizer.get_vocab().values()) + 1
     learner = LanguageLearner(loaded.model, objective, vocabulary, precision=config.precision)
     with TemporaryDirectory(prefix="edgekit-tokens-") as temporary:
@@ -72,7 +72,7 @@ def _train(  # noqa: PLR0913 - everything that a training of a language model is
         )
         best = train(lesson, config, run)
     if config.gradient_checkpointing:
-        loaded.model.gradient_checkpointing_disable()
+        loaded.model.activation_checkpointing_disable()
     return best
 
 

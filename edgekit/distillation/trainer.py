@@ -175,8 +175,8 @@ class _Trainer:
         return {"loss": self._sum_over_processes(loss_sum), "learning_rate": rate, "gradient_norm": norm}
 
     def _set_mode(self) -> None:
-        """Turns on training mode; without dropout evaluation mode is the same and cheaper."""
-        self.wrapped.train(self.config.dropout != 0)
+        """Turns on training mode; without dropout evaluation mode is the same and cheaper, but keeps activations."""
+        self.wrapped.train(self.config.dropout != 0 or self.config.gradient_checkpointing)
 
     def _seed(self, step: int, index: int) -> None:
         from accelerate.utils import set_seed
