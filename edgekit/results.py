@@ -54,6 +54,8 @@ class Quality(Result):
     """Label to the Wilson score interval of its recall."""
     parts: dict[str, Quality] = {}
     """Split to the quality on it alone, where there are several."""
+    model_digest: str = ""
+    """Digest of the artifact evaluated; empty in `parts`."""
 
 
 class TokenizerVector(Result):
@@ -97,6 +99,8 @@ class Parity(Result):
     """True when every threshold held."""
     failures: list[str] = []
     """One sentence for each threshold that did not hold."""
+    model_digest: str = ""
+    """Digest of the export that was checked."""
 
 
 class Machine(Result):

@@ -172,6 +172,8 @@ class Evidence:
     """Texts compared."""
     runtime: str
     """The runtime and its version."""
+    model_digest: str
+    """Digest of the export."""
 
 
 def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
@@ -198,6 +200,7 @@ def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
         tokenizer_texts=tokens.texts,
         passed=not failures,
         failures=failures,
+        model_digest=evidence.model_digest,
     )
 
 
