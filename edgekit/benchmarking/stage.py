@@ -92,6 +92,7 @@ def _evaluate_classifier(inputs: StageInputs, config: EvaluateConfig, context: S
     logits = predict(model, rows, runtime=config.runtime, batch_size=config.batch_size, events=context.events)
     judged = Judged(logits, np.array(rows.labels, dtype=np.int64), rows.names, rows.sizes)
     quality = judge_parts(judged, teacher_logits, seed=context.seed)
+    quality = quality.model_copy(update={"model_digest": model.digest})
     with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
         (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
         np.save(directory / LOGITS_FILE, logits, allow_pickle=False)
@@ -105,7 +106,7 @@ def _evaluate_language(inputs: StageInputs, config: EvaluateConfig, context: Sta
     model, data = inputs.require("model", "evaluate"), inputs.require("data", "evaluate")
     reading = Reading(config.splits, config.max_rows, config.max_tokens, config.runtime)
     scores = score_documents(model, inputs.teacher, data, reading, context.events)
-    quality = judge_language(scores, seed=context.seed)
+    quality = judge_language(scores, seed=context.seed).model_copy(update={"model_digest": model.digest})
     with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
         (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Artifact.open(context.out)

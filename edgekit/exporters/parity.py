@@ -173,6 +173,8 @@ class Evidence:
     """Texts compared."""
     runtime: str
     """The runtime and its version."""
+    model_digest: str
+    """Digest of the export."""
 
 
 def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
@@ -199,6 +201,7 @@ def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
         tokenizer_texts=tokens.texts,
         passed=not failures,
         failures=failures,
+        model_digest=evidence.model_digest,
     )
 
 

@@ -54,6 +54,8 @@ class Parity(Result):
     """True when every threshold held."""
     failures: list[str] = []
     """One sentence for each threshold that did not hold."""
+    model_digest: str = ""
+    """Digest of the export that was compared."""
 
 
 class LanguageParity(Result):
@@ -100,6 +102,8 @@ class LanguageParity(Result):
     """True when every threshold held."""
     failures: list[str] = []
     """One sentence for each threshold that did not hold."""
+    model_digest: str = ""
+    """Digest of the export that was compared."""
 
 
 AnyParity = Parity | LanguageParity

@@ -31,6 +31,8 @@ class Quality(Result):
     """Label to the Wilson score interval of its recall."""
     parts: dict[str, Quality] = {}
     """Split to the quality on it alone, where there are several."""
+    model_digest: str = ""
+    """Digest of the model that was judged."""
 
     @property
     def headline(self) -> Headline:
@@ -76,6 +78,8 @@ class LanguageQuality(Result):
     """Share of tokens for which both hold the same token most likely, 0 to 1; None without a teacher."""
     parts: dict[str, LanguageQuality] = {}
     """Split to the quality on it alone, where there are several."""
+    model_digest: str = ""
+    """Digest of the model that was judged."""
 
     @property
     def headline(self) -> Headline:

@@ -72,6 +72,7 @@ def test_an_export_is_evaluated_with_its_own_tokenizer_and_runtime(onnx, data, t
         np.testing.assert_allclose(found, expected_logits(ids, np.ones_like(ids), len(tokenizer))[0], atol=1e-4)
     quality = read_quality(artifact)
     assert quality.rows == len(rows)
+    assert quality.model_digest == onnx.digest
     assert quality.accuracy == pytest.approx(np.mean(logits.argmax(axis=1) == rows.labels))
     assert told[-1].completed == told[-1].total == len(rows)
 
