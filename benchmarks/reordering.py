@@ -1,7 +1,7 @@
 """Another order of a Llama's channels: the same function and weights, other neighbours.
 
-Weights that were quantized in blocks once fit the same blocks almost exactly; after this they are as hard to quantize
-as any others, and a comparison of ways to do so is fair.
+Weights that were quantized in blocks once fit those blocks almost exactly; after this they are as hard to quantize as
+any others, and a comparison of ways to do so is fair.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def multiply_exactly(codes: Tensor, weights: Tensor) -> Tensor:
     Every partial sum of `_EXACT_TERMS` products is an integer below 2**24: float32 holds it, in any order.
     """
     parts = zip(codes.split(_EXACT_TERMS, dim=-1), weights.split(_EXACT_TERMS, dim=-1), strict=True)
-    total = torch.zeros((), dtype=torch.float64, device=codes.device)
+    total = torch.zeros(*codes.shape[:-1], weights.shape[0], dtype=torch.float64, device=codes.device)
     for left, right in parts:
-        total = total + F.linear(left, right)
+        total += F.linear(left, right)
     return total.float()

@@ -18,6 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgekit.errors import ModelError, UnsupportedError
+from edgekit.models.activation_rounding import multiply_exactly, quantize_dynamically, round_blocks
+from edgekit.models.codes import pack, unpack
 from edgekit.models.quantized import (
     FORMAT,
     QUANTIZATION_FILE,
@@ -25,15 +27,10 @@ from edgekit.models.quantized import (
     QuantizedLinear,
     QuantizedTensor,
     Scheme,
-    _multiply_exactly,
-    _pack,
-    _unpack,
     empty_like,
     install,
-    quantize_dynamically,
     read_quantization,
     replace_module,
-    round_blocks,
     schemes_of,
     write_quantization,
 )
@@ -42,7 +39,7 @@ TABLE = Scheme(activations="float")
 SCHEMES = [
     Scheme(bits=bits, group_size=group_size, symmetric=symmetric, activations=activations)
     for bits, group_size, symmetric, activations in product(
-        (8, 4), (None, 1, 4, 16), (True, False), ("float", "dynamic-int8")
+        (8, 4, 3, 2), (None, 1, 4), (True, False), ("float", "dynamic-int8")
     )
 ] + [Scheme(reduce_range=True)]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: str(scheme)[7:-1])
@@ -187,14 +184,15 @@ def test_no_activation_is_further_than_half_a_step_of_its_block(seed, columns, b
     ],
 )
 def test_four_bits_two_a_byte_by_hand(codes, packed):
-    found = _pack(codes)
+    unsigned = codes.to(torch.int16) + (8 if codes.dtype == torch.int8 else 0)
+    found = pack(unsigned, 4)
     assert found.dtype == torch.uint8
     assert found.tolist() == packed
-    assert _unpack(found, codes.shape[1]).tolist() == (codes.int() + (8 if codes.dtype == torch.int8 else 0)).tolist()
+    assert unpack(found, codes.shape[1], 4).tolist() == unsigned.tolist()
 
 
 @every_scheme
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(rows=st.integers(1, 5), columns=st.integers(1, 37), seed=st.integers(0, 10_000))
 def test_codes_come_back_from_a_saved_module(scheme, rows, columns, seed):
     weight = random_weight(scheme, rows, columns, seed)
@@ -202,7 +200,7 @@ def test_codes_come_back_from_a_saved_module(scheme, rows, columns, seed):
     loaded = QuantizedLinear(columns, rows, bias=False, scheme=scheme)
     loaded.load_state_dict(saved)
     assert_same(loaded.weight, weight)
-    assert saved["weight_codes"].shape == (rows, columns if scheme.bits == 8 else (columns + 1) // 2)
+    assert saved["weight_codes"].shape == (rows, -(-columns * scheme.bits // 8))
     assert saved["weight_codes"].element_size() == 1
 
 
@@ -240,7 +238,7 @@ def test_dequantized_weights_are_exact(scheme, columns, seed):
 
 
 def assert_exact(codes: np.ndarray, weights: np.ndarray) -> None:
-    found = _multiply_exactly(torch.from_numpy(codes).float(), torch.from_numpy(weights).float())
+    found = multiply_exactly(torch.from_numpy(codes).float(), torch.from_numpy(weights).float())
     np.testing.assert_array_equal(found.numpy(), (codes @ weights.T).astype(np.float32))
 
 
@@ -256,7 +254,6 @@ def test_wide_products_are_exact(kind, columns):
     assert_exact(codes, weights)
 
 
-@pytest.mark.xfail(reason="the parts are added in float32: a float64 tensor without dimensions promotes nothing")
 @pytest.mark.parametrize("columns", [1536, 4096])
 def test_a_total_above_what_float32_counts_is_rounded_once(columns):
     generator = np.random.default_rng(columns)
@@ -315,10 +312,12 @@ def test_a_table_looks_up_its_dequantized_rows(scheme, convert):
     assert torch.equal(module.weight[ids], expected)
 
 
-@pytest.mark.parametrize("changes", [{"bits": 4}, {"group_size": 4}, {"symmetric": False}], ids=str)
-def test_a_table_is_refused_other_codes(changes):
-    with pytest.raises(UnsupportedError, match=r"embedding: found Scheme\(.*, expected symmetric 8-bit codes"):
-        QuantizedEmbedding(8, 4, padding_idx=None, scheme=Scheme(**changes))
+@pytest.mark.parametrize("changes", [{"bits": 4}, {"bits": 3, "group_size": 4, "symmetric": False}], ids=str)
+def test_a_table_of_other_codes_looks_up_its_dequantized_rows(changes):
+    weight = random_weight(Scheme(**changes), 11, 6)
+    module = table_of(weight)
+    ids = torch.tensor([[0, 10, 3], [3, 3, 7]])
+    assert torch.equal(module(ids), F.embedding(ids, torch.from_numpy(in_float64(weight)).float()))
 
 
 # Schemes
@@ -329,7 +328,7 @@ def test_a_table_is_refused_other_codes(changes):
     [
         (Scheme(bits=8), -127, 127),
         (Scheme(bits=8, symmetric=False), 0, 255),
-        (Scheme(bits=4), -7, 7),
+        (Scheme(bits=4), -8, 7),
         (Scheme(bits=4, symmetric=False), 0, 15),
     ],
 )
@@ -345,7 +344,7 @@ def test_the_number_of_groups_counts_a_short_one():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"bits": 3}, "bits: found 3, expected 8 or 4"),
+        ({"bits": 5}, "bits: found 5, expected 8, 4, 3 or 2"),
         ({"group_size": 0}, "group_size: found 0, expected at least 1"),
         ({"activations": "int4"}, "activations: found 'int4', expected 'float' or 'dynamic-int8'"),
         ({"reduce_range": True, "bits": 4}, "reduce_range: needs symmetric 8-bit codes"),
@@ -429,12 +428,12 @@ GARBAGE = {
     "not JSON": b"{",
     "a list": b"[]",
     "no format": b"{}",
-    "no modules": b'{"format": 1}',
-    "modules in a list": b'{"format": 1, "modules": ["a"]}',
-    "a scheme that is a number": b'{"format": 1, "modules": {"a": 8}}',
-    "an unknown setting": b'{"format": 1, "modules": {"a": {"bit": 8}}}',
-    "no such kernel": b'{"format": 1, "modules": {"a": {"bits": 3}}}',
-    "a size in words": b'{"format": 1, "modules": {"a": {"group_size": "32"}}}',
+    "no modules": b'{"format": 2}',
+    "modules in a list": b'{"format": 2, "modules": ["a"]}',
+    "a scheme that is a number": b'{"format": 2, "modules": {"a": 8}}',
+    "an unknown setting": b'{"format": 2, "modules": {"a": {"bit": 8}}}',
+    "no such kernel": b'{"format": 2, "modules": {"a": {"bits": 5}}}',
+    "a size in words": b'{"format": 2, "modules": {"a": {"group_size": "32"}}}',
 }
 
 
