@@ -106,7 +106,7 @@ def summarize(seeds: list[dict[str, Right]]) -> dict[str, Any]:
         }
     differences = {}
     for one, other in PAIRS:
-        interval = paired_change_interval(pooled[one], pooled[other], seed=0)
+        interval = paired_change_interval(pooled[one], pooled[other])
         differences[f"{one} - {other}"] = {
             "difference": float(pooled[one].mean() - pooled[other].mean()),
             "interval": [interval.low, interval.high],

@@ -24,7 +24,7 @@ from edgekit._version import __version__
 from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError
 
 DESCRIPTOR = "artifact.json"
-FORMAT = 1
+FORMAT = 2
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 Kind = Literal["model", "data", "signal", "onnx", "gguf", "quality", "parity", "measurement", "bundle"]
@@ -68,14 +68,20 @@ class Ancestor(BaseModel):
     lineage: Lineage
 
 
-class _Descriptor(BaseModel):
-    """The content of `artifact.json`."""
+class _Header(BaseModel):
+    """What `artifact.json` holds in every format."""
 
     format: int
+
+
+class _Descriptor(_Header):
+    """The content of `artifact.json`."""
+
     kind: Kind
     digest: str
     files: dict[str, FileRecord]
     lineage: Lineage
+    lineage_digest: str
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,11 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path | str, *, kind: Kind | None = None, verify: bool = True) -> Artifact:
-        """Returns the artifact at `path` after checking the digest of every file.
+        """Returns the artifact at `path` after checking its lineage and, with `verify`, the digest of every file.
 
         Raises:
             ArtifactError: no artifact there, or one of another kind.
-            CorruptArtifactError: a file is missing, truncated, altered, or was added.
+            CorruptArtifactError: a file is missing, truncated, altered, or was added, or the lineage was altered.
         """
         path = Path(path)
         descriptor_path = path / DESCRIPTOR
@@ -103,15 +109,7 @@ class Artifact:
                 f"{path}: found no {DESCRIPTOR}; expected a directory that an edgekit stage wrote. "
                 "Check the path, or import the files first with `edgekit import`."
             )
-        try:
-            descriptor = _Descriptor.model_validate_json(descriptor_path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CorruptArtifactError(f"{descriptor_path}: not a valid descriptor ({_first_line(error)}).") from error
-        if descriptor.format != FORMAT:
-            raise ArtifactError(
-                f"{descriptor_path}: found format {descriptor.format}, this edgekit reads format {FORMAT}. "
-                "Use the edgekit version that wrote it, or build it again."
-            )
+        descriptor = _read_descriptor(descriptor_path)
         if kind is not None and descriptor.kind != kind:
             raise ArtifactError(f"{path}: found an artifact of kind '{descriptor.kind}', expected '{kind}'.")
         artifact = cls(path, descriptor.kind, descriptor.digest, descriptor.files, descriptor.lineage)
@@ -155,6 +153,11 @@ class Artifact:
 def artifact_digest(kind: str, files: dict[str, FileRecord]) -> str:
     """Returns the hexadecimal SHA-256 over the kind and the sorted file digests; the lineage does not count."""
     return hash_json({"kind": kind, "files": {name: files[name].sha256 for name in sorted(files)}})
+
+
+def lineage_digest(lineage: Lineage) -> str:
+    """Returns the hexadecimal SHA-256 of a lineage as JSON holds it."""
+    return hash_json(json.loads(lineage.model_dump_json()))
 
 
 def hash_file(path: Path) -> str:
@@ -233,11 +236,38 @@ def require_absent(out: Path) -> None:
         raise ArtifactError(f"{out}: already exists; nothing edits an artifact in place. Choose another output.")
 
 
+def _read_descriptor(file: Path) -> _Descriptor:
+    """Returns the content of an `artifact.json`, its lineage checked against the digest beside it."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        found = _Header.model_validate_json(text).format
+        if found != FORMAT:
+            raise ArtifactError(
+                f"{file}: found format {found}, this edgekit reads format {FORMAT}. "
+                "Use the edgekit version that wrote it, or make it again."
+            )
+        descriptor = _Descriptor.model_validate_json(text)
+    except ValueError as error:
+        raise CorruptArtifactError(f"{file}: not a valid descriptor ({_first_line(error)}).") from error
+    digest = lineage_digest(descriptor.lineage)
+    if digest != descriptor.lineage_digest:
+        raise CorruptArtifactError(
+            f"{file}: lineage: found SHA-256 {digest[:16]}..., expected {descriptor.lineage_digest[:16]}.... "
+            "It was altered: build or download it again."
+        )
+    return descriptor
+
+
 def _seal(staging: Path, kind: Kind, lineage: Lineage) -> None:
     """Writes the descriptor and flushes every file to the disk."""
     records = {name: _record(staging / name) for name in sorted(_relative_files(staging))}
     descriptor = _Descriptor(
-        format=FORMAT, kind=kind, digest=artifact_digest(kind, records), files=records, lineage=lineage
+        format=FORMAT,
+        kind=kind,
+        digest=artifact_digest(kind, records),
+        files=records,
+        lineage=lineage,
+        lineage_digest=lineage_digest(lineage),
     )
     (staging / DESCRIPTOR).write_text(descriptor.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for name in _relative_files(staging):

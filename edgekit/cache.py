@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 from edgekit.artifact import Artifact, hash_json, write_atomically
 from edgekit.contract import StageConfig, StageContext, StageInputs
-from edgekit.errors import CorruptArtifactError, EnvironmentLacksError, UsageError
+from edgekit.errors import ArtifactError, EnvironmentLacksError, UsageError
 from edgekit.events import Event, EventSink
 from edgekit.stages import get_stage, run_stage
 
@@ -95,13 +95,17 @@ class Cache:
         )
 
     def _find(self, out: Path) -> Artifact | None:
-        """Opens a cached artifact; one that fails its digests is moved away, said so, and made again."""
+        """Opens a cached artifact; one that is altered, not whole or of another format goes, with notice."""
         if not out.exists():
             return None
         try:
             return Artifact.open(out)
-        except CorruptArtifactError as error:
-            shutil.rmtree(out)
+        except ArtifactError as error:
+            # A kill while it is deleted leaves nothing under its own name; `locked` clears the rest.
+            aside = out.with_name(f".{out.name}.partial-refused")
+            shutil.rmtree(aside, ignore_errors=True)
+            out.rename(aside)
+            shutil.rmtree(aside)
             self.events(
                 Event("message", stage=out.name, text=f"A cached artifact was refused and is made again. {error}")
             )

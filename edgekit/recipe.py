@@ -20,6 +20,8 @@ from edgekit.exporters.check_stage import CheckConfig
 from edgekit.exporters.stage import ExportConfig
 from edgekit.models.stage import ImportConfig
 from edgekit.models.tasks import TaskConfig
+from edgekit.recipe_values import locate, locate_target, override
+from edgekit.runtimes.protocol import list_runtimes
 from edgekit.spelling import did_you_mean
 from edgekit.stages import STAGES
 from edgekit.target import Budget, Target, load_target
@@ -138,7 +140,7 @@ def load_recipe(name_or_path: str, overrides: dict[str, JsonValue] | None = None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: is not valid TOML: {error}.") from error
     for key, value in (overrides or {}).items():
-        _override(values, key, value)
+        override(values, key, value)
     return parse_recipe(values, where=str(path), directory=path.parent)
 
 
@@ -152,24 +154,20 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
         frame = _Frame.model_validate(values)
     except ValidationError as error:
         raise RecipeError(explain(error, _Frame, where)) from error
-    problems: list[str] = []
-    teacher_values = {**_locate(frame.teacher, directory), "task": frame.task}
+    problems = _given_twice(frame, where)
+    teacher_values = {**locate(frame.teacher, directory), "task": frame.task}
     teacher = _section(ImportConfig, teacher_values, f"{where}: teacher", problems)
-    data_values = {**_locate(frame.data, directory), "labels": frame.task.labels}
+    data_values = {**locate(frame.data, directory), "labels": frame.task.labels}
     data = _section(PrepareConfig, data_values, f"{where}: data", problems)
     stages = [_stage(entry, f"{where}: stage.{index}", problems) for index, entry in enumerate(frame.stage)]
-    targets: dict[str, Target] = {}
-    for entry in frame.export:
-        for name in entry.targets:
-            try:
-                targets[name] = load_target(_locate_target(name, directory))
-            except TargetError as error:
-                problems.append(f"{where}: export.targets: {error}")
-    problems += _repeated_exports(frame.export, where)
+    problems += _out_of_order(stages, where)
+    targets = _targets(frame.export, directory, where, problems)
+    problems += _unknown_runtimes(frame, targets, where)
+    problems += _repeated_exports(frame.export, targets, where)
     problems += misplaced_limits(frame.budget, frame.task.kind, f"{where}: budget")
     for index, entry in enumerate(frame.export):
         problems += misplaced_limits(entry.budget, frame.task.kind, f"{where}: export.{index}.budget")
-    problems += [] if data is None else _unknown_splits(frame.evaluate, data, where)
+    problems += [] if data is None else _unknown_splits(frame, data, where)
     if problems or teacher is None or data is None:
         raise RecipeError("\n".join(problems))
     return Recipe(
@@ -208,28 +206,87 @@ def merged_budget(recipe: Recipe, entry: ExportEntry, target: Target) -> Budget:
     return merge_budgets([target.budget, recipe.budget, entry.budget], recipe.task.kind)
 
 
-def _repeated_exports(exports: list[ExportEntry], where: str) -> list[str]:
+def _targets(exports: list[ExportEntry], directory: Path, where: str, problems: list[str]) -> dict[str, Target]:
+    targets: dict[str, Target] = {}
+    for entry in exports:
+        for name in entry.targets:
+            try:
+                targets[name] = load_target(locate_target(name, directory))
+            except TargetError as error:
+                problems.append(f"{where}: export.targets: {error}")
+    return targets
+
+
+def _given_twice(frame: _Frame, where: str) -> list[str]:
+    """Returns a problem for each key that `[task]` sets for all sections."""
+    return [
+        f"{where}: {section}.{key}: found a second one, expected it in [task] alone. Remove it."
+        for section, key, values in (("teacher", "task", frame.teacher), ("data", "labels", frame.data))
+        if key in values
+    ]
+
+
+def _out_of_order(stages: list[RecipeStage | None], where: str) -> list[str]:
+    """Returns a problem for each stage after `quantize`: every stage that makes a model needs its floats."""
+    kinds = [None if stage is None else stage.kind for stage in stages]
+    if "quantize" not in kinds:
+        return []
+    first = kinds.index("quantize")
+    return [
+        f"{where}: stage.{index} ({kind}): found after 'quantize' (stage.{first}), expected before it: it changes "
+        "floats, and codes are final. Move it."
+        for index, kind in enumerate(kinds)
+        if index > first and kind is not None
+    ]
+
+
+def _unknown_runtimes(frame: _Frame, targets: dict[str, Target], where: str) -> list[str]:
+    """Returns a problem for each runtime that a target does not ship or edgekit does not know."""
+    known = list(list_runtimes())
+    named = {"evaluate.runtime": frame.evaluate.runtime, "parity.runtime": frame.parity.runtime}
+    problems = [
+        f"{where}: {key}: found '{name}', which is unknown.{did_you_mean(name, known)} Known: {', '.join(known)}."
+        for key, name in named.items()
+        if name is not None and name not in known
+    ]
+    for index, entry in enumerate(frame.export):
+        for target in (targets[name] for name in entry.targets if name in targets):
+            ships = [runtime.name for runtime in target.runtimes]
+            if entry.runtime not in ships:
+                problems.append(
+                    f"{where}: export.{index}.runtime: found '{entry.runtime}', which '{target.name}' does not ship."
+                    f"{did_you_mean(entry.runtime, ships)} It ships: {', '.join(ships)}."
+                )
+    return problems
+
+
+def _repeated_exports(exports: list[ExportEntry], targets: dict[str, Target], where: str) -> list[str]:
     """Returns a problem for each target that gets the same export twice: the bundles would overwrite each other."""
     seen: set[tuple[str, str, str]] = set()
     problems = []
     for index, entry in enumerate(exports):
         for name in entry.targets:
-            key = (entry.format, entry.precision, name)
+            target = targets[name].name if name in targets else name
+            key = (entry.format, entry.precision, target)
             if key in seen:
+                spelled = "" if name == target else f", which is '{target}',"
                 problems.append(
-                    f"{where}: export.{index}.targets: found '{name}' again for the same export. Remove it."
+                    f"{where}: export.{index}.targets: found '{name}'{spelled} again for the same export. Remove it."
                 )
             seen.add(key)
     return problems
 
 
-def _unknown_splits(evaluate: EvaluateConfig, data: PrepareConfig, where: str) -> list[str]:
+def _unknown_splits(frame: _Frame, data: PrepareConfig, where: str) -> list[str]:
     """Returns a problem for each split that the data will not have: better now than after the training."""
-    known = ["test", "validation", "train", *data.extra_tests]
+    labelled = ["test", "validation", "train", *data.extra_tests]
+    any_text = labelled if data.unlabelled is None else [*labelled, "unlabelled"]
+    asked = [("evaluate.splits", name, "Labelled splits", labelled) for name in frame.evaluate.splits]
+    asked.append(("parity.split", frame.parity.split, "Splits", any_text))
     return [
-        f"{where}: evaluate.splits: found '{name}', which the data does not have.{did_you_mean(name, known)} "
-        f"Labelled splits: {', '.join(known)}."
-        for name in evaluate.splits
+        f"{where}: {key}: found '{name}', which the data does not have.{did_you_mean(name, known)} "
+        f"{what}: {', '.join(known)}."
+        for key, name, what, known in asked
         if name not in known
     ]
 
@@ -253,44 +310,3 @@ def _section(model: type[Config], values: dict[str, Any], where: str, problems: 
     except ValidationError as error:
         problems.append(explain(error, model, where))
         return None
-
-
-def _locate(values: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """Makes every `source` that names a file beside the recipe absolute, at any depth."""
-    located: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            located[key] = _locate(value, directory)
-        elif key == "source" and isinstance(value, str) and not value.startswith("pkg:"):
-            beside = directory / value
-            located[key] = str(beside.resolve()) if beside.exists() else value
-        else:
-            located[key] = value
-    return located
-
-
-def _locate_target(name: str, directory: Path) -> str:
-    beside = directory / name
-    return str(beside) if name.endswith(".toml") and beside.is_file() else name
-
-
-def _override(values: dict[str, Any], key: str, value: JsonValue) -> None:
-    """Sets the value at a dotted key; list positions are numbers."""
-    current: Any = values
-    parts = key.split(".")
-    for depth, part in enumerate(parts):
-        is_last = depth == len(parts) - 1
-        if isinstance(current, list):
-            if not part.isdigit() or int(part) >= len(current):
-                raise RecipeError(f"--set {key}: '{part}' is not one of the positions 0 to {len(current) - 1}.")
-            position: Any = int(part)
-        elif isinstance(current, dict):
-            position = part
-            if not is_last and part not in current:
-                current[part] = {}
-        else:
-            raise RecipeError(f"--set {key}: '{parts[depth - 1]}' holds a value, not keys.")
-        if is_last:
-            current[position] = value
-        else:
-            current = current[position]

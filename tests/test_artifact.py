@@ -41,7 +41,7 @@ def test_sha256_is_the_standard_one(tmp_path):
     assert hash_file(tmp_path / "abc") == expected
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c", "d/e"]), st.binary(max_size=8), min_size=1))
 def test_digest_depends_on_names_and_contents_only(tmp_path_factory, files):
     root = tmp_path_factory.mktemp("digest")
@@ -77,6 +77,44 @@ def test_edited_descriptor_is_refused(tmp_path):
     values["files"]["model.safetensors"]["sha256"] = hash_file(artifact.path / "model.safetensors")
     descriptor.write_text(json.dumps(values))
     with pytest.raises(CorruptArtifactError, match="digest does not match its file list"):
+        Artifact.open(artifact.path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": "distill"},
+        {"seed": 8},
+        {"config": {"layers": 4}},
+        {"inputs": {"model": {"digest": "0" * 64, "lineage": {"stage": "source"}}}},
+    ],
+)
+def test_an_altered_lineage_is_refused(tmp_path, change):
+    artifact = make(tmp_path / "a", {"model.safetensors": b"weights"})
+    descriptor = artifact.path / "artifact.json"
+    values = json.loads(descriptor.read_text())
+    values["lineage"] |= change
+    descriptor.write_text(json.dumps(values))
+    with pytest.raises(CorruptArtifactError, match=r"lineage: found SHA-256 .* It was altered"):
+        Artifact.open(artifact.path)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text())
+)
+def test_every_lineage_opens_as_it_was_written(tmp_path_factory, config):
+    place = tmp_path_factory.mktemp("lineage") / "a"
+    lineage = Lineage(stage="prune", config=config)
+    with publish(place, kind="model", lineage=lineage):
+        pass
+    assert Artifact.open(place).lineage == lineage
+
+
+def test_another_format_is_refused_by_its_number(tmp_path):
+    artifact = make(tmp_path / "a", {"model.safetensors": b"weights"})
+    (artifact.path / "artifact.json").write_text('{"format": 1, "kind": "model"}')
+    with pytest.raises(ArtifactError, match=r"found format 1, this edgekit reads format 2\..*make it again"):
         Artifact.open(artifact.path)
 
 

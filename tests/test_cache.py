@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
+from edgekit.artifact import DESCRIPTOR, FORMAT
 from edgekit.cache import Cache, locked
 from edgekit.contract import StageInputs
 from edgekit.errors import UsageError
@@ -52,6 +56,42 @@ def test_altered_artifact_is_refused_and_made_again(cache, inputs, events):
     assert not again.was_cached
     assert again.artifact.digest == first.digest
     assert any("was refused and is made again" in event.text for event in events)
+
+
+def remove_descriptor(artifact):
+    (artifact.path / DESCRIPTOR).unlink()
+
+
+def change_format(artifact):
+    file = artifact.path / DESCRIPTOR
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": FORMAT - 1}))
+
+
+@pytest.mark.parametrize("damage", [remove_descriptor, change_format])
+def test_a_half_deleted_artifact_or_one_of_another_format_is_made_again(cache, inputs, damage):
+    first = cache.run("prune", inputs, PruneConfig(layers=2)).artifact
+    damage(first)
+    again = cache.run("prune", inputs, PruneConfig(layers=2))
+    assert (again.was_cached, again.artifact.digest) == (False, first.digest)
+    assert cache.run("prune", inputs, PruneConfig(layers=2)).was_cached
+
+
+def test_a_kill_while_a_refused_artifact_is_deleted_does_not_block_the_next_build(cache, inputs, monkeypatch):
+    first = cache.run("prune", inputs, PruneConfig(layers=2)).artifact
+    (first.path / "config.json").write_text("{}")
+
+    def killed(path, **_):
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cache.run("prune", inputs, PruneConfig(layers=2))
+    assert not first.path.exists()
+    with locked(cache.directory):
+        assert cache.run("prune", inputs, PruneConfig(layers=2)).artifact.digest == first.digest
+    assert not list(first.path.parent.glob(".*"))
 
 
 def test_two_builds_cannot_share_a_directory(tmp_path):

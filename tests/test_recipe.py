@@ -155,6 +155,50 @@ def test_parse_recipe_names_what_it_was_given(tmp_path):
         parse_recipe({"name": "x"}, where="my recipe", directory=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            'format = "onnx"',
+            'runtime = "onnxruntme"',
+            "export.0.runtime: found 'onnxruntme', which 'laptop-x86' does not",
+        ),
+        ('format = "onnx"', 'runtime = "onnxruntme"', "Did you mean 'onnxruntime'?"),
+        (
+            "[budget]",
+            '[parity]\nruntime = "onnxruntme"\n[budget]',
+            "parity.runtime: found 'onnxruntme', which is unknown.",
+        ),
+        ("[budget]", '[evaluate]\nruntime = "torhc"\n[budget]', "unknown. Did you mean 'torch'?"),
+        (
+            "[budget]",
+            '[parity]\nsplit = "validaton"\n[budget]',
+            "parity.split: found 'validaton', which the data does not",
+        ),
+        ("[budget]", '[parity]\nsplit = "unlabelled"\n[budget]', "parity.split: found 'unlabelled'"),
+        ("[data]", '[data]\nlabels = ["bad", "good"]', "data.labels: found a second one, expected it in [task] alone."),
+        ("[teacher]", '[teacher]\ntask = {labels = ["a", "b"]}', "teacher.task: found a second one"),
+        ("bits = 8", 'bits = 8\n[[stage]]\nkind = "distill"', "stage.2 (distill): found after 'quantize' (stage.1)"),
+        ("bits = 8", 'bits = 8\n[[stage]]\nkind = "quantize"', "stage.2 (quantize): found after 'quantize' (stage.1)"),
+    ],
+)
+def test_what_would_fail_after_the_training_fails_at_once(tmp_path, old, new, message):
+    assert message in problem(tmp_path, VALID.replace(old, new, 1))
+
+
+def test_parity_may_be_checked_on_unlabelled_text(tmp_path):
+    split = '[data.unlabelled]\nsource = "more.csv"\n[parity]\nsplit = "unlabelled"\n[[stage]]'
+    assert load_recipe(write(tmp_path, VALID.replace("[[stage]]", split, 1))).parity.split == "unlabelled"
+
+
+def test_a_target_by_name_and_by_path_is_the_same_target(tmp_path):
+    path = target_directory() / "pixel-8.toml"
+    text = VALID.replace('"laptop-x86"', f'"{path}"')
+    assert "found 'pixel-8' again for the same export" in problem(tmp_path, text)
+    swapped = VALID.replace('"laptop-x86", "pixel-8"', f'"pixel-8", "{path}"')
+    assert f"found '{path}', which is 'pixel-8', again for the same export" in problem(tmp_path, swapped)
+
+
 def test_a_split_to_judge_on_that_the_data_lacks_is_found_before_any_training(tmp_path):
     (tmp_path / "r.toml").write_text(VALID + '[evaluate]\nsplits = ["test", "tset"]\n')
     with pytest.raises(RecipeError, match=r"evaluate.splits: found 'tset'.*Did you mean 'test'"):

@@ -31,9 +31,9 @@ class Judged:
     """Split to its number of rows, in the order of the rows."""
 
 
-def judge_parts(judged: Judged, teacher_logits: Logits | None = None, *, seed: int = 0) -> Quality:
+def judge_parts(judged: Judged, teacher_logits: Logits | None = None) -> Quality:
     """Returns the quality over all rows and, where there are several splits, on each of them alone."""
-    quality = judge(judged, teacher_logits, seed=seed)
+    quality = judge(judged, teacher_logits)
     if len(judged.sizes) == 1:
         return quality
     parts: dict[str, Quality] = {}
@@ -41,12 +41,12 @@ def judge_parts(judged: Judged, teacher_logits: Logits | None = None, *, seed: i
     for name, size in judged.sizes.items():
         own = slice(start, start + size)
         part = Judged(judged.logits[own], judged.labels[own], judged.names, {name: size})
-        parts[name] = judge(part, None if teacher_logits is None else teacher_logits[own], seed=seed)
+        parts[name] = judge(part, None if teacher_logits is None else teacher_logits[own])
         start += size
     return quality.model_copy(update={"parts": parts})
 
 
-def judge(judged: Judged, teacher_logits: Logits | None = None, *, seed: int = 0) -> Quality:
+def judge(judged: Judged, teacher_logits: Logits | None = None) -> Quality:
     """Returns the quality over all rows; with the teacher's logits of them, (rows, classes), the change as well."""
     found = judged.logits.argmax(axis=1)
     right = found == judged.labels
@@ -71,7 +71,7 @@ def judge(judged: Judged, teacher_logits: Logits | None = None, *, seed: int = 0
         update={
             "teacher_agreement": float((found == teacher_found).mean()),
             "accuracy_change": (int(right.sum()) - int(teacher_right.sum())) / len(right),
-            "accuracy_change_interval": paired_change_interval(right, teacher_right, seed=seed),
+            "accuracy_change_interval": paired_change_interval(right, teacher_right),
         }
     )
 

@@ -91,7 +91,7 @@ def _evaluate_classifier(inputs: StageInputs, config: EvaluateConfig, context: S
     teacher_logits = _teacher_logits(inputs, rows, config, context)
     logits = predict(model, rows, runtime=config.runtime, batch_size=config.batch_size, events=context.events)
     judged = Judged(logits, np.array(rows.labels, dtype=np.int64), rows.names, rows.sizes)
-    quality = judge_parts(judged, teacher_logits, seed=context.seed)
+    quality = judge_parts(judged, teacher_logits)
     quality = quality.model_copy(update={"model_digest": model.digest})
     with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
         (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -149,21 +149,41 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
 
 
 def paired_change_interval(
-    right: NDArray[np.bool_], reference_right: NDArray[np.bool_], *, seed: int, confidence: float = CONFIDENCE
+    right: NDArray[np.bool_], reference_right: NDArray[np.bool_], *, confidence: float = CONFIDENCE
 ) -> Interval:
-    """Returns the bootstrap interval of the change of accuracy, the rows (n,) drawn in pairs.
+    """Returns the interval of the change of accuracy between two models on the same rows, (n,) each.
 
-    A row contributes +1, 0 or -1, so a resample of rows is one multinomial draw of the three counts: exact, at a cost
-    that does not grow with n.
+    Method 10 of Newcombe, "Improved confidence intervals for the difference between binomial proportions based on
+    paired data", Statistics in Medicine 17 (1998): the Wilson ends of both shares, their distances added as the sides
+    of a triangle whose angle is the rows' correlation. With few or no rows that differ it keeps its width, where a
+    bootstrap or Wald's interval shrinks to nothing.
     """
-    rows = len(right)
-    gained = int(np.sum(right & ~reference_right))
-    lost = int(np.sum(~right & reference_right))
-    shares = np.array([gained, lost, rows - gained - lost]) / rows
-    draws = np.random.default_rng(seed).multinomial(rows, shares, size=_RESAMPLES)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / rows, [tail, 1 - tail])
-    return Interval(low=float(low), high=float(high), confidence=confidence)
+    rows, hits, reference_hits = len(right), int(np.sum(right)), int(np.sum(reference_right))
+    new, old = wilson_interval(hits, rows, confidence), wilson_interval(reference_hits, rows, confidence)
+    share, reference_share = hits / rows, reference_hits / rows
+    correlation = _paired_correlation(right, reference_right)
+    change = (hits - reference_hits) / rows
+    low = change - _third_side(share - new.low, old.high - reference_share, correlation)
+    high = change + _third_side(reference_share - old.low, new.high - share, correlation)
+    return Interval(low=max(low, -1.0), high=min(high, 1.0), confidence=confidence)
+
+
+def _paired_correlation(right: NDArray[np.bool_], reference_right: NDArray[np.bool_]) -> float:
+    """Returns the correlation of two series of hits with Newcombe's continuity correction; 0 where one is constant."""
+    rows, both = len(right), int(np.sum(right & reference_right))
+    hits, reference_hits = int(np.sum(right)), int(np.sum(reference_right))
+    product = hits * (rows - hits) * reference_hits * (rows - reference_hits)
+    if product == 0:
+        return 0.0
+    # both * neither - gained * lost
+    excess = float(both * rows - hits * reference_hits)
+    corrected = max(excess - rows / 2, 0.0) if excess > 0 else excess
+    return corrected / math.sqrt(product)
+
+
+def _third_side(one: float, other: float, cosine: float) -> float:
+    """Returns the side opposite the angle between two sides of a triangle."""
+    return math.sqrt(max(one**2 - 2 * cosine * one * other + other**2, 0.0))
 
 
 def _block_length_for(values: Floats, quantile: float) -> int:

@@ -61,19 +61,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command and returns its exit code; errors become one message on standard error."""
+    """Runs one command and returns its exit code; errors become one message on standard error.
+
+    With `--json` an error is a line on standard output as well.
+    """
     app = make_app()
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        return _complain(str(error), 2)
+        message, code = str(error), 2
     except EdgekitError as error:
-        return _complain(str(error), error.exit_code)
+        message, code = str(error), error.exit_code
     except KeyboardInterrupt:
-        return _complain("interrupted. Run the same command again to go on where it stopped.", INTERRUPTED)
-    return code if isinstance(code, int) else 0
-
-
-def _complain(message: str, code: int) -> int:
-    sys.stderr.write("".join(f"edgekit: {line}\n" for line in message.strip().splitlines()))
+        message, code = "interrupted. Run the same command again to go on where it stopped.", INTERRUPTED
+    else:
+        return code if isinstance(code, int) else 0
+    _complain(message, code, as_json="--json" in arguments)
     return code
+
+
+def _complain(message: str, code: int, *, as_json: bool) -> None:
+    if as_json:
+        from edgekit.cli.terminal import write_json_line
+
+        write_json_line({"kind": "error", "text": message.strip(), "exit_code": code})
+    sys.stderr.write("".join(f"edgekit: {line}\n" for line in message.strip().splitlines()))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from edgekit.artifact import Artifact
 
@@ -16,8 +19,7 @@ def conclude(artifact: Artifact, *, as_json: bool, shown_path: Path | None = Non
         ParityError: the artifact is a parity result that failed.
     """
     if as_json:
-        if artifact.kind in _RESULT_FILES:
-            print((artifact.path / _RESULT_FILES[artifact.kind]).read_text(encoding="utf-8").strip())
+        _write_result(artifact)
     else:
         _show(artifact)
         print(shown_path or artifact.path)
@@ -26,6 +28,24 @@ def conclude(artifact: Artifact, *, as_json: bool, shown_path: Path | None = Non
 
         require_parity(read_parity(artifact))
     return 0
+
+
+def _write_result(artifact: Artifact) -> None:
+    """Writes one JSON line with the result; of two models measured in turn, with their ratio."""
+    if artifact.kind not in _RESULT_FILES:
+        return
+    from edgekit.cli.terminal import write_json_line
+
+    text = (artifact.path / _RESULT_FILES[artifact.kind]).read_text(encoding="utf-8")
+    line: dict[str, JsonValue] = {"kind": "result", "stage": artifact.lineage.stage, artifact.kind: json.loads(text)}
+    if artifact.kind == "measurement":
+        from edgekit.benchmarking.stage import read_comparison
+        from edgekit.packaging.facts import speed_up
+
+        comparison = read_comparison(artifact)
+        if comparison is not None:
+            line["comparison"] = speed_up(comparison).model_dump(mode="json")
+    write_json_line(line)
 
 
 def _show(artifact: Artifact) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from pydantic import JsonValue
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,7 +30,7 @@ _SECONDS_BETWEEN_LOG_LINES = 10.0
 def listening(*, as_json: bool) -> Iterator[EventSink]:
     """Yields the sink that fits: JSON lines when asked for, a progress display on a terminal, else plain lines."""
     if as_json:
-        yield _json_line
+        yield _json_event
         return
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -40,10 +41,14 @@ def listening(*, as_json: bool) -> Iterator[EventSink]:
         yield display
 
 
-def _json_line(event: Event) -> None:
-    fields = {name: value for name, value in asdict(event).items() if value not in ("", None, {})}
+def write_json_line(fields: dict[str, JsonValue]) -> None:
+    """Writes one compact JSON object, with the time, to standard output."""
     sys.stdout.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
     sys.stdout.flush()
+
+
+def _json_event(event: Event) -> None:
+    write_json_line({name: value for name, value in asdict(event).items() if value not in ("", None, {})})
 
 
 class _Display:

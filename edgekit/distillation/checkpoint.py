@@ -39,17 +39,21 @@ class Checkpoints:
 
     @property
     def latest(self) -> Path | None:
-        """The newest whole checkpoint; None when there is none."""
-        found = sorted(path for path in self.directory.glob("step-*") if (path / _STATE).is_file())
+        """The newest checkpoint with all files that a load needs; None when there is none."""
+        found = sorted(path for path in self.directory.glob("step-*") if _is_whole(path))
         return found[-1] if found else None
 
     def save(self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
-        """Writes a checkpoint and returns its directory.
+        """Writes a checkpoint and returns its directory; a whole one of the same step already holds the same.
+
+        What is removed is renamed first: at any moment the newest whole checkpoint has its name.
 
         Raises:
             EnvironmentLacksError: the disk is full or not writable.
         """
         final = self.directory / f"step-{progress.step:08d}"
+        if _is_whole(final):
+            return final
         staging = self.directory / f".partial-{final.name}"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -58,12 +62,12 @@ class Checkpoints:
             staging.mkdir()
             self._fill(staging, learner, optimizer, progress)
             if final.exists():
-                shutil.rmtree(final)
+                _remove(final)
             staging.rename(final)
             _flush(self.directory)
             for older in self.directory.glob("step-*"):
                 if older != final:
-                    shutil.rmtree(older)
+                    _remove(older)
         except OSError as error:
             raise EnvironmentLacksError(
                 f"{final}: the checkpoint could not be written ({error.strerror or error}). "
@@ -128,6 +132,24 @@ class Checkpoints:
                 except OSError:
                     pass  # a file system without links: write it
         _write(file, best.weights)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Returns True when every file that a load needs is there; one that cannot be read is for `load` to refuse."""
+    if not all((checkpoint / name).is_file() for name in (_STATE, _LEARNER, _OPTIMIZER)):
+        return False
+    try:
+        has_best = bool(json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))["best"])
+    except (ValueError, KeyError, TypeError):
+        return True
+    return not has_best or (checkpoint / _BEST).is_file()
+
+
+def _remove(checkpoint: Path) -> None:
+    """Deletes a checkpoint under a name that no load looks at, so that a kill leaves no half of it."""
+    aside = checkpoint.with_name(f".partial-removed-{checkpoint.name}")
+    checkpoint.rename(aside)
+    shutil.rmtree(aside)
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:

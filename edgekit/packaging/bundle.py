@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgekit.artifact import Artifact
+from edgekit.artifact import DESCRIPTOR, Artifact
 from edgekit.errors import ArtifactError, CorruptArtifactError
 from edgekit.packaging.classifier import Classifier, open_classifier
 from edgekit.packaging.manifest import MANIFEST_FILE, Manifest, read_manifest
@@ -29,6 +29,7 @@ def open_bundle(path: Path | str) -> Classifier:
     artifact = Artifact.open(path, kind="bundle")
     manifest = read_manifest(path)
     _check_file_list(artifact, manifest)
+    _check_lineage(artifact, manifest)
     check_labels(path, manifest)
     return open_classifier(path, manifest)
 
@@ -126,6 +127,18 @@ def _check_file_list(artifact: Artifact, manifest: Manifest) -> None:
     for name in (manifest.model, manifest.tokenizer):
         if name not in listed:
             raise ArtifactError(f"{file}: names {name}, which is not in the bundle. Build the bundle again.")
+
+
+def _check_lineage(artifact: Artifact, manifest: Manifest) -> None:
+    """Checks that descriptor and manifest tell the same of the exported model."""
+    told = artifact.lineage.inputs.get("model")
+    if told != manifest.lineage:
+        found = "none" if told is None else f"{told.digest[:12]} made by {told.lineage.stage}"
+        expected = f"{manifest.lineage.digest[:12]} made by {manifest.lineage.lineage.stage}"
+        raise CorruptArtifactError(
+            f"{artifact.path / DESCRIPTOR}: lineage: found the model {found}, expected {expected} with the lineage in "
+            f"{MANIFEST_FILE}. Build the bundle again."
+        )
 
 
 def _read_json(file: Path) -> object:

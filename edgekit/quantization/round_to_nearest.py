@@ -4,8 +4,9 @@
 
 How scales are chosen is in `scales.py`: for the least squared error, or by the range of the weights. 8-bit scales go by
 the range, such that the largest weight of a channel (or group) gets the code +-code_max: formats that find the scale
-again from the codes (LiteRT) then find this one. Where float16 has no such scale the channel becomes zero, which
-only happens below 1e-5. It knows nothing of models or files.
+again from the codes (LiteRT) then find this one. Not so with `reduce_range`, where the largest pair of neighbours sets
+the scale and every code may be smaller. Where float16 has no such scale the channel becomes zero, which only happens
+below 1e-5. It knows nothing of models or files.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ METRICS: dict[MetricName, Metric] = {
         against_teacher=" against the teacher",
         step_title=" points",
         method="Accuracy on labelled text that training never saw, with Wilson score intervals; the change against the "
-        "teacher with a paired bootstrap on the same rows.",
+        "teacher on the same rows, with Newcombe's interval for paired shares.",
     ),
     "perplexity": Metric(
         name="perplexity",

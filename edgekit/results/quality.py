@@ -24,7 +24,7 @@ class Quality(Result):
     accuracy_change: float | None = None
     """Accuracy less the teacher's, on the same rows; None without a teacher."""
     accuracy_change_interval: Interval | None = None
-    """Paired bootstrap interval of `accuracy_change`; None without a teacher."""
+    """Interval of `accuracy_change`, by Newcombe's method for paired shares; None without a teacher."""
     per_label_recall: dict[str, float] = {}
     """Label to the share of its rows that were found, 0 to 1."""
     per_label_recall_intervals: dict[str, Interval] = {}

@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from edgekit.cli import make_app, run
 from edgekit.recipe import load_recipe
 from edgekit.stages import STAGES
-from tests.pico import pico_model_artifact
+from tests.pico import pico_data_artifact, pico_model_artifact
 
 HEAVY = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "numpy", "pydantic")
 
@@ -87,6 +88,39 @@ def test_json_prints_one_object_a_line(tmp_path, capsys):
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert events[0]["kind"] == "stage-started"
     assert events[-1]["kind"] == "stage-finished"
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory) -> tuple[Path, Path]:
+    place = tmp_path_factory.mktemp("judged")
+    return pico_model_artifact(place / "model").path, pico_data_artifact(place / "data").path
+
+
+def test_json_ends_with_the_result_in_one_line(judged, tmp_path, capsys):
+    model, data = judged
+    assert run(["evaluate", str(model), str(tmp_path / "q"), "--data", str(data), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["kind"] for line in lines].count("result") == 1
+    assert lines[-1]["kind"] == "result"
+    assert lines[-1]["stage"] == "evaluate"
+    assert lines[-1]["quality"] == json.loads((tmp_path / "q" / "quality.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["build", "review-sentimant", "--json"], "Did you mean 'review-sentiment'?"),
+        (["prune", "IN", "OUT", "--layres", "3", "--json"], "--layres"),
+        (["prune", "nowhere", "out", "--layers", "3", "--json"], "found no artifact.json"),
+    ],
+)
+def test_json_tells_an_error_as_a_line_with_its_exit_code(arguments, text, capsys):
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    last = json.loads(captured.out.splitlines()[-1])
+    assert (last["kind"], last["exit_code"]) == ("error", 2)
+    assert text in last["text"]
+    assert text in captured.err
 
 
 def test_shell_completion_names_the_commands():

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgekit.distillation.checkpoint as checkpoint
 import edgekit.distillation.trainer as trainer
 from edgekit.contract import StageContext, StageInputs
 from edgekit.distillation.stage import FinetuneConfig, finetune
@@ -151,6 +153,34 @@ def test_an_interrupt_leaves_a_checkpoint_of_the_step_just_done(teacher, data, u
     assert [path.name for path in (work / "checkpoints").iterdir()] == ["step-00000011"]
     assert not (tmp_path / "out").exists()
     assert_same_weights(run(teacher, data, tmp_path / "out", work_directory=work), uninterrupted)
+
+
+def test_a_second_interrupt_at_the_same_step_cannot_destroy_the_only_checkpoint(
+    teacher, data, uninterrupted, tmp_path, monkeypatch
+):
+    work = tmp_path / "work"
+    interrupt_at(11, teacher, data, tmp_path / "out", work)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Trainer, "_step", interrupted)  # interrupted before a step, so saved at 11 again
+        patch.setattr(checkpoint.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(teacher, data, tmp_path / "out", work_directory=work)
+    assert [path.name for path in (work / "checkpoints").iterdir()] == ["step-00000011"]
+    assert_same_weights(run(teacher, data, tmp_path / "out", work_directory=work), uninterrupted)
+
+
+@pytest.mark.parametrize("name", ["state.json", "learner.safetensors", "optimizer.safetensors", "best.safetensors"])
+def test_a_checkpoint_that_lacks_a_file_is_passed_over_for_the_one_before(teacher, data, tmp_path, name):
+    work = tmp_path / "work"
+    interrupt_at(11, teacher, data, tmp_path / "out", work)
+    whole = work / "checkpoints" / "step-00000011"
+    newer = shutil.copytree(whole, whole.with_name("step-00000013"))
+    (newer / name).unlink()
+    assert checkpoint.Checkpoints(whole.parent, "any").latest == whole
 
 
 def test_an_interrupt_inside_the_optimizer_keeps_the_checkpoint_before(

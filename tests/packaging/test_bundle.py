@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edgekit.artifact import DESCRIPTOR, artifact_digest
+from edgekit.artifact import DESCRIPTOR, Lineage, artifact_digest, lineage_digest
 from edgekit.errors import ArtifactError, CorruptArtifactError, UsageError
 from edgekit.packaging.bundle import open_bundle, read_vectors, verify_bundle
 from tests.packaging.examples import LABELS, MAX_LENGTH, onnx_artifact
@@ -112,6 +112,16 @@ def test_manifest_that_lists_other_files_is_refused(tmp_path: Path) -> None:
     (made.path / "manifest.json").write_text(json.dumps(manifest))
     forge_digests(made.path, "manifest.json")
     with pytest.raises(CorruptArtifactError, match=r"files\.usage\.py"):
+        open_bundle(made.path)
+
+
+def test_lineage_that_differs_from_the_manifests_is_refused_even_when_its_digest_was_forged(tmp_path: Path) -> None:
+    made = bundle(tmp_path)
+    descriptor = json.loads((made.path / DESCRIPTOR).read_text())
+    descriptor["lineage"]["inputs"]["model"]["lineage"]["seed"] = 99
+    descriptor["lineage_digest"] = lineage_digest(Lineage.model_validate(descriptor["lineage"]))
+    (made.path / DESCRIPTOR).write_text(json.dumps(descriptor))
+    with pytest.raises(CorruptArtifactError, match=r"artifact\.json: lineage: .* in manifest\.json"):
         open_bundle(made.path)
 
 
