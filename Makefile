@@ -3,14 +3,24 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := .peers
 OUT    ?= build
 
-.PHONY: demo test test-slow check format docs bench clean
+.PHONY: demo test test-slow test-peers peers check format docs bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Nothing here needs an install script; onnxruntime-node's own would fetch CUDA libraries.
+$(PEERS)/.installed: $(addprefix tests/peers/,package.json package-lock.json optimum-requirements.txt)
+	mkdir -p $(PEERS)
+	cp tests/peers/package.json tests/peers/package-lock.json $(PEERS)
+	npm ci --prefix $(PEERS) --ignore-scripts --no-audit --no-fund
+	$(PYTHON) -m venv --clear $(PEERS)/optimum
+	$(PEERS)/optimum/bin/python -m pip install --quiet --progress-bar off -r tests/peers/optimum-requirements.txt
 	touch $@
 
 demo: $(STAMP)  ## build the built-in recipe review-sentiment into build/
@@ -21,6 +31,11 @@ test: $(STAMP)  ## the default tests
 
 test-slow: $(STAMP)  ## real models and foreign runtimes
 	$(BIN)/python -m pytest -m "(slow or runtime) and not gpu"
+
+test-peers: $(STAMP) $(PEERS)/.installed  ## the default tests, and those that open bundles in foreign tools
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+peers: $(PEERS)/.installed  ## transformers.js and optimum-onnx in .peers; needs node and npm
 
 check: $(STAMP)  ## lint, format, types, layers
 	$(BIN)/ruff check .
@@ -39,4 +54,4 @@ bench: $(STAMP)  ## edgekit against its peers; writes benchmarks/results/
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

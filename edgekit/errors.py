@@ -11,6 +11,7 @@
     │   │   └── CorruptArtifactError        a file is missing, truncated or altered
     │   └── UnsupportedError                a scheme, architecture or format that cannot be expressed
     ├── BudgetError                     1   a budget was missed, or could not be shown to be met
+    │   └── BundleSizeError                 the bundle is larger than the target's store allows
     ├── ParityError                     3   the exported file differs from the model it came from
     ├── EnvironmentLacksError           4   a package, a runtime, disk space or the network is missing
     │   └── MeasurementError                the process that ran a model while it was measured died or hung
@@ -71,6 +72,15 @@ class BudgetError(EdgekitError):
     """A budget was missed, or a measurement could not show that it was met."""
 
     exit_code = 1
+
+
+class BundleSizeError(BudgetError):
+    """A bundle is larger than the target's store allows."""
+
+    def __init__(self, message: str, *, found: int, limit: int) -> None:
+        """Keeps both sizes, bytes."""
+        super().__init__(message)
+        self.found, self.limit = found, limit
 
 
 class ParityError(EdgekitError):

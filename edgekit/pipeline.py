@@ -17,13 +17,14 @@ from edgekit.benchmarking.stage import read_quality
 from edgekit.cache import Cache, locked
 from edgekit.contract import StageConfig, StageInputs
 from edgekit.data.stage import source_digest as data_digest
+from edgekit.errors import UsageError
 from edgekit.events import Event, EventSink, ignore
-from edgekit.export_chain import ExportChain, export_all
+from edgekit.export_chain import ExportChain, export_all, verified_with
 from edgekit.models.stage import source_digest as model_digest
 from edgekit.models.weights import count_parameters, weight_bytes
 from edgekit.recipe import Recipe, RecipeStage
-from edgekit.reporting.files import write_reports
-from edgekit.results import BuildResult, ExportResult, PreparationResult, Quality, StageResult
+from edgekit.reporting.files import BUILD_FILE, write_reports
+from edgekit.results import AnyQuality, BuildResult, ExportResult, PreparationResult, StageResult
 
 
 @dataclass
@@ -36,7 +37,7 @@ class _Fold:
     data: Artifact
     model: Artifact
     teacher: Artifact | None = None
-    """The model just before the first stage that makes a student; fixed from then on."""
+    """The model just before the first stage that is no finetuning; fixed from then on."""
     teacher_quality: Artifact | None = None
     last_quality: Artifact | None = None
     preparation: list[PreparationResult] = field(default_factory=list)
@@ -51,17 +52,25 @@ def build(recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offlin
     Raises:
         EdgekitError: a stage could not run. A missed budget or a failed parity check does not raise: it is the
             result's `exit_code` (1 or 3) and `failures`, and the export concerned has no bundle.
+        UsageError: the recipe is for a task other than text classification.
     """
+    if recipe.task.kind != "text-classification":
+        raise UsageError(
+            f"build: found a recipe for the task '{recipe.task.kind}', expected text-classification. Language models "
+            "cannot be verified and bundled in one command yet: run prepare, import, prune, distill, quantize, "
+            "evaluate and export one by one."
+        )
     out = Path(out)
     with locked(out):
+        (out / BUILD_FILE).unlink(missing_ok=True)  # a build that fails must not leave an older one's success
         cache = Cache(out, recipe.seed, events, offline)
         fold = _start(cache, recipe, out)
         for stage in recipe.stages:
             _run_stage(fold, stage)
-        teacher_quality = fold.teacher_quality or fold.last_quality
+        teacher_quality = _fix_teacher(fold)
         chain = ExportChain(cache, recipe, out, fold.data, fold.model, teacher_quality)
         exports = export_all(chain)
-        result = _conclude(fold, exports, read_quality(teacher_quality) if teacher_quality else None)
+        result = _conclude(fold, exports, read_quality(teacher_quality))
         write_reports(result, out)
     events(Event("build-finished", text=str(out), values={"exit_code": result.exit_code}))
     return result
@@ -81,8 +90,8 @@ def _start(cache: Cache, recipe: Recipe, out: Path) -> _Fold:
 
 def _run_stage(fold: _Fold, stage: RecipeStage) -> None:
     """Runs one stage and measures the quality of the model that it made."""
-    if stage.kind in ("prune", "distill") and fold.teacher is None:
-        fold.teacher, fold.teacher_quality = fold.model, fold.last_quality or _evaluate(fold, fold.model)
+    if stage.kind != "finetune":
+        _fix_teacher(fold)
     inputs = StageInputs(model=fold.model, data=fold.data)
     if stage.kind == "distill":
         inputs = replace(inputs, teacher=fold.teacher, signal=_capture(fold, stage.config))
@@ -105,6 +114,14 @@ def _run_stage(fold: _Fold, stage: RecipeStage) -> None:
     _report_quality(fold.cache.events, stage.kind, quality)
 
 
+def _fix_teacher(fold: _Fold) -> Artifact:
+    """Makes the model as it is now the teacher, unless there is one, and returns the teacher's evaluation."""
+    if fold.teacher is None or fold.teacher_quality is None:
+        fold.teacher_quality = fold.last_quality or _evaluate(fold, fold.model)
+        fold.teacher = fold.model
+    return fold.teacher_quality
+
+
 def _capture(fold: _Fold, config: StageConfig) -> Artifact:
     """Returns the teacher's outputs; distillations that need the same share them through the cache."""
     from edgekit.distillation.stage import DistillConfig, capture_config
@@ -121,10 +138,11 @@ def _capture(fold: _Fold, config: StageConfig) -> Artifact:
 
 def _evaluate(fold: _Fold, model: Artifact) -> Artifact:
     inputs = StageInputs(model=model, data=fold.data, teacher=fold.teacher_quality)
-    return fold.cache.run("evaluate", inputs, fold.recipe.evaluate).artifact
+    outside = verified_with("torch")
+    return fold.cache.run("evaluate", inputs, fold.recipe.evaluate, outside=outside).artifact
 
 
-def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: Quality | None) -> BuildResult:
+def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: AnyQuality) -> BuildResult:
     failures = [failure for export in exports for failure in _failures(export)]
     parity_failed = any(not export.parity.passed for export in exports)
     budget_failed = any(not export.budget.met for export in exports)
@@ -166,9 +184,10 @@ def _prepared(kind: str, artifact: Artifact, seconds: float, was_cached: bool, o
     )
 
 
-def _report_quality(events: EventSink, kind: str, quality: Quality) -> None:
-    values = {"accuracy": quality.accuracy}
-    if quality.accuracy_change is not None:
-        values["accuracy_change"] = quality.accuracy_change
-    values |= {f"accuracy_{name}": part.accuracy for name, part in quality.parts.items()}
+def _report_quality(events: EventSink, kind: str, quality: AnyQuality) -> None:
+    found = quality.headline
+    values = {str(found.metric): found.value}
+    if found.change is not None:
+        values[found.change_name] = found.change
+    values |= {f"{found.metric}_{name}": part.headline.value for name, part in quality.parts.items()}
     events(Event("metric", stage=kind, text=f"quality on {quality.split}", values=values))

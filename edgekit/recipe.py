@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from edgekit.benchmarking.limits import merge_budgets, misplaced_limits
 from edgekit.benchmarking.stage import BenchConfig, EvaluateConfig
 from edgekit.contract import StageConfig
 from edgekit.data.stage import PrepareConfig
@@ -165,6 +166,9 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
             except TargetError as error:
                 problems.append(f"{where}: export.targets: {error}")
     problems += _repeated_exports(frame.export, where)
+    problems += misplaced_limits(frame.budget, frame.task.kind, f"{where}: budget")
+    for index, entry in enumerate(frame.export):
+        problems += misplaced_limits(entry.budget, frame.task.kind, f"{where}: export.{index}.budget")
     problems += [] if data is None else _unknown_splits(frame.evaluate, data, where)
     if problems or teacher is None or data is None:
         raise RecipeError("\n".join(problems))
@@ -200,11 +204,8 @@ def bundle_name(recipe: Recipe, entry: ExportEntry, target: Target) -> str:
 
 
 def merged_budget(recipe: Recipe, entry: ExportEntry, target: Target) -> Budget:
-    """Returns the limits that hold: the export's, else the recipe's, else the target's."""
-    merged: dict[str, Any] = {}
-    for budget in (target.budget, recipe.budget, entry.budget):
-        merged.update(budget.model_dump(exclude_none=True))
-    return Budget(**merged)
+    """Returns the limits that hold: the export's, else the recipe's, else those of the target's that fit the task."""
+    return merge_budgets([target.budget, recipe.budget, entry.budget], recipe.task.kind)
 
 
 def _repeated_exports(exports: list[ExportEntry], where: str) -> list[str]:

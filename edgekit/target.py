@@ -54,9 +54,15 @@ class Budget(TargetPart):
     peak_memory_bytes: int | None = Field(default=None, gt=0)
     """Largest VmHWM of the process that runs the model."""
     p95_ms: float | None = Field(default=None, gt=0)
-    """Largest 95th percentile of latency, in the recipe's scenario."""
+    """Classifiers: largest 95th percentile of latency, in the recipe's scenario."""
     quality_drop: float | None = Field(default=None, ge=0, le=1)
-    """Largest loss of accuracy against the teacher, as a share (0.01 is one point)."""
+    """Classifiers: largest loss of accuracy against the teacher, as a share (0.01 is one point)."""
+    first_token_ms: float | None = Field(default=None, gt=0)
+    """Language models: largest median time from the prompt to the first token, at the deepest context measured."""
+    decode_tokens_per_s: float | None = Field(default=None, gt=0)
+    """Language models: least tokens a second after the first, at the deepest context measured."""
+    perplexity_ratio: float | None = Field(default=None, gt=0)
+    """Language models: largest perplexity over the teacher's (1.1 is a tenth more)."""
 
 
 class Target(TargetPart):

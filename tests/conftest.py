@@ -1,4 +1,4 @@
-"""Fixtures that all tests share; no test touches a network."""
+"""What all tests share: no network, no accelerator, one thread."""
 
 from __future__ import annotations
 
@@ -8,3 +8,5 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# Results are compared to the bit, also with those of processes that a test starts; torch reads this at its import.
+os.environ["OMP_NUM_THREADS"] = "1"

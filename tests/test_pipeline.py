@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,10 +13,12 @@ import pytest
 import edgekit
 from edgekit.artifact import Artifact
 from edgekit.events import Event
-from edgekit.pipeline import build
+from edgekit.pipeline import _report_quality, build
 from edgekit.recipe import load_recipe
 from edgekit.results import BuildResult
 from tests.pico import pico_encoder, pico_texts
+from tests.reporting.examples import quality
+from tests.reporting.language_examples import with_parts
 
 RECIPE = """
 name = "pico"
@@ -69,21 +70,6 @@ def make_recipe(directory: Path, text: str = RECIPE) -> Path:
     path = directory / "recipe.toml"
     path.write_text(text)
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Weights are equal to the bit for equal numbers of threads only, and other tests change this process's."""
-    import torch
-
-    before, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    yield
-    torch.set_num_threads(before)
-    os.environ.pop("OMP_NUM_THREADS")
-    if variable is not None:
-        os.environ["OMP_NUM_THREADS"] = variable
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +196,15 @@ def test_a_bundle_loads_and_an_altered_one_does_not(built):
     labels.write_text(labels.read_text() + " ")
     with pytest.raises(edgekit.EdgekitError, match=r"labels\.json"):
         edgekit.load(bundle)
+
+
+def test_the_metric_of_a_stage_is_told_by_its_own_name():
+    heard: list[Event] = []
+    _report_quality(heard.append, "distill", with_parts(37.6))
+    _report_quality(heard.append, "distill", quality(0.84))
+    _report_quality(heard.append, "finetune", quality(0.84, teacher=False))
+    language, compared, alone = (event.values for event in heard)
+    assert list(language) == ["perplexity", "perplexity_ratio", "perplexity_test", "perplexity_news"]
+    assert language["perplexity"] == 37.6
+    assert compared == {"accuracy": 0.84, "accuracy_change": pytest.approx(0.001)}
+    assert alone == {"accuracy": 0.84}

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from edgekit.benchmarking.limits import TASK_LIMITS, merge_budgets
 from edgekit.errors import RecipeError
 from edgekit.recipe import (
     bundle_name,
@@ -158,3 +159,40 @@ def test_a_split_to_judge_on_that_the_data_lacks_is_found_before_any_training(tm
     (tmp_path / "r.toml").write_text(VALID + '[evaluate]\nsplits = ["test", "tset"]\n')
     with pytest.raises(RecipeError, match=r"evaluate.splits: found 'tset'.*Did you mean 'test'"):
         load_recipe(str(tmp_path / "r.toml"))
+
+
+LANGUAGE = VALID.replace('labels = ["negative", "positive"]', 'kind = "causal-lm"')
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "message"),
+    [
+        (LANGUAGE, "quality_drop = 0.02", "budget.quality_drop: found a limit that does not fit the task 'causal-lm'."),
+        (LANGUAGE, "quality_drop = 0.02", "Use perplexity_ratio instead."),
+        (LANGUAGE, "p95_ms = 20", "Use first_token_ms and decode_tokens_per_s instead."),
+        (VALID, "perplexity_ratio = 1.5", "does not fit the task 'text-classification'. Use quality_drop instead."),
+        (VALID, "decode_tokens_per_s = 50", "Use p95_ms instead."),
+        (VALID, "first_token_ms = 50", "Use p95_ms instead."),
+    ],
+)
+def test_a_limit_of_another_task_is_refused_and_the_right_one_named(tmp_path, text, limit, message):
+    assert message in problem(tmp_path, f"{text}{limit}\n")
+    moved = text.replace("[budget]\n", f"[export.budget]\n{limit}\n[budget]\n")
+    assert f"export.0.budget.{limit.split()[0]}" in problem(tmp_path, moved)
+
+
+def test_a_targets_own_limits_of_another_task_are_left_out(tmp_path):
+    target = load_recipe(write(tmp_path, VALID)).targets["laptop-x86"]
+    assert target.budget.p95_ms is not None
+    mine = Budget(decode_tokens_per_s=60, perplexity_ratio=1.5)
+    merged = merge_budgets([target.budget, mine], "causal-lm")
+    assert merged == Budget(
+        file_bytes=target.budget.file_bytes,
+        peak_memory_bytes=target.budget.peak_memory_bytes,
+        decode_tokens_per_s=60,
+        perplexity_ratio=1.5,
+    )
+
+
+def test_every_limit_belongs_to_a_task():
+    assert set().union(*TASK_LIMITS.values()) == set(Budget.model_fields)

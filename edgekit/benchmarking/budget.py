@@ -1,24 +1,36 @@
 """Judges what was found against a budget. A gate passes or fails only when the evidence clears the limit.
 
 - Sizes are exact: met or missed.
-- p95 latency and quality drop have confidence intervals: met when the whole interval keeps the limit, missed when the
-  whole interval breaks it, else inconclusive. p95 also needs enough samples that its upper end bounds anything.
+- Speed and quality have confidence intervals: met when the whole interval keeps the limit, missed when the whole
+  interval breaks it, else inconclusive. A quantile also needs enough samples that its upper end bounds anything.
 - Inconclusive is not met. It means: measure more, or on a quieter machine, or evaluate on more rows.
-- p95 latency and peak memory belong to a device. Where they were measured on another machine they are not-measured for
-  the target, whatever they are there; that neither meets nor misses the budget.
+- Speed and peak memory belong to a device. Where they were measured on another machine they are not-measured for the
+  target, whatever they are there; that neither meets nor misses the budget.
+- A language model's speed is judged at the deepest context that was measured.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from edgekit.benchmarking.machine import machine_fingerprint
 from edgekit.benchmarking.statistics import effective_samples, samples_needed
-from edgekit.results import BudgetCheck, BudgetResult, CheckStatus, Interval, Machine, Measurement, Quality
+from edgekit.results import (
+    AnyMeasurement,
+    AnyQuality,
+    BudgetCheck,
+    BudgetResult,
+    CheckStatus,
+    GenerationMeasurement,
+    Headline,
+    Interval,
+    Machine,
+    Measurement,
+)
 from edgekit.target import Budget, Target
 
-_MET: CheckStatus = "met"
-_MISSED: CheckStatus = "missed"
 _ELSEWHERE = "This machine is not such a device, and its figure would not be the device's. Measure it there."
 
 
@@ -50,21 +62,66 @@ def check_budget(
     budget: Budget,
     *,
     file_bytes: int,
-    measurement: Measurement | None,
-    quality: Quality | None,
+    measurement: AnyMeasurement | None,
+    quality: AnyQuality | None,
     measured_on_target: bool,
 ) -> BudgetResult:
     """Returns one check for every limit that the budget sets."""
     checks: list[BudgetCheck] = []
     if budget.file_bytes is not None:
         checks.append(_check_size("file_bytes", budget.file_bytes, file_bytes, "The model files take"))
-    if budget.peak_memory_bytes is not None:
-        checks.append(_on_device("peak_memory_bytes", budget.peak_memory_bytes, measurement, measured_on_target))
-    if budget.p95_ms is not None:
-        checks.append(_on_device("p95_ms", budget.p95_ms, measurement, measured_on_target))
+    for name in _ON_DEVICE:
+        limit: float | None = getattr(budget, name)
+        if limit is not None:
+            checks.append(_on_device(name, limit, measurement, measured_on_target))
+    headline = None if quality is None else quality.headline
     if budget.quality_drop is not None:
-        checks.append(_check_quality(budget.quality_drop, quality))
+        checks.append(_check_accuracy(budget.quality_drop, headline))
+    if budget.perplexity_ratio is not None:
+        checks.append(_check_perplexity(budget.perplexity_ratio, headline))
     return BudgetResult(met=all(check.status in ("met", "not-measured") for check in checks), checks=checks)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A value with its interval, and the words to judge it in."""
+
+    name: str
+    limit: float
+    value: float
+    interval: Interval
+    words: str
+    """What was found, as the beginning of a sentence."""
+    allowed: str
+    """The limit in words."""
+    complaint: str
+    """What a value beyond the limit is."""
+    advice: str
+    """What to do about an interval that holds the limit."""
+    least: bool = False
+    """True where the limit is the smallest value allowed, not the largest."""
+
+
+def _judge(found: _Found) -> BudgetCheck:
+    """Returns the check: met or missed when the whole interval is on one side, the limit itself allowed."""
+    low, high = found.interval.low, found.interval.high
+    wanted = f"{found.allowed} {'asked for' if found.least else 'allowed'}"
+    if high < found.limit if found.least else low > found.limit:
+        return _check(found, "missed", f"{found.words}, {wanted}: {found.complaint}.")
+    if low >= found.limit if found.least else high <= found.limit:
+        return _check(found, "met", f"{found.words}, {wanted}.")
+    return _check(found, "inconclusive", f"{found.words}, which does not clear {found.allowed}. {found.advice}")
+
+
+def _check(found: _Found, status: CheckStatus, explanation: str) -> BudgetCheck:
+    return BudgetCheck(
+        name=found.name,
+        limit=found.limit,
+        value=found.value,
+        interval=found.interval,
+        status=status,
+        explanation=explanation,
+    )
 
 
 def _check_size(name: str, limit: float, value: int, subject: str) -> BudgetCheck:
@@ -79,82 +136,149 @@ def _check_size(name: str, limit: float, value: int, subject: str) -> BudgetChec
     )
 
 
-def _on_device(name: str, limit: float, measurement: Measurement | None, on_target: bool) -> BudgetCheck:
+def _on_device(name: str, limit: float, measurement: AnyMeasurement | None, on_target: bool) -> BudgetCheck:
     """Judges a figure that belongs to a device, if it was measured on such a one."""
     if not on_target:
         return BudgetCheck(name=name, limit=limit, value=None, status="not-measured", explanation=_ELSEWHERE)
     if measurement is None:
         return _inconclusive(name, limit, "Nothing was measured.")
-    return _JUDGES[name](name, limit, measurement)
+    return _ON_DEVICE[name](name, limit, measurement)
 
 
-def _check_memory(name: str, limit: float, measurement: Measurement) -> BudgetCheck:
+def _check_memory(name: str, limit: float, measurement: AnyMeasurement) -> BudgetCheck:
     # 0 is how a system without this figure reports it.
     if measurement.peak_rss_bytes == 0:
         return _inconclusive(name, limit, "This system does not tell a process's peak memory.")
     return _check_size(name, limit, measurement.peak_rss_bytes, "The process, its interpreter included, peaked at")
 
 
-def _check_latency(name: str, limit: float, measurement: Measurement) -> BudgetCheck:
-    interval, value = measurement.p95_interval_ms, measurement.p95_ms
-    found = f"p95 is {value:.3g} ms ({interval.low:.3g} to {interval.high:.3g}) on {measurement.machine.cpu}"
-    if interval.low > limit:
-        return BudgetCheck(
+def _check_latency(name: str, limit: float, measurement: AnyMeasurement) -> BudgetCheck:
+    if not isinstance(measurement, Measurement):
+        return _inconclusive(name, limit, "What was measured is writing, not one call: limit first_token_ms.")
+    interval = measurement.p95_interval_ms
+    found = _Found(
+        name=name,
+        limit=limit,
+        value=measurement.p95_ms,
+        interval=interval,
+        words=f"p95 is {_milliseconds(measurement.p95_ms, interval)} on {measurement.machine.cpu}",
+        allowed=f"{limit:g} ms",
+        complaint="too slow",
+        advice="Sample longer, or on a quieter machine.",
+    )
+    return _too_few(found, measurement.samples_ms, 0.95) or _judge(found)
+
+
+def _check_first_token(name: str, limit: float, measurement: AnyMeasurement) -> BudgetCheck:
+    if not isinstance(measurement, GenerationMeasurement):
+        return _inconclusive(name, limit, "What was measured is one call, not writing: limit p95_ms.")
+    depth = measurement.deepest
+    interval = depth.first_token_interval_ms
+    time = _milliseconds(depth.first_token_ms, interval)
+    found = _Found(
+        name=name,
+        limit=limit,
+        value=depth.first_token_ms,
+        interval=interval,
+        words=f"The first token after {depth.context_tokens:,} takes {time} on {measurement.machine.cpu}",
+        allowed=f"{limit:g} ms",
+        complaint="too slow",
+        advice="Sample longer, or on a quieter machine.",
+    )
+    return _too_few(found, depth.first_token_samples_ms, 0.5) or _judge(found)
+
+
+def _check_decode(name: str, limit: float, measurement: AnyMeasurement) -> BudgetCheck:
+    if not isinstance(measurement, GenerationMeasurement):
+        return _inconclusive(name, limit, "What was measured is one call, not writing: limit p95_ms.")
+    depth = measurement.deepest
+    value, interval = depth.decode_tokens_per_s, depth.decode_tokens_per_s_interval
+    rate = f"{value:.3g} tokens/s ({interval.low:.3g} to {interval.high:.3g})"
+    return _judge(
+        _Found(
             name=name,
             limit=limit,
             value=value,
             interval=interval,
-            status="missed",
-            explanation=f"{found}, {limit:g} ms allowed: too slow.",
+            words=f"After {depth.context_tokens:,} tokens it writes {rate} on {measurement.machine.cpu}",
+            allowed=f"{limit:g} tokens/s",
+            complaint="too slow",
+            advice="Sample longer, or on a quieter machine.",
+            least=True,
         )
-    independent, needed = effective_samples(measurement.samples_ms, 0.95), samples_needed(0.95, interval.confidence)
-    if independent < needed:
-        reason = f"{found} from samples worth {independent:.0f} independent ones, {needed} needed to bound it."
-        return _inconclusive(name, limit, f"{reason} Sample longer.", value, interval)
-    if interval.high > limit:
-        reason = f"{found}, which does not clear {limit:g} ms. Sample longer, or on a quieter machine."
-        return _inconclusive(name, limit, reason, value, interval)
-    return BudgetCheck(
-        name=name,
-        limit=limit,
-        value=value,
-        interval=interval,
-        status="met",
-        explanation=f"{found}, {limit:g} ms allowed.",
     )
 
 
-def _check_quality(limit: float, quality: Quality | None) -> BudgetCheck:
+def _too_few(found: _Found, samples_ms: list[float], quantile: float) -> BudgetCheck | None:
+    """Returns an inconclusive check where too few samples bound the quantile; None where enough do, or it is missed."""
+    independent, needed = effective_samples(samples_ms, quantile), samples_needed(quantile, found.interval.confidence)
+    if found.interval.low > found.limit or independent >= needed:
+        return None
+    reason = f"{found.words} from samples worth {independent:.0f} independent ones, {needed} needed to bound it."
+    return _check(found, "inconclusive", f"{reason} Sample longer.")
+
+
+def _check_accuracy(limit: float, quality: Headline | None) -> BudgetCheck:
     name = "quality_drop"
-    if quality is None or quality.accuracy_change is None or quality.accuracy_change_interval is None:
+    if quality is None or quality.metric != "accuracy" or quality.change is None or quality.change_interval is None:
         return _inconclusive(name, limit, "The accuracy was not compared with the teacher's.")
-    change = quality.accuracy_change_interval
-    interval = Interval(low=-change.high, high=-change.low, confidence=change.confidence)
-    drop = -quality.accuracy_change
-    found = (
-        f"Accuracy changed by {100 * quality.accuracy_change:+.2f} points "
-        f"({100 * change.low:+.2f} to {100 * change.high:+.2f}) on {quality.rows:,} rows"
+    change = quality.change_interval
+    words = (
+        f"Accuracy changed by {100 * quality.change:+.2f} points "
+        f"({100 * change.low:+.2f} to {100 * change.high:+.2f}) on {quality.amount:,} rows"
     )
-    if interval.low > limit:
-        status, rest = _MISSED, f"a drop of {100 * limit:g} allowed: too much."
-    elif interval.high <= limit:
-        status, rest = _MET, f"a drop of {100 * limit:g} allowed."
-    else:
-        reason = f"{found}, which does not clear a drop of {100 * limit:g}. Evaluate on more rows."
-        return _inconclusive(name, limit, reason, drop, interval)
-    explanation = f"{found}, {rest}"
-    return BudgetCheck(name=name, limit=limit, value=drop, interval=interval, status=status, explanation=explanation)
-
-
-_JUDGES = {"peak_memory_bytes": _check_memory, "p95_ms": _check_latency}
-
-
-def _inconclusive(
-    name: str, limit: float, explanation: str, value: float | None = None, interval: Interval | None = None
-) -> BudgetCheck:
-    return BudgetCheck(
-        name=name, limit=limit, value=value, interval=interval, status="inconclusive", explanation=explanation
+    return _judge(
+        _Found(
+            name=name,
+            limit=limit,
+            value=-quality.change,
+            interval=Interval(low=-change.high, high=-change.low, confidence=change.confidence),
+            words=words,
+            allowed=f"a drop of {100 * limit:g}",
+            complaint="too much",
+            advice="Evaluate on more rows.",
+        )
     )
+
+
+def _check_perplexity(limit: float, quality: Headline | None) -> BudgetCheck:
+    name = "perplexity_ratio"
+    if quality is None or quality.metric != "perplexity" or quality.change is None or quality.change_interval is None:
+        return _inconclusive(name, limit, "The perplexity was not compared with the teacher's.")
+    ratio = quality.change_interval
+    words = (
+        f"Perplexity is {quality.change:.3f} times the teacher's ({ratio.low:.3f} to {ratio.high:.3f}) on "
+        f"{quality.amount:,} tokens"
+    )
+    return _judge(
+        _Found(
+            name=name,
+            limit=limit,
+            value=quality.change,
+            interval=ratio,
+            words=words,
+            allowed=f"{limit:g} times",
+            complaint="too much",
+            advice="Evaluate on more text.",
+        )
+    )
+
+
+_ON_DEVICE: dict[str, Callable[[str, float, AnyMeasurement], BudgetCheck]] = {
+    "peak_memory_bytes": _check_memory,
+    "p95_ms": _check_latency,
+    "first_token_ms": _check_first_token,
+    "decode_tokens_per_s": _check_decode,
+}
+"""Limits that belong to a device, in the order of their checks."""
+
+
+def _inconclusive(name: str, limit: float, explanation: str) -> BudgetCheck:
+    return BudgetCheck(name=name, limit=limit, value=None, status="inconclusive", explanation=explanation)
+
+
+def _milliseconds(value: float, interval: Interval) -> str:
+    return f"{value:.3g} ms ({interval.low:.3g} to {interval.high:.3g})"
 
 
 def _megabytes(size: float) -> str:

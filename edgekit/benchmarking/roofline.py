@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from edgekit.errors import UsageError
-from edgekit.results import Estimate, Measurement
+from edgekit.results import AnyMeasurement, Estimate
 from edgekit.runtimes.protocol import ModelOnDisk, model_bytes, model_file
 from edgekit.target import Target
 
@@ -111,7 +111,7 @@ def estimate_latency(model: ModelOnDisk, target: Target, shape: Shape) -> Estima
     )
 
 
-def estimate_peak_memory(model: ModelOnDisk, target: Target, measurement: Measurement | None = None) -> Estimate:
+def estimate_peak_memory(model: ModelOnDisk, target: Target, measurement: AnyMeasurement | None = None) -> Estimate:
     """Returns the range in which the memory that the model adds to an app is likely to lie.
 
     With a measurement of the same file on any machine it builds on what the model added there, which depends little on

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
 from edgekit.errors import ArtifactError, UsageError
-from edgekit.results import Comparison, Measurement, Quality
+from edgekit.results import AnyMeasurement, AnyQuality, Comparison
 
 if TYPE_CHECKING:
     from edgekit.benchmarking.harness import Sampling
@@ -26,11 +26,13 @@ class EvaluateConfig(StageConfig):
     """What to judge a model on."""
 
     splits: list[str] = Field(default=["test"], min_length=1)
-    """Splits of the data to evaluate on, all their rows together; they must have labels."""
+    """Splits of the data to evaluate on, all their rows together; for a classifier they must have labels."""
     max_rows: int | None = Field(default=None, ge=1)
     """Rows to evaluate, from the start of each split; all by default."""
     batch_size: int | None = Field(default=None, ge=1)
     """Texts a call. By default 1 for an export, as it ships, and 64 for a torch model."""
+    max_tokens: int = Field(default=512, ge=2)
+    """Language models: tokens of each text that are judged, from its start; at most the model's context."""
     runtime: str | None = None
     """Runtime to run the model with; by default the one that opens such a model."""
 
@@ -61,16 +63,24 @@ class BenchConfig(StageConfig):
 
 
 def evaluate(inputs: StageInputs, config: EvaluateConfig, context: StageContext) -> Artifact:
-    """Measures the quality of a model and keeps its logits; the teacher may be a model or its evaluation.
+    """Measures the quality of a model; the teacher may be a model or, for a classifier, its evaluation.
 
-    The artifact holds `quality.json` and `logits.npy`, float32 (rows, classes) in the order of the data's labels, so
-    that later models are compared with this one row by row without running it again.
+    The artifact holds `quality.json`; for a classifier also `logits.npy`, float32 (rows, classes) in the order of the
+    data's labels, so that later models are compared with this one row by row without running it again.
 
     Raises:
-        DataError: a split is missing, empty or without labels.
-        ModelError: the labels of model and data differ.
+        DataError: a split is missing, empty or, for a classifier, without labels.
+        ModelError: the labels of model and data differ, or a token of the model is not one of the teacher's.
         UsageError: the teacher was evaluated on other rows, or no runtime opens the model.
     """
+    from edgekit.models.tasks import read_task
+
+    if read_task(inputs.require("model", "evaluate")).kind == "causal-lm":
+        return _evaluate_language(inputs, config, context)
+    return _evaluate_classifier(inputs, config, context)
+
+
+def _evaluate_classifier(inputs: StageInputs, config: EvaluateConfig, context: StageContext) -> Artifact:
     import numpy as np
 
     from edgekit.benchmarking.predictions import LOGITS_FILE, predict, read_rows
@@ -82,9 +92,23 @@ def evaluate(inputs: StageInputs, config: EvaluateConfig, context: StageContext)
     logits = predict(model, rows, runtime=config.runtime, batch_size=config.batch_size, events=context.events)
     judged = Judged(logits, np.array(rows.labels, dtype=np.int64), rows.names, rows.sizes)
     quality = judge_parts(judged, teacher_logits, seed=context.seed)
+    quality = quality.model_copy(update={"model_digest": model.digest})
     with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
         (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
         np.save(directory / LOGITS_FILE, logits, allow_pickle=False)
+    return Artifact.open(context.out)
+
+
+def _evaluate_language(inputs: StageInputs, config: EvaluateConfig, context: StageContext) -> Artifact:
+    from edgekit.benchmarking.language_predictions import Reading, score_documents
+    from edgekit.benchmarking.language_quality import judge_language
+
+    model, data = inputs.require("model", "evaluate"), inputs.require("data", "evaluate")
+    reading = Reading(config.splits, config.max_rows, config.max_tokens, config.runtime)
+    scores = score_documents(model, inputs.teacher, data, reading, context.events)
+    quality = judge_language(scores, seed=context.seed).model_copy(update={"model_digest": model.digest})
+    with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
+        (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Artifact.open(context.out)
 
 
@@ -116,22 +140,25 @@ def bench(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Ar
     return Artifact.open(context.out)
 
 
-def read_quality(artifact: Artifact) -> Quality:
+def read_quality(artifact: Artifact) -> AnyQuality:
     """Returns the result in a `quality` artifact.
 
     Raises:
         ArtifactError: the artifact is of another kind.
     """
-    return Quality.model_validate_json(_read(artifact, "quality", QUALITY_FILE))
+    found: AnyQuality = TypeAdapter(AnyQuality).validate_json(_read(artifact, "quality", QUALITY_FILE))
+    return found
 
 
-def read_measurement(artifact: Artifact) -> Measurement:
+def read_measurement(artifact: Artifact) -> AnyMeasurement:
     """Returns the measurement of the model in a `measurement` artifact.
 
     Raises:
         ArtifactError: the artifact is of another kind.
     """
-    return Measurement.model_validate_json(_read(artifact, "measurement", MEASUREMENT_FILE))
+    text = _read(artifact, "measurement", MEASUREMENT_FILE)
+    found: AnyMeasurement = TypeAdapter(AnyMeasurement).validate_json(text)
+    return found
 
 
 def read_comparison(artifact: Artifact) -> Comparison | None:

@@ -1,4 +1,4 @@
-"""Reads local files of each format into columns of cells, each row with the number a person would count in the file.
+"""Reads local files of each format row by row, each with the number a person would count in the file.
 
 The text formats are parsed by the standard library rather than by pandas, which takes "NA" for a missing value,
 fills short rows and shifts columns without a word. What a column means is not known here.
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Cell = str | int | float | bool | None
+Numbered = tuple[int, dict[str, Any]]
+"""Where a row is in its file, counted from 1 in `unit`s, and its columns."""
 
 
 @dataclass(frozen=True)
@@ -33,70 +35,97 @@ class Table:
     """What `numbers` count: `line`, `item` or `row`."""
 
 
-def read_file(file: Path, where: str) -> Table:
+@dataclass(frozen=True)
+class RowStream:
+    """The rows of a source, which may be read again and again."""
+
+    unit: str
+    """What a row's number counts: `line`, `item` or `row`."""
+    read: Callable[[], Iterator[Numbered]]
+    """Starts at the first row; holds one row, or one batch of them, at a time."""
+
+
+def collect(stream: RowStream) -> Table:
+    """Returns all rows of a stream in memory."""
+    numbers: list[int] = []
+    columns: dict[str, list[Cell]] = {}
+    for number, cells in stream.read():
+        for name in cells:
+            if name not in columns:
+                columns[name] = [None] * len(numbers)
+        for name, values in columns.items():
+            values.append(cells.get(name))
+        numbers.append(number)
+    return Table(columns, numbers, stream.unit)
+
+
+def stream_file(file: Path, where: str) -> RowStream:
     """Returns the rows of a .csv, .tsv, .jsonl, .json, .parquet or .txt file; `where` names it in errors.
 
-    A .txt file has one text a line, in the column `text`; blank lines are no rows.
+    A .txt file has one text a line, in the column `text`; blank lines are no rows. All but a .json array is read in
+    constant memory.
 
     Raises:
-        DataError: an unknown suffix, an empty or malformed file, naming the line.
+        DataError: an unknown suffix or an empty file; and, while it is read, a malformed one, naming the line.
     """
-    reader = _READERS.get(file.suffix.lower())
-    if reader is None:
+    if file.suffix.lower() not in _READERS:
         raise DataError(f"{where}: found the suffix '{file.suffix}', expected one of {', '.join(_READERS)}.")
     if file.stat().st_size == 0:
         raise DataError(f"{where}: is empty, expected rows.")
-    try:
-        table = reader(file, where)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    if not table.numbers:
-        raise DataError(f"{where}: holds no rows.")
-    return table
+    unit, reader = _READERS[file.suffix.lower()]
+    if file.suffix.lower() == ".json" and not _is_array(file):
+        unit, reader = _READERS[".jsonl"]
+
+    def read() -> Iterator[Numbered]:
+        empty = True
+        try:
+            for row in reader(file, where):
+                empty = False
+                yield row
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: is not UTF-8 text ({error}). Save it as UTF-8.") from error
+        if empty:
+            raise DataError(f"{where}: holds no rows.")
+
+    return RowStream(unit, read)
 
 
-def from_dataset(dataset: Dataset) -> Table:
-    """Returns a `datasets` table with class labels replaced by their names."""
+def stream_dataset(dataset: Dataset) -> Iterator[Numbered]:
+    """Yields the rows of a `datasets` table with class labels replaced by their names."""
     from datasets import ClassLabel
 
-    columns: dict[str, list[Cell]] = {}
-    for name, feature in dataset.features.items():
-        values = list(dataset[name])
-        if isinstance(feature, ClassLabel):
-            values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
-        columns[name] = values
-    return Table(columns, list(range(1, len(dataset) + 1)), "row")
+    classes = {name: feature for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
+    for number, row in enumerate(dataset, start=1):
+        for name, feature in classes.items():
+            value = row[name]
+            row[name] = None if value is None or value < 0 else feature.int2str(value)
+        yield number, row
 
 
-def _read_csv(file: Path, where: str) -> Table:
+def _read_csv(file: Path, where: str) -> Iterator[Numbered]:
     return _read_delimited(file, where, ",")
 
 
-def _read_tsv(file: Path, where: str) -> Table:
+def _read_tsv(file: Path, where: str) -> Iterator[Numbered]:
     return _read_delimited(file, where, "\t")
 
 
-def _read_delimited(file: Path, where: str, delimiter: str) -> Table:
+def _read_delimited(file: Path, where: str, delimiter: str) -> Iterator[Numbered]:
     previous_limit = csv.field_size_limit(2**31 - 1)
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             records = _records(csv.reader(stream, delimiter=delimiter, strict=True), where)
             _, header = next(records, (0, []))
             _check_header(header, where)
-            rows: list[list[str]] = []
-            numbers: list[int] = []
             for line, record in records:
                 if len(record) != len(header):
                     raise DataError(
                         f"{where}, line {line}: found {len(record)} fields, expected {len(header)} as in the header. "
                         "Put quotes around a text that holds the delimiter."
                     )
-                rows.append(record)
-                numbers.append(line)
+                yield line, dict(zip(header, record, strict=True))
     finally:
         csv.field_size_limit(previous_limit)
-    columns: dict[str, list[Cell]] = {name: [row[index] for row in rows] for index, name in enumerate(header)}
-    return Table(columns, numbers, "line")
 
 
 def _records(reader: Any, where: str) -> Iterator[tuple[int, list[str]]]:
@@ -121,9 +150,7 @@ def _check_header(header: list[str], where: str) -> None:
         raise DataError(f"{where}: its header names the column '{repeated[0]}' more than once.")
 
 
-def _read_json_lines(file: Path, where: str) -> Table:
-    objects: list[dict[str, Any]] = []
-    numbers: list[int] = []
+def _read_json_lines(file: Path, where: str) -> Iterator[Numbered]:
     with file.open(encoding="utf-8-sig", newline="\n") as stream:
         for line, text in enumerate(stream, start=1):
             if not text.strip():
@@ -132,22 +159,25 @@ def _read_json_lines(file: Path, where: str) -> Table:
                 value = json.loads(text)
             except ValueError as error:
                 raise DataError(f"{where}, line {line}: is not valid JSON ({error}).") from error
-            objects.append(_require_object(value, f"{where}, line {line}"))
-            numbers.append(line)
-    return _from_objects(objects, numbers, "line")
+            yield line, _require_object(value, f"{where}, line {line}")
 
 
-def _read_json(file: Path, where: str) -> Table:
-    """Reads an array of objects; a file of JSON lines under the name .json is taken as that."""
-    text = file.read_text(encoding="utf-8-sig")
-    if text.lstrip()[:1] != "[":
-        return _read_json_lines(file, where)
+def _is_array(file: Path) -> bool:
+    """True for a .json file of one array; False for JSON lines under that name."""
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
+        first = next((line.lstrip() for line in stream if line.strip()), "")
+    return first[:1] == "["
+
+
+def _read_json(file: Path, where: str) -> Iterator[Numbered]:
     try:
-        values = json.loads(text)
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise
     except ValueError as error:
         raise DataError(f"{where}: is not valid JSON ({error}).") from error
-    objects = [_require_object(value, f"{where}, item {item}") for item, value in enumerate(values, start=1)]
-    return _from_objects(objects, list(range(1, len(objects) + 1)), "item")
+    for item, value in enumerate(values, start=1):
+        yield item, _require_object(value, f"{where}, item {item}")
 
 
 def _require_object(value: Any, where: str) -> dict[str, Any]:
@@ -156,39 +186,36 @@ def _require_object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _from_objects(objects: list[dict[str, Any]], numbers: list[int], unit: str) -> Table:
-    names = list(dict.fromkeys(name for value in objects for name in value))
-    return Table({name: [value.get(name) for value in objects] for name in names}, numbers, unit)
-
-
-def _read_text(file: Path, where: str) -> Table:
-    texts: list[Cell] = []
-    numbers: list[int] = []
+def _read_text(file: Path, where: str) -> Iterator[Numbered]:
     with file.open(encoding="utf-8-sig") as stream:
         for line, text in enumerate(stream, start=1):
             if text.strip():
-                texts.append(text.rstrip("\n"))
-                numbers.append(line)
-    return Table({"text": texts}, numbers, "line")
+                yield line, {"text": text.rstrip("\n")}
 
 
-def _read_parquet(file: Path, where: str) -> Table:
+def _read_parquet(file: Path, where: str) -> Iterator[Numbered]:
     import pyarrow
     from datasets import Dataset
     from pyarrow import parquet
 
+    before = 0
     try:
-        return from_dataset(Dataset(parquet.read_table(file)))
+        with parquet.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(_BATCH):
+                for number, row in stream_dataset(Dataset(pyarrow.Table.from_batches([batch]))):
+                    yield before + number, row
+                before += len(batch)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{where}: is not a readable parquet file ({reason}).") from error
 
 
-_READERS: dict[str, Callable[[Path, str], Table]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".jsonl": _read_json_lines,
-    ".json": _read_json,
-    ".parquet": _read_parquet,
-    ".txt": _read_text,
+_BATCH = 1000
+_READERS: dict[str, tuple[str, Callable[[Path, str], Iterator[Numbered]]]] = {
+    ".csv": ("line", _read_csv),
+    ".tsv": ("line", _read_tsv),
+    ".jsonl": ("line", _read_json_lines),
+    ".json": ("item", _read_json),
+    ".parquet": ("row", _read_parquet),
+    ".txt": ("line", _read_text),
 }

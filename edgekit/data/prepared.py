@@ -1,4 +1,4 @@
-"""Reads prepared data: the splits of a `data` artifact, each a parquet file of texts and labels.
+"""Reads prepared data: the splits of a `data` artifact, each a parquet file of texts and labels, or of documents.
 
 Only pyarrow is needed. Where the rows came from and how they were split is `data/stage.py`'s matter.
 """
@@ -6,16 +6,19 @@ Only pyarrow is needed. Where the rows came from and how they were split is `dat
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from edgekit.artifact import Artifact
+from edgekit.data.documents import Document, Form, from_cells, words_of
 from edgekit.errors import DataError
 from edgekit.spelling import did_you_mean
 
 DATA_FILE = "data.json"
+_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class DataDescription(BaseModel):
     """Names of the classes, in the order of the label indices."""
     splits: dict[str, int]
     """Split to its number of rows."""
+    forms: dict[str, Form] = {}
+    """Split to what a language model reads in a row; empty for a classifier's data."""
     sources: list[dict[str, JsonValue]] = []
     """The sources that the rows were read from."""
 
@@ -57,6 +62,10 @@ class PreparedData:
     """Names of the classes, in the order of the label indices."""
     rows: dict[str, int]
     """Split to its number of rows."""
+    forms: dict[str, Form]
+    """Split to what a language model reads in a row; empty for a classifier's data."""
+    digest: str
+    """Digest of the artifact."""
 
     @classmethod
     def open(cls, data: Artifact) -> PreparedData:
@@ -72,22 +81,47 @@ class PreparedData:
             description = DataDescription.model_validate_json(file.read_text(encoding="utf-8"))
         except ValidationError as error:
             raise DataError(f"{file}: not valid ({error.errors()[0]['msg']}). Prepare the data again.") from error
-        return cls(data.path, description.labels, description.splits)
+        return cls(data.path, description.labels, description.splits, description.forms, data.digest)
 
     def split(self, name: str) -> Split:
-        """Returns the rows of a split.
+        """Returns the rows of a split; a conversation as its words, without a template.
 
         Raises:
             DataError: there is no split of that name.
         """
+        file = self._file(name)
+        if self.forms.get(name, "text") != "text":
+            return Split(name, [words_of(document) for document in self.documents(name)], None)
+        import pyarrow.parquet as parquet
+
+        table = parquet.read_table(file, memory_map=True)
+        labels = table.column("label").to_pylist() if "label" in table.column_names else None
+        return Split(name, table.column("text").to_pylist(), labels)
+
+    def documents(self, name: str) -> Iterator[Document]:
+        """Yields what a language model learns from, in file order, with a few rows in memory at a time.
+
+        Raises:
+            DataError: there is no split of that name, or its rows are labelled text for a classifier.
+        """
+        file = self._file(name)
+        if name not in self.forms:
+            raise DataError(
+                f"{self.path}: split '{name}' holds labelled text, expected documents for a language model. "
+                "Prepare the data with form = 'text', 'chat' or 'prompt-completion' and without labels."
+            )
+        import pyarrow.parquet as parquet
+
+        with parquet.ParquetFile(file, memory_map=True) as opened:
+            for batch in opened.iter_batches(_BATCH):
+                for cells in batch.to_pylist():
+                    yield from_cells(cells, self.forms[name])
+
+    def _file(self, name: str) -> Path:
         if name not in self.rows:
             known = ", ".join(sorted(self.rows))
             raise DataError(f"{self.path}: no split '{name}'.{did_you_mean(name, self.rows)} Splits: {known}.")
-        import pyarrow.parquet as parquet
-
-        table = parquet.read_table(self.path / f"{name}.parquet", memory_map=True)
-        labels = table.column("label").to_pylist() if "label" in table.column_names else None
-        return Split(name, table.column("text").to_pylist(), labels)
+        return self.path / f"{name}.parquet"
 
 
 def write_split(directory: Path, split: Split) -> None:
@@ -103,5 +137,6 @@ def write_split(directory: Path, split: Split) -> None:
 
 def write_description(directory: Path, description: DataDescription) -> None:
     """Writes `data.json` into `directory`."""
-    text = json.dumps(description.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    unused = set() if description.forms else {"forms"}
+    text = json.dumps(description.model_dump(mode="json", exclude=unused), indent=2, ensure_ascii=False)
     (directory / DATA_FILE).write_text(text + "\n", encoding="utf-8")

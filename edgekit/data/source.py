@@ -16,6 +16,7 @@ from pydantic import Field
 from edgekit import hub
 from edgekit.artifact import hash_file, hash_json
 from edgekit.contract import StageConfig
+from edgekit.data.documents import Form, check_text
 from edgekit.errors import DataError, EdgekitError, EnvironmentLacksError, UsageError
 from edgekit.resources import is_package_resource, package_resource
 from edgekit.spelling import did_you_mean
@@ -23,7 +24,7 @@ from edgekit.spelling import did_you_mean
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from edgekit.data.formats import Cell, Table
+    from edgekit.data.formats import Cell, RowStream, Table
 
 _SHOWN_VALUES = 10
 
@@ -35,6 +36,12 @@ class Columns(StageConfig):
     """Column of the text."""
     label: str = "label"
     """Column of the label; not read where only text is needed."""
+    messages: str = "messages"
+    """Column of the turns of a conversation, each with role and content; for `form = "chat"`."""
+    prompt: str = "prompt"
+    """Column of the prompt; for `form = "prompt-completion"`."""
+    completion: str = "completion"
+    """Column of what follows the prompt; for `form = "prompt-completion"`."""
 
 
 class DataSource(StageConfig):
@@ -44,8 +51,13 @@ class DataSource(StageConfig):
     """A hub id, a path to a .csv, .tsv, .jsonl, .json, .parquet or .txt file, or pkg:NAME/path of a package."""
     columns: Columns = Columns()
     """Which columns hold the text and the label."""
+    form: Form | None = None
+    """What a language model reads in a row: `text`, `chat` or `prompt-completion`. None: labelled text for a
+    classifier; inside a table for a language model, the form of the data around it."""
     where: dict[str, str | int] = {}
     """Keep only the rows whose columns hold these values."""
+    skip_empty: bool = False
+    """Leave out rows without text; otherwise such a row is an error."""
     label_map: dict[str, str] = {}
     """Value in the label column to the name of the label; needed where they differ."""
     revision: str | None = None
@@ -77,6 +89,9 @@ def read_table(source: DataSource, *, seed: int = 0, labelled: bool = True, offl
 
     table = _read(source, offline)
     rows = _kept_rows(source, table)
+    if source.skip_empty:
+        cells = _column(source, table, source.columns.text, "columns.text")
+        rows = [row for row in rows if not is_empty(cells[row])]
     texts = _texts(source, table, rows)
     places = [f"{table.unit} {table.numbers[row]}" for row in rows]
     columns = {"text": texts, "place": places}
@@ -134,11 +149,19 @@ def _local_file(source: DataSource) -> Path:
     return file
 
 
-def _read(source: DataSource, offline: bool) -> Table:
-    from edgekit.data.formats import from_dataset, read_file
+@contextmanager
+def open_rows(source: DataSource, *, offline: bool = False) -> Iterator[RowStream]:
+    """Yields the rows of a source as a stream; a hub id is on the disk while the `with` block lasts.
+
+    Raises:
+        DataError: not found or not readable.
+        EnvironmentLacksError: a package is not installed, or the hub cannot be reached or must not be.
+    """
+    from edgekit.data.formats import RowStream, stream_dataset, stream_file
 
     if not _is_on_hub(source):
-        return read_file(_local_file(source), source.source)
+        yield stream_file(_local_file(source), source.source)
+        return
     if offline:
         raise EnvironmentLacksError(
             f"{source.source}: a hub data set, and --offline forbids fetching it. Give a file on this machine."
@@ -149,19 +172,21 @@ def _read(source: DataSource, offline: bool) -> Table:
     with _quiet_datasets(), tempfile.TemporaryDirectory(prefix="edgekit-data-") as cache:
         try:
             loaded = datasets.load_dataset(
-                source.source,
-                source.subset,
-                split=source.split or "train",
-                revision=commit,
-                cache_dir=cache,
-                keep_in_memory=True,
+                source.source, source.subset, split=source.split or "train", revision=commit, cache_dir=cache
             )
         except EdgekitError:
             raise
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DataError(f"{source.source}: could not be read from the hub ({reason}).") from error
-        return from_dataset(loaded)
+        yield RowStream("row", lambda: stream_dataset(loaded))
+
+
+def _read(source: DataSource, offline: bool) -> Table:
+    from edgekit.data.formats import collect
+
+    with open_rows(source, offline=offline) as stream:
+        return collect(stream)
 
 
 def _kept_rows(source: DataSource, table: Table) -> list[int]:
@@ -169,9 +194,9 @@ def _kept_rows(source: DataSource, table: Table) -> list[int]:
     rows = list(range(len(table.numbers)))
     for name, wanted in source.where.items():
         cells = _column(source, table, name, f"where.{name}")
-        kept = [row for row in rows if _spell(cells[row]) == _spell(wanted)]
+        kept = [row for row in rows if spell(cells[row]) == spell(wanted)]
         if not kept:
-            values = list(dict.fromkeys(str(_spell(cells[row])) for row in rows))
+            values = list(dict.fromkeys(str(spell(cells[row])) for row in rows))
             shown = ", ".join(map(repr, values[:_SHOWN_VALUES])) + (", ..." if len(values) > _SHOWN_VALUES else "")
             raise DataError(
                 f"{source.source}: where.{name}: no row holds '{wanted}'.{did_you_mean(str(wanted), values)} "
@@ -196,15 +221,7 @@ def _texts(source: DataSource, table: Table, rows: list[int]) -> list[str]:
     texts = []
     for row in rows:
         text, place = cells[row], f"{source.source}, {table.unit} {table.numbers[row]}, column '{name}'"
-        if text is None:
-            raise DataError(f"{place}: found no text. Fill it or remove the row.")
-        if not isinstance(text, str):
-            raise DataError(f"{place}: found {text!r} ({type(text).__name__}), expected text.")
-        if not text.strip():
-            raise DataError(f"{place}: found only white space ({text!r}), expected text. Fill it or remove the row.")
-        if not _is_unicode(text):
-            raise DataError(f"{place}: found half of a surrogate pair, expected valid Unicode. Repair the text.")
-        texts.append(text)
+        texts.append(check_text(text, place))
     return texts
 
 
@@ -226,7 +243,7 @@ def _label_names(source: DataSource, table: Table, rows: list[int]) -> list[str]
     cells = _column(source, table, name, "columns.label")
     labels = []
     for row in rows:
-        value, place = _spell(cells[row]), f"{source.source}, {table.unit} {table.numbers[row]}, column '{name}'"
+        value, place = spell(cells[row]), f"{source.source}, {table.unit} {table.numbers[row]}, column '{name}'"
         if value is None or not value.strip():
             raise DataError(f"{place}: found no label. Fill it or remove the row.")
         if source.label_map and value not in source.label_map:
@@ -239,7 +256,12 @@ def _label_names(source: DataSource, table: Table, rows: list[int]) -> list[str]
     return labels
 
 
-def _spell(cell: Cell) -> str | None:
+def is_empty(cell: object) -> bool:
+    """True for a cell that holds nothing: none, white space alone, or a list without turns."""
+    return cell is None or cell == [] or (isinstance(cell, str) and not cell.strip())
+
+
+def spell(cell: Cell) -> str | None:
     """Returns a cell as a person would write it in a recipe: 1 for 1.0, true for True."""
     if cell is None or isinstance(cell, str):
         return cell
@@ -250,14 +272,6 @@ def _spell(cell: Cell) -> str | None:
             return None
         return str(int(cell)) if cell.is_integer() else str(cell)
     return str(cell)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @contextmanager

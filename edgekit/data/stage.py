@@ -1,4 +1,7 @@
-"""The `prepare` stage: reads labelled text, checks it, removes duplicates and leaks, and divides it by the seed."""
+"""The `prepare` stage: reads text, checks it, removes duplicates and leaks, and divides it by the seed.
+
+Labelled text for a classifier is divided in `labelled.py`, what a language model reads in `corpus.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,22 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from edgekit.artifact import Artifact, hash_json, publish
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.data.source import DataSource, digest_of
-from edgekit.errors import DataError
 from edgekit.events import Event
 from edgekit.resources import is_package_resource
 from edgekit.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from edgekit.data.splitting import Dropped, Rows
+    from edgekit.data.documents import Form
 
 _OWN_SPLITS = ("train", "validation", "test", "unlabelled")
-_LEAKS_FROM = {
-    "validation": "a test split",
-    "train": "a test split or in validation",
-    "unlabelled": "another split",
-}
 _FRACTION = Field(default=0.1, gt=0, lt=0.9)
 
 
 class PrepareConfig(DataSource):
-    """Labelled text and how it is divided."""
+    """Text and how it is divided: labelled for a classifier, or of some form for a language model."""
 
-    labels: list[str] = Field(min_length=2)
-    """Names of the classes, in the order of the label indices."""
+    labels: list[str] = []
+    """Names of the classes, in the order of the label indices; none for a language model, which has a `form`."""
     validation: float = _FRACTION
     """Share of the rows that choose the checkpoint, 0 to 1."""
     test: float = _FRACTION
@@ -42,7 +39,14 @@ class PrepareConfig(DataSource):
     unlabelled: DataSource | None = None
     """More text to distill on; its labels, if it has any, are not read."""
     extra_tests: dict[str, DataSource] = {}
-    """Name to a further labelled test set, for example of another domain."""
+    """Name to a further test set, for example of another domain; labelled for a classifier."""
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: list[str]) -> list[str]:
+        if len(labels) == 1:
+            raise ValueError(f"found {labels}, expected at least 2 items, or none for a language model.")
+        return labels
 
     @field_validator("extra_tests")
     @classmethod
@@ -62,6 +66,27 @@ class PrepareConfig(DataSource):
                 f"validation + test: found {self.validation} + {self.test}, expected at most 0.9 together: "
                 "the rest is the training data."
             )
+        if bool(self.labels) == (self.form is not None):
+            found = f"labels {self.labels} and form '{self.form}'" if self.labels else "neither"
+            raise ValueError(
+                f"labels, form: found {found}, expected labels for a classifier, or form = 'text', 'chat' or "
+                "'prompt-completion' for a language model."
+            )
+        self._check_documents() if self.form else self._check_labelled()
+        return self
+
+    def _check_documents(self) -> None:
+        for where, source in _all_sources(self).items():
+            if source.label_map or source.sentences:
+                key = "label_map" if source.label_map else "sentences"
+                raise ValueError(
+                    f"{key if source is self else f'{where}.{key}'}: is set, expected it for a classifier alone: a "
+                    "language model reads whole texts without labels."
+                )
+
+    def _check_labelled(self) -> None:
+        if any(source.form for source in _all_sources(self).values()):
+            raise ValueError("form: is set in a table of labelled text, expected it for a language model alone.")
         for where, source in {"label_map": self, **_nested(self.extra_tests)}.items():
             if source.sentences:
                 key = "sentences" if source is self else f"{where}.sentences"
@@ -75,7 +100,6 @@ class PrepareConfig(DataSource):
                         f"{where}: {value!r} stands for the label {label!r}, expected one of {self.labels}."
                         f"{did_you_mean(label, self.labels)}"
                     )
-        return self
 
 
 def prepare(inputs: StageInputs, config: PrepareConfig, context: StageContext) -> Artifact:
@@ -87,17 +111,33 @@ def prepare(inputs: StageInputs, config: PrepareConfig, context: StageContext) -
         DataError: a source cannot be read, a row has no text or a wrong label, or a split would be empty.
         EnvironmentLacksError: a package or the network is missing, or the disk is full.
     """
-    from edgekit.data.prepared import DataDescription, Split, write_description, write_split
+    from edgekit.data.prepared import DataDescription, write_description
 
-    sources: list[dict[str, JsonValue]] = []
-    splits = _make_splits(config, context, sources)
     with publish(context.out, kind="data", lineage=lineage_of("prepare", inputs, config, context)) as staging:
-        for name, rows in splits.items():
-            write_split(staging, Split(name, rows.texts, rows.labels))
-        sizes = {name: len(rows) for name, rows in splits.items()}
-        write_description(staging, DataDescription(labels=config.labels, splits=sizes, sources=sources))
+        sizes, forms, rows_read = _write_splits(staging, config, context)
+        sources = [
+            _source_record(name, source, rows_read[name], context) for name, source in _all_sources(config).items()
+        ]
+        description = DataDescription(labels=config.labels, splits=sizes, forms=forms, sources=sources)
+        write_description(staging, description)
     _say(context, "rows: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items()))
     return Artifact.open(context.out, kind="data")
+
+
+def _write_splits(
+    staging: Path, config: PrepareConfig, context: StageContext
+) -> tuple[dict[str, int], dict[str, Form], dict[str, int]]:
+    """Writes every split and returns split to rows, split to form, and source to the rows read from it."""
+    from edgekit.data.corpus import Corpus
+    from edgekit.data.labelled import LabelledText
+
+    sources, shares = _all_sources(config), (config.validation, config.test)
+    if config.form is None:
+        text = LabelledText(sources, config.labels, shares, config.deduplicate, context)
+        return text.write(staging), {}, text.rows_read
+    corpus = Corpus(sources, shares, config.deduplicate, context)
+    sizes, forms = corpus.write(staging)
+    return sizes, forms, corpus.rows_read
 
 
 def source_digest(config: PrepareConfig, offline: bool = False) -> str:
@@ -112,101 +152,21 @@ def source_digest(config: PrepareConfig, offline: bool = False) -> str:
 
 def _all_sources(config: PrepareConfig) -> dict[str, DataSource]:
     unlabelled = {} if config.unlabelled is None else {"unlabelled": config.unlabelled}
-    return {"labelled": config, **unlabelled, **_nested(config.extra_tests)}
+    return {"documents" if config.form else "labelled": config, **unlabelled, **_nested(config.extra_tests)}
 
 
 def _nested(extra_tests: dict[str, DataSource]) -> dict[str, DataSource]:
     return {f"extra_tests.{name}": source for name, source in extra_tests.items()}
 
 
-def _make_splits(config: PrepareConfig, context: StageContext, sources: list[dict[str, JsonValue]]) -> dict[str, Rows]:
-    """Reads every source and returns the splits; what is judged on goes before what is learned from."""
-    from edgekit.data.splitting import Dropped, keys_of, stratify, without
-
-    read = {name: _read(name, source, config, context, sources) for name, source in _all_sources(config).items()}
-    fractions = {"test": config.test, "validation": config.validation}
-    fractions["train"] = 1 - config.test - config.validation
-    try:
-        parts = stratify(read["labelled"], fractions, config.labels, context.seed)
-    except DataError as error:
-        raise DataError(f"{config.source}: {error}") from error
-    tests = [parts["test"], *(read[name] for name in _nested(config.extra_tests))]
-    dropped = Dropped()
-    unseen = keys_of(*tests)
-    validation, dropped.leaks["validation"] = without(parts["validation"], unseen)
-    unseen |= keys_of(validation)
-    train, dropped.leaks["train"] = without(parts["train"], unseen)
-    splits = {"train": train, "validation": validation, "test": parts["test"]}
-    if config.unlabelled is not None:
-        unseen |= keys_of(train)
-        splits["unlabelled"], dropped.leaks["unlabelled"] = without(read["unlabelled"], unseen)
-    splits |= {name: read[f"extra_tests.{name}"] for name in config.extra_tests}
-    _report_leaks(dropped, context)
-    _check_splits(splits, config)
-    return splits
-
-
-def _read(
-    name: str, source: DataSource, config: PrepareConfig, context: StageContext, sources: list[dict[str, JsonValue]]
-) -> Rows:
-    """Returns the rows of one source, deduplicated, and notes in `sources` what was read."""
-    from edgekit.data.source import read_table
-    from edgekit.data.splitting import Rows, deduplicate
-
-    labelled = name != "unlabelled"
-    _progress(context, f"reading {source.source}")
-    table = read_table(source, seed=context.seed, labelled=labelled, offline=context.offline)
-    labels = None
-    if labelled:
-        labels = _label_indices(source, list(table["label"]), list(table["place"]), config.labels)
-    rows = Rows(list(table["text"]), labels)
-    sources.append(
-        {
-            "name": name,
-            "source": _portable(source.source),
-            "digest": digest_of(source, offline=context.offline),
-            "where": dict(source.where),
-            "rows": len(rows),
-        }
-    )
-    if config.deduplicate:
-        rows, dropped = deduplicate(rows)
-        _report_duplicates(name, dropped, context)
-    return rows
-
-
-def _label_indices(source: DataSource, found: list[str], places: list[str], labels: list[str]) -> list[int]:
-    index_of = {label: index for index, label in enumerate(labels)}
-    for label, place in zip(found, places, strict=True):
-        if label not in index_of:
-            raise DataError(
-                f"{source.source}, {place}, column '{source.columns.label}': found the label {label!r}, which the task "
-                f"does not have; expected one of {labels}.{did_you_mean(label, labels)} Map it, for example "
-                f'label_map = {{ "{label}" = "{labels[0]}" }}, choose rows with `where`, or add it to the labels.'
-            )
-    return [index_of[label] for label in found]
-
-
-def _check_splits(splits: dict[str, Rows], config: PrepareConfig) -> None:
-    """Refuses an empty split, and labelled splits that lack a class.
-
-    Raises:
-        DataError: naming the split and the source.
-    """
-    from edgekit.data.splitting import check_classes
-
-    for name, rows in splits.items():
-        if len(rows) == 0:
-            raise DataError(
-                f"{config.source}: the split '{name}' is empty after duplicates and texts of the test and validation "
-                "splits were left out. Give it other rows."
-            )
-        if rows.labels is not None:
-            source = config.extra_tests[name].source if name in config.extra_tests else config.source
-            try:
-                check_classes(rows.labels, config.labels, at_least=1)
-            except DataError as error:
-                raise DataError(f"{source}: split '{name}': {error}") from error
+def _source_record(name: str, source: DataSource, rows: int, context: StageContext) -> dict[str, JsonValue]:
+    return {
+        "name": name,
+        "source": _portable(source.source),
+        "digest": digest_of(source, offline=context.offline),
+        "where": dict(source.where),
+        "rows": rows,
+    }
 
 
 def _portable(source: str) -> str:
@@ -215,27 +175,5 @@ def _portable(source: str) -> str:
     return path.name if not is_package_resource(source) and path.exists() else source
 
 
-def _report_duplicates(name: str, dropped: Dropped, context: StageContext) -> None:
-    if dropped.duplicates:
-        _say(context, f"{name}: left out {_count(dropped.duplicates)} whose text came before")
-    if dropped.conflicts:
-        _say(context, f"{name}: left out {_count(dropped.conflicts)} whose text carries different labels")
-
-
-def _report_leaks(dropped: Dropped, context: StageContext) -> None:
-    for name, count in dropped.leaks.items():
-        if count:
-            what = _LEAKS_FROM[name]
-            _say(context, f"{name}: left out {_count(count)} whose text is in {what}")
-
-
-def _count(rows: int) -> str:
-    return f"{rows:,} row" + ("" if rows == 1 else "s")
-
-
 def _say(context: StageContext, text: str) -> None:
     context.events(Event("message", stage="prepare", text=text))
-
-
-def _progress(context: StageContext, text: str) -> None:
-    context.events(Event("progress", stage="prepare", text=text, unit="rows"))

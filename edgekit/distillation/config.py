@@ -15,6 +15,21 @@ Precision = Literal["auto", "float32", "bf16"]
 Schedule = Literal["linear", "cosine", "constant"]
 
 
+class LanguageConfig(StageConfig):
+    """What only the training of a language model knows."""
+
+    sequence_length: int = Field(default=512, ge=2)
+    """Tokens of a training sequence, at most the model's context; documents are packed into it side by side."""
+    long_documents: Literal["cut", "skip", "error"] = "cut"
+    """What is done with a document longer than a sequence."""
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "skewed_reverse_kl"] = "forward_kl"
+    """How a student's next-token distribution is compared with its teacher's."""
+    mixture: float = Field(default=0.5, ge=0, le=1)
+    """beta of `jensen_shannon` (0: forward KL, 1: reverse KL), alpha of the skewed divergences."""
+    chunk_tokens: int = Field(default=256, ge=1)
+    """Tokens whose logits are in memory at once; changes memory and time, and nothing else."""
+
+
 class TrainingConfig(StageConfig):
     """How a model is trained, with or without a teacher."""
 
@@ -42,6 +57,10 @@ class TrainingConfig(StageConfig):
     """Evaluations on the validation split in each pass; the best of them is what is kept."""
     patience: int | None = Field(default=None, ge=1)
     """Evaluations without a better one after which training stops; none: it runs to the end."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    language: LanguageConfig = LanguageConfig()
+    """What only the training of a language model knows."""
 
 
 class FinetuneConfig(TrainingConfig):

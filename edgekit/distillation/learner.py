@@ -124,7 +124,14 @@ class Objective:
 class Learner(nn.Module):
     """A model, its objective and, where hidden sizes differ, the learned projections of its hidden states."""
 
-    def __init__(self, model: PreTrainedModel, objective: Objective, teacher_size: int | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        objective: Objective,
+        teacher_size: int | None = None,
+        *,
+        precision: Precision = "float32",
+    ) -> None:
         """Takes the model to train; `teacher_size` is the teacher's hidden size where hidden states are matched.
 
         Projections are drawn from torch's generator as the caller seeded it.
@@ -132,7 +139,7 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
-        self.precision: Precision = "float32"
+        self.precision = precision
         self.projections = nn.ModuleDict()
         size = model.config.hidden_size
         if objective.hidden_state_weight > 0 and teacher_size is not None and teacher_size != size:
@@ -172,13 +179,10 @@ class Learner(nn.Module):
     def _relations(self, seen: Observation, teacher: Observation, comparable: Tensor) -> Tensor:
         width, total = comparable.shape[1], torch.zeros((), device=comparable.device)
         for part in PARTS:
-            total = total + attention_relation_loss(
-                seen.projections[part][:, :width],
-                teacher.projections[part][:, :width],
-                comparable,
-                relation_heads=self.objective.relation_heads,
-                reduction="sum",
-            )
+            own, aim = seen.projections[part][:, :width], teacher.projections[part][:, :width]
+            # keys and values that heads share in groups are narrower: they are regrouped into fewer heads
+            heads = math.gcd(self.objective.relation_heads, own.shape[-1], aim.shape[-1])
+            total = total + attention_relation_loss(own, aim, comparable, relation_heads=heads, reduction="sum")
         return total
 
 

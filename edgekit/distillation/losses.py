@@ -118,7 +118,9 @@ def attention_relation_loss(
     Args:
         student: (B, T, H_student), any float dtype: one of Q, K and V, all heads side by side.
         teacher: (B, T, H_teacher), any float dtype: the same of the teacher; no gradient flows into it.
-        mask: (B, T), 0 or False where padding; such positions may hold anything, NaN included.
+        mask: (B, T), 0 or False where padding; such positions may hold anything, NaN included. Or (B, T, T), True
+            where a position (row) relates to another (column), as `decoder_pairs` gives it; a position counts where it
+            relates to itself.
         relation_heads: divides H_student and H_teacher.
         reduction: over the positions that count.
 
@@ -128,24 +130,40 @@ def attention_relation_loss(
     Raises:
         ValueError: `relation_heads` does not divide both sizes.
     """
-    counted = mask.bool()
-    student_relation = _log_relation(student, counted, relation_heads)
-    teacher_relation = _log_relation(teacher.detach(), counted, relation_heads)
+    counted = mask.bool() if mask.ndim == 2 else mask.bool().diagonal(dim1=1, dim2=2)  # (B, T)
+    related = counted[:, None, :] if mask.ndim == 2 else mask.bool()  # (B, 1 or T, T)
+    student_relation = _log_relation(student, counted, related, relation_heads)
+    teacher_relation = _log_relation(teacher.detach(), counted, related, relation_heads)
     divergence = teacher_relation.exp() * (teacher_relation - student_relation)  # (B, A, T, T)
-    pairs = (counted[:, None, :, None] & counted[:, None, None, :]).expand_as(divergence)
-    total = divergence.masked_fill(~pairs, 0.0).sum() / relation_heads
+    counts = (counted[:, None, :, None] & related[:, None]).expand_as(divergence)
+    total = divergence.masked_fill(~counts, 0.0).sum() / relation_heads
     return _reduce(total, counted.sum(), reduction)
 
 
-def _log_relation(vectors: Tensor, counted: Tensor, relation_heads: int) -> Tensor:
-    """Returns `log softmax(X X^T / sqrt(d))` over the columns that count, (B, A, T, T)."""
+def decoder_pairs(documents: Tensor, mask: Tensor) -> Tensor:
+    """Returns which positions a decoder attends to: earlier ones and itself, in the same document.
+
+    Args:
+        documents: (B, T), any integer dtype: the number of the document that each position is of.
+        mask: (B, T), 0 or False where padding: such positions relate to none.
+
+    Returns:
+        (B, T, T), bool, row by column.
+    """
+    same = documents[:, :, None] == documents[:, None, :]
+    counted = mask.bool()
+    return same & torch.ones_like(same[0]).tril() & counted[:, :, None] & counted[:, None, :]
+
+
+def _log_relation(vectors: Tensor, counted: Tensor, related: Tensor, relation_heads: int) -> Tensor:
+    """Returns `log softmax(X X^T / sqrt(d))` over the related columns, (B, A, T, T)."""
     batch, length, size = vectors.shape
     if size % relation_heads:
         raise ValueError(f"relation_heads: found {relation_heads}, expected a divisor of {size}.")
     clean = _wide(vectors).masked_fill(~counted[:, :, None], 0.0)  # a NaN times 0 would stay NaN
     heads = clean.view(batch, length, relation_heads, size // relation_heads).transpose(1, 2)  # (B, A, T, d)
     scores = heads @ heads.transpose(-1, -2) / math.sqrt(size // relation_heads)
-    return F.log_softmax(scores.masked_fill(~counted[:, None, None, :], _ABSENT), dim=-1)
+    return F.log_softmax(scores.masked_fill(~related[:, None], _ABSENT), dim=-1)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -11,16 +12,22 @@ from torch import Tensor
 class Score:
     """What an evaluation found."""
 
-    accuracy: float
-    """Share of rows with the right label, 0 to 1."""
+    accuracy: float | None
+    """Share of rows with the right label, 0 to 1; None for a language model, which is judged by cross-entropy alone."""
     cross_entropy: float
-    """Mean negative log likelihood of the right label, nats a row."""
+    """Mean negative log likelihood of the right label or token, nats."""
 
     def better_than(self, other: Score | None) -> bool:
         """Returns True when the accuracy is higher, or as high with a lower cross-entropy."""
         if other is None:
             return True
-        return (self.accuracy, -self.cross_entropy) > (other.accuracy, -other.cross_entropy)
+        return (self.accuracy or 0.0, -self.cross_entropy) > (other.accuracy or 0.0, -other.cross_entropy)
+
+    def values(self) -> dict[str, float]:
+        """Returns the numbers by name, as they are told."""
+        if self.accuracy is None:
+            return {"cross_entropy": self.cross_entropy, "perplexity": math.exp(self.cross_entropy)}
+        return {"accuracy": self.accuracy, "cross_entropy": self.cross_entropy}
 
 
 @dataclass(frozen=True)

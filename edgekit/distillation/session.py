@@ -8,6 +8,7 @@ from torch import nn
 
 from edgekit.artifact import Artifact
 from edgekit.data.prepared import PreparedData
+from edgekit.distillation.classification import ClassificationLesson
 from edgekit.distillation.config import DistillConfig, FinetuneConfig, LayerPair
 from edgekit.distillation.learner import Learner, Objective, spaced_layers
 from edgekit.distillation.material import check_classes, distillation_rows, labelled_rows, with_teacher_ids
@@ -15,7 +16,7 @@ from edgekit.distillation.progress import Best
 from edgekit.distillation.projections import find_projections
 from edgekit.distillation.randomness import derived_seed, preserved_random_states
 from edgekit.distillation.signal import Signal
-from edgekit.distillation.trainer import Lesson, Run, train
+from edgekit.distillation.trainer import Run, train
 from edgekit.errors import UnsupportedError, UsageError
 from edgekit.models.source import LoadedModel, load_model
 
@@ -32,7 +33,8 @@ def train_on_labels(loaded: LoadedModel, data: PreparedData, config: FinetuneCon
     validation = labelled_rows(data, "validation", loaded)
     set_dropout(loaded.model, config.dropout)
     pad_id = _pad_id(loaded)
-    return train(Learner(loaded.model, Objective()), Lesson(rows, validation, (pad_id, pad_id)), config, run)
+    learner = Learner(loaded.model, Objective(), precision=config.precision)
+    return train(ClassificationLesson(learner, rows, validation, (pad_id, pad_id)), config, run)
 
 
 def train_student(
@@ -49,7 +51,8 @@ def train_student(
     pad_id = _pad_id(student)
     if config.hidden_state_weight == 0 and config.attention_relation_weight == 0:
         objective = Objective(alpha=config.alpha, temperature=config.temperature)
-        return train(Learner(student.model, objective), Lesson(rows, validation, (pad_id, pad_id)), config, run)
+        learner = Learner(student.model, objective, precision=config.precision)
+        return train(ClassificationLesson(learner, rows, validation, (pad_id, pad_id)), config, run)
     loaded = load_model(teacher)
     rows = with_teacher_ids(rows, data, loaded)
     objective = matching_objective(config, student.model.config, loaded.model.config)
@@ -58,8 +61,10 @@ def train_student(
         find_projections(loaded.model, objective.relation_layers[1])
     with preserved_random_states():
         _seed(run)
-        learner = Learner(student.model, objective, loaded.model.config.hidden_size)
-    return train(learner, Lesson(rows, validation, (pad_id, _pad_id(loaded)), loaded.model), config, run)
+        size = loaded.model.config.hidden_size
+        learner = Learner(student.model, objective, size, precision=config.precision)
+    pad_ids = (pad_id, _pad_id(loaded))
+    return train(ClassificationLesson(learner, rows, validation, pad_ids, loaded.model), config, run)
 
 
 def matching_objective(config: DistillConfig, student: PretrainedConfig, teacher: PretrainedConfig) -> Objective:

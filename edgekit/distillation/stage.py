@@ -52,6 +52,7 @@ def finetune(inputs: StageInputs, config: FinetuneConfig, context: StageContext)
         TrainingError: the loss is not finite.
     """
     from edgekit.data.prepared import PreparedData
+    from edgekit.distillation.language_session import train_language_model
     from edgekit.distillation.material import check_data_labels
     from edgekit.distillation.session import train_on_labels
     from edgekit.models.source import load_model, save_model
@@ -62,7 +63,11 @@ def finetune(inputs: StageInputs, config: FinetuneConfig, context: StageContext)
     _require_floats(model, "finetune")
     check_data_labels(data, read_task(model), "model")
     loaded = load_model(model)
-    train_on_labels(loaded, data, config, _run("finetune", inputs, config, context))
+    run = _run("finetune", inputs, config, context)
+    if loaded.task.kind == "causal-lm":
+        train_language_model(loaded, data, config, run)
+    else:
+        train_on_labels(loaded, data, config, run)
     lineage = lineage_of("finetune", inputs, config, context)
     return _publish(context.out, "model", lineage, lambda directory: save_model(loaded, directory))
 
@@ -101,6 +106,7 @@ def distill(inputs: StageInputs, config: DistillConfig, context: StageContext) -
         TrainingError: the loss is not finite.
     """
     from edgekit.data.prepared import PreparedData
+    from edgekit.distillation.language_session import train_language_student
     from edgekit.distillation.material import check_data_labels, check_teacher_labels
     from edgekit.distillation.session import train_student
     from edgekit.models.source import load_model, save_model
@@ -111,9 +117,12 @@ def distill(inputs: StageInputs, config: DistillConfig, context: StageContext) -
     _require_floats(model, "distill")
     check_teacher_labels(read_task(model), read_task(teacher))
     check_data_labels(data, read_task(teacher), "teacher")
-    signal = _signal(inputs, data, config, context)
     student = load_model(model)
-    train_student(student, teacher, (data, signal), config, _run("distill", inputs, config, context))
+    run = _run("distill", inputs, config, context)
+    if student.task.kind == "causal-lm":
+        train_language_student(student, teacher, data, config, run)
+    else:
+        train_student(student, teacher, (data, _signal(inputs, data, config, context)), config, run)
     lineage = lineage_of("distill", inputs, config, context)
     return _publish(context.out, "model", lineage, lambda directory: save_model(student, directory))
 

@@ -1,6 +1,6 @@
 """The one training loop, on accelerate: finetuning is distilling without a teacher.
 
-It knows rows, a learner and a place for checkpoints; not artifacts, and not where text or models come from.
+It knows a lesson and a place for checkpoints; not tasks or artifacts, and not where text or models come from.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from edgekit.distillation.batches import Batch, Plan, Rows, Window, collate
+from edgekit.distillation.batches import Plan, Window
 from edgekit.distillation.checkpoint import Checkpoints, load_weights, weights_of
 from edgekit.distillation.config import TrainingConfig
-from edgekit.distillation.evaluation import evaluate
-from edgekit.distillation.learner import Learner, Observation, observe
+from edgekit.distillation.lesson import Lesson
 from edgekit.distillation.logs import Logs
 from edgekit.distillation.optimization import learning_rate, make_optimizer, set_learning_rate
 from edgekit.distillation.progress import Best, Progress
@@ -27,27 +25,10 @@ from edgekit.distillation.randomness import derived_seed, preserved_random_state
 from edgekit.errors import TrainingError
 from edgekit.events import Event, EventSink
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 CHECKPOINT_SECONDS = 30.0
 """Wall time between checkpoints; when they are written changes nothing but how much a kill costs."""
 _CHECKPOINT_SHARE = 0.05  # of the time at most goes into checkpoints
 _DROPOUT = 2  # keeps dropout's random numbers apart from those of the order
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is learned from."""
-
-    rows: Rows
-    """Rows to train on."""
-    validation: Rows
-    """Labelled rows that decide which weights are kept."""
-    pad_ids: tuple[int, int]
-    """Padding id of the model and of the teacher."""
-    teacher: PreTrainedModel | None = None
-    """The teacher, where it runs beside the student; in evaluation mode."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +45,8 @@ class Run:
     """Tells this run from any other: a checkpoint of another one is refused."""
 
 
-def train(learner: Learner, lesson: Lesson, config: TrainingConfig, run: Run) -> Best:
-    """Trains `learner` in place, leaves it with the best weights, in evaluation mode, and says how good they are.
+def train(lesson: Lesson, config: TrainingConfig, run: Run) -> Best:
+    """Trains the learner in place, leaves it with the best weights, in evaluation mode, and says how good they are.
 
     The global random generators are left as they were found.
 
@@ -74,13 +55,13 @@ def train(learner: Learner, lesson: Lesson, config: TrainingConfig, run: Run) ->
         EnvironmentLacksError: a checkpoint cannot be written.
     """
     with preserved_random_states():
-        return _Trainer(learner, lesson, config, run).run()
+        return _Trainer(lesson, config, run).run()
 
 
 class _Trainer:
     """The state of one run."""
 
-    def __init__(self, learner: Learner, lesson: Lesson, config: TrainingConfig, run: Run) -> None:
+    def __init__(self, lesson: Lesson, config: TrainingConfig, run: Run) -> None:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
 
@@ -88,16 +69,14 @@ class _Trainer:
         self.accelerator = Accelerator(
             mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
         )
-        self.learner, self.lesson, self.config, self.settings = learner, lesson, config, run
-        learner.precision = config.precision
-        _own_memory(learner)
-        learner.to(self.accelerator.device)
-        if lesson.teacher is not None:
-            lesson.teacher.to(self.accelerator.device)  # type: ignore[arg-type, unused-ignore]
-        self.optimizer = make_optimizer(learner, config, self.accelerator.device)
-        self.wrapped, self.wrapped_optimizer = self.accelerator.prepare(learner, self.optimizer)
+        self.learner, self.lesson, self.config, self.settings = lesson.learner, lesson, config, run
+        _own_memory(self.learner)
+        self.learner.to(self.accelerator.device)
+        lesson.place(self.accelerator.device)
+        self.optimizer = make_optimizer(self.learner, config, self.accelerator.device)
+        self.wrapped, self.wrapped_optimizer = self.accelerator.prepare(self.learner, self.optimizer)
         self.plan = Plan(
-            [len(ids) for ids in lesson.rows.input_ids],
+            list(lesson.lengths),
             config.batch_size,
             config.gradient_accumulation_steps,
             run.seed,
@@ -138,7 +117,7 @@ class _Trainer:
 
     def _loop(self, logs: Logs) -> None:
         started, first = time.monotonic(), self.progress.step
-        rows_done = 0
+        done = 0
         while True:
             if self._evaluation_is_due():
                 self._evaluate(logs)
@@ -148,26 +127,34 @@ class _Trainer:
                 self._save()
             window = self.plan.window(self.progress.step)
             values = self._step(window)
-            rows_done += len(window.rows)
+            done += self._amount(window)
             logs.scalars(self.progress.step, {f"training/{name}": value for name, value in values.items()})
-            values["rows_per_s"] = rows_done / max(time.monotonic() - started, 1e-9)
+            values[f"{self.lesson.unit}_per_s"] = done / max(time.monotonic() - started, 1e-9)
             text = "training" if first == 0 else "training (resumed)"
             self._tell("progress", text, completed=self.progress.step, values=values)
 
+    def _amount(self, window: Window) -> int:
+        """Returns the rows or tokens of a step, on all processes."""
+        if self.lesson.unit == "rows":
+            return len(window.rows)
+        return sum(self.lesson.lengths[row] for row in window.rows)
+
     def _step(self, window: Window) -> dict[str, float]:
         """Makes one optimizer step and returns its loss, gradient norm and learning rate."""
-        rows, step = self.lesson.rows, self.progress.step
-        coefficients = self.learner.objective.coefficients(rows, window.rows)
+        step = self.progress.step
+        coefficients = self.lesson.coefficients(window.rows)
         self._set_mode()
         self.wrapped_optimizer.zero_grad()
         loss_sum = 0.0
         counted = len(window.passes) - window.repeats
         for index, chosen in enumerate(window.passes):
             self._seed(step, index)
-            batch = collate(rows, chosen, self.lesson.pad_ids, self.accelerator.device)
+            batch = self.lesson.batch(chosen, self.accelerator.device)
+            with torch.no_grad():
+                seen = self.lesson.look(batch, self.config.precision)
             is_last = index == len(window.passes) - 1
             with self.accelerator.no_sync(self.wrapped) if not is_last else nullcontext():
-                loss = _weighted(self.wrapped(batch, self._teacher_view(batch)), coefficients)
+                loss = _weighted(self.wrapped(batch, seen), coefficients)
                 value = float(loss.detach())
                 if not math.isfinite(value):
                     self._fail(f"the loss is {value}", chosen)
@@ -187,22 +174,9 @@ class _Trainer:
         self.weights_settled = True
         return {"loss": self._sum_over_processes(loss_sum), "learning_rate": rate, "gradient_norm": norm}
 
-    def _teacher_view(self, batch: Batch) -> Observation | None:
-        objective, teacher = self.learner.objective, self.lesson.teacher
-        if teacher is None or batch.teacher_input_ids is None or batch.teacher_attention_mask is None:
-            return None
-        with torch.no_grad():
-            return observe(
-                teacher,
-                objective.teacher_view,
-                batch.teacher_input_ids,
-                batch.teacher_attention_mask,
-                precision=self.config.precision,
-            )
-
     def _set_mode(self) -> None:
-        """Turns on training mode; without dropout evaluation mode is the same and cheaper."""
-        self.wrapped.train(self.config.dropout != 0)
+        """Turns on training mode; without dropout evaluation mode is the same and cheaper, but keeps activations."""
+        self.wrapped.train(self.config.dropout != 0 or self.config.gradient_checkpointing)
 
     def _seed(self, step: int, index: int) -> None:
         from accelerate.utils import set_seed
@@ -217,15 +191,9 @@ class _Trainer:
         return step == self.total or step * often // per_epoch > (step - 1) * often // per_epoch
 
     def _evaluate(self, logs: Logs) -> None:
-        score = evaluate(
-            self.learner.model,
-            self.lesson.validation,
-            self.lesson.pad_ids[0],
-            accelerator=self.accelerator,
-            precision=self.config.precision,
-        )
+        score = self.lesson.evaluate(self.accelerator, self.config.precision)
         self.progress = self.progress.evaluated(score, weights_of(self.learner))
-        values = {"accuracy": score.accuracy, "cross_entropy": score.cross_entropy}
+        values = score.values()
         logs.scalars(self.progress.step, {f"validation/{name}": value for name, value in values.items()})
         self._tell("metric", "validation", completed=self.progress.step, values=values)
 
@@ -256,13 +224,11 @@ class _Trainer:
         if self.checkpoints is not None and self.checkpoints.latest is None:
             self._save()
         kept = self.checkpoints.latest if self.checkpoints is not None else None
-        rows = self.lesson.rows
-        names = ", ".join(rows.names[row] for row in chosen[:8]) + (", ..." if len(chosen) > 8 else "")
-        text = rows.texts[chosen[0]]
+        names = ", ".join(self.lesson.name(row) for row in chosen[:8]) + (", ..." if len(chosen) > 8 else "")
         where = f"The last good checkpoint is {kept}." if kept else "No work directory was given, so nothing was kept."
         raise TrainingError(
             f"{self.settings.stage}: step {self.progress.step + 1} of {self.total}: {what}, expected a finite number. "
-            f"The batch: {names}; it begins with {text[:60]!r}. {where} "
+            f"The batch: {names}; it begins with {self.lesson.excerpt(chosen[0])!r}. {where} "
             "Lower learning_rate or max_gradient_norm, use precision float32, or check these rows and the weights."
         )
 
@@ -284,7 +250,7 @@ def _weighted(sums: dict[str, Tensor], coefficients: dict[str, float]) -> Tensor
     return torch.stack([total * coefficients[name] for name, total in sums.items()]).sum()
 
 
-def _own_memory(learner: Learner) -> None:
+def _own_memory(learner: nn.Module) -> None:
     """Copies weights out of the mapped file: their alignment, and so a product's last bit, no longer depends on it."""
     for parameter in learner.parameters():
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)

@@ -62,7 +62,7 @@ def check(inputs: StageInputs, config: CheckConfig, context: StageContext) -> Ar
     texts = _draw_texts(inputs, config, context.seed)
     tokens = _compare_tokenizers(model, reference, texts, read_task(model).max_length)
     runtime, differences, own = _compare_logits(inputs, config, context, texts)
-    evidence = Evidence(differences, own, tokens, len(texts), runtime)
+    evidence = Evidence(differences, own, tokens, len(texts), runtime, model.digest)
     parity = conclude(evidence, _thresholds(config, own))
     with publish(context.out, kind="parity", lineage=lineage_of("check", inputs, config, context)) as directory:
         (directory / PARITY_FILE).write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")

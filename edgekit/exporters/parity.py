@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from edgekit.artifact import Artifact
 from edgekit.errors import ArtifactError, ParityError
-from edgekit.results import Parity, TokenizerVector
+from edgekit.results import AnyParity, Parity, TokenizerVector
 
 if TYPE_CHECKING:
     from edgekit.runtimes.protocol import Session
@@ -172,6 +173,8 @@ class Evidence:
     """Texts compared."""
     runtime: str
     """The runtime and its version."""
+    model_digest: str
+    """Digest of the export."""
 
 
 def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
@@ -198,10 +201,11 @@ def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
         tokenizer_texts=tokens.texts,
         passed=not failures,
         failures=failures,
+        model_digest=evidence.model_digest,
     )
 
 
-def read_parity(artifact: Artifact) -> Parity:
+def read_parity(artifact: Artifact) -> AnyParity:
     """Returns the result in a `parity` artifact.
 
     Raises:
@@ -209,10 +213,11 @@ def read_parity(artifact: Artifact) -> Parity:
     """
     if artifact.kind != "parity":
         raise ArtifactError(f"{artifact.path}: found an artifact of kind '{artifact.kind}', expected 'parity'.")
-    return Parity.model_validate_json((artifact.path / PARITY_FILE).read_text(encoding="utf-8"))
+    found: AnyParity = TypeAdapter(AnyParity).validate_json((artifact.path / PARITY_FILE).read_text(encoding="utf-8"))
+    return found
 
 
-def require_parity(parity: Parity) -> None:
+def require_parity(parity: AnyParity) -> None:
     """Does nothing when the check passed.
 
     Raises:

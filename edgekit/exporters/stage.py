@@ -24,8 +24,8 @@ _COPIED = ("tokenizer.json", "tokenizer_config.json", "task.json")
 class ExportConfig(StageConfig):
     """In which format a model is written, and what its reader can read."""
 
-    format: Literal["onnx"] = "onnx"
-    """The file format."""
+    format: Literal["onnx", "gguf"] = "onnx"
+    """The file format; `gguf` is llama.cpp's, for language models."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the model's codes. `float32` and `float16` write floats in their place; `float16` stores them in
     two bytes and computes in float32."""
@@ -48,11 +48,17 @@ class ExportConfig(StageConfig):
 def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> Artifact:
     """Writes a model as an `onnx` artifact: a directory that onnxruntime, transformers.js and optimum open unchanged.
 
+    With `format = "gguf"` it is a `gguf` artifact, for llama.cpp.
+
     Raises:
         UnsupportedError: the model cannot be traced, a scheme has no operator, or a ceiling is too low.
         ModelError: the model cannot be read.
         ParityError: a language model's file computes something else than the model.
     """
+    if config.format == "gguf":
+        from edgekit.exporters.gguf_stage import export_gguf_artifact
+
+        return export_gguf_artifact(inputs, config, context)
     from edgekit.exporters.decoder_stage import copy_generation_files, write_decoder
     from edgekit.exporters.onnx import OnnxSettings, choose_versions, export_onnx, save_onnx
     from edgekit.exporters.precision import apply_precision

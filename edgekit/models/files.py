@@ -47,6 +47,8 @@ class ModelFiles:
     """The hub commit that they are of; None for files that were here."""
     trust_remote_code: bool
     """True when Python files of the source may run."""
+    gguf: Path | None = None
+    """The one file that holds everything; None for a transformers directory."""
 
     def config(self) -> dict[str, Any]:
         """Returns the content of `config.json`."""
@@ -58,6 +60,8 @@ class ModelFiles:
 
     def digest(self) -> str:
         """Returns the SHA-256 over the names and contents of the files that a model is loaded from."""
+        if self.gguf is not None:
+            return hash_json({self.gguf.name: hash_file(self.gguf)})
         suffixes = {".json", ".txt", ".model", ".jinja"} | ({".py"} if self.trust_remote_code else set())
         files = {file for file in self.path.iterdir() if file.suffix in suffixes and file.is_file()}
         files |= set(self.weights())
@@ -74,7 +78,7 @@ def check_files(source: str, directory: Path, *, commit: str | None, trust_remot
     if not (directory / CONFIG_FILE).is_file():
         refuse_pickles(source, _names(directory))
         raise ModelError(
-            f"{source}: found no {CONFIG_FILE}; expected a transformers model directory. "
+            f"{source}: found no {CONFIG_FILE}; expected a transformers model directory, or the path of a .gguf file. "
             f"It holds: {_listing(directory)}."
         )
     config = read_json(directory / CONFIG_FILE)

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekit.errors import ModelError, UnsupportedError
+from edgekit.models.activation_rounding import multiply_exactly, quantize_dynamically, round_blocks
 from edgekit.models.codes import Activations, QuantizedTensor, Scheme, pack, packed_width, unpack
 from edgekit.spelling import did_you_mean
 
+# `codes.py` is where these live; whoever handles modules finds them here too.
 __all__ = ["Activations", "QuantizedEmbedding", "QuantizedLinear", "QuantizedModule", "QuantizedTensor", "Scheme"]
 
 QUANTIZATION_FILE = "quantization.json"
 FORMAT = 2
 
-# A product of two codes is at most 255 * 255, so this many of them add up exactly in float32 (24 bits).
-_EXACT_TERMS = 256
 # Decoded weights are kept only where this many times their size is free.
 _ROOM_FACTOR = 4
 
@@ -132,7 +132,7 @@ class QuantizedLinear(QuantizedModule):
             weight = self._once(lambda: self.weight.dequantize())
             return F.linear(rounded, weight, self.bias).to(inputs.dtype)
         codes, scale, zero_point = quantize_dynamically(inputs.float())
-        total = _multiply_exactly(codes - zero_point, self._once(lambda: self.weight.centered()))
+        total = multiply_exactly(codes - zero_point, self._once(lambda: self.weight.centered()))
         outputs = total * (scale * self.weight_scales.float()[:, 0])
         return (outputs if self.bias is None else outputs + self.bias).to(inputs.dtype)
 
@@ -171,29 +171,6 @@ class QuantizedEmbedding(QuantizedModule):
     def extra_repr(self) -> str:
         """Describes the table for `print(model)`."""
         return f"{self.num_embeddings}, {self.embedding_dim}, scheme={self.scheme}"
-
-
-def quantize_dynamically(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns codes (float32 integers, 0 to 255), scale and zero point, as ONNX DynamicQuantizeLinear defines them.
-
-    The range covers the whole tensor and zero, so every row of a batch shares it, padding included.
-    """
-    low, high = inputs.amin().clamp(max=0), inputs.amax().clamp(min=0)
-    scale = (high - low) / 255
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    zero_point = torch.round((-low / scale).clamp(0, 255))
-    codes = (torch.round(inputs / scale) + zero_point).clamp(0, 255)
-    return codes, scale, zero_point
-
-
-def round_blocks(inputs: Tensor, block_size: int) -> Tensor:
-    """Returns `inputs` rounded to 8 bits, one scale for each `block_size` neighbours: `code * (absmax / 127)`."""
-    columns = inputs.shape[-1]
-    blocks = F.pad(inputs, (0, -columns % block_size)).unflatten(-1, (-1, block_size))
-    scale = blocks.abs().amax(dim=-1, keepdim=True) / 127
-    inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
-    rounded: Tensor = (torch.round(blocks * inverse) * scale).flatten(-2)[..., :columns]
-    return rounded
 
 
 def schemes_of(model: nn.Module) -> dict[str, Scheme]:
@@ -315,15 +292,3 @@ def _has_room(decoded: Tensor) -> bool:
     except (AttributeError, ValueError, OSError):
         return True
     return decoded.is_cuda or free > _ROOM_FACTOR * decoded.numel() * decoded.element_size()
-
-
-def _multiply_exactly(codes: Tensor, weights: Tensor) -> Tensor:
-    """Returns `codes @ weights.T` for float32 integers of at most 8 bits and a sign, rounded to float32 only once.
-
-    Every partial sum of `_EXACT_TERMS` products is an integer below 2**24: float32 holds it, in any order.
-    """
-    parts = zip(codes.split(_EXACT_TERMS, dim=-1), weights.split(_EXACT_TERMS, dim=-1), strict=True)
-    total = torch.zeros((), dtype=torch.float64, device=codes.device)
-    for left, right in parts:
-        total = total + F.linear(left, right)
-    return total.float()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 QUANTIZATION_FILE = "quantization.json"
+GENERATION_FILE = "generation_config.json"
+GGUF_SUFFIX = ".gguf"
 # What a model is loaded from; subdirectories and other suffixes of a repository are other formats.
 _HUB_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 
@@ -56,7 +58,8 @@ def resolve(
 ) -> ModelFiles:
     """Returns the files of a model source, fetched when it is a hub id, and checked.
 
-    `source` is a directory, `pkg:NAME/path`, or a hub id (a directory of that name goes first).
+    `source` is a directory or a GGUF file, `pkg:NAME/path` of one, a hub id, or a hub id with a GGUF file
+    (`owner/name/file.gguf`); what is on this machine goes first.
 
     Raises:
         UntrustedModelError: the weights are pickled, or the configuration asks for remote code.
@@ -64,10 +67,14 @@ def resolve(
         EnvironmentLacksError: a package is not installed, or the hub cannot be reached or must not be.
     """
     if is_on_hub(source):
+        if source.endswith(GGUF_SUFFIX):
+            return _resolve_hub_file(source, revision, offline=offline)
         return _resolve_hub(source, revision, offline=offline, trust_remote_code=trust_remote_code)
     if revision is not None:
         raise ModelError(f"{source}: found revision '{revision}', which only a hub id has. Leave it out.")
-    directory = _local_directory(source)
+    directory = _local_path(source)
+    if directory.is_file():
+        return _check_file(source, directory, commit=None)
     if (directory / DESCRIPTOR).is_file():
         Artifact.open(directory, kind="model")
     return check_files(source, directory, commit=None, trust_remote_code=trust_remote_code)
@@ -76,7 +83,12 @@ def resolve(
 def is_on_hub(source: str) -> bool:
     """Returns True when `source` is a hub id and nothing on this machine has that name."""
     is_here = is_package_resource(source) or Path(source).expanduser().exists()
-    return not is_here and hub.is_hub_id(source)
+    return not is_here and hub.is_hub_id(hub_repository(source))
+
+
+def hub_repository(source: str) -> str:
+    """Returns the repository of a hub id: `owner/name` of `owner/name/file.gguf`."""
+    return source.rpartition("/")[0] if source.endswith(GGUF_SUFFIX) and source.count("/") == 2 else source
 
 
 def load_model(model: Artifact) -> LoadedModel:
@@ -160,17 +172,36 @@ def load_network(
     return network.eval(), report
 
 
-def _local_directory(source: str) -> Path:
+def _local_path(source: str) -> Path:
     try:
-        directory = package_resource(source) if is_package_resource(source) else Path(source).expanduser()
+        path = package_resource(source) if is_package_resource(source) else Path(source).expanduser()
     except UsageError as error:
         raise ModelError(str(error)) from error
-    if not directory.exists():
-        raise ModelError(f"{source}: not found; expected a directory, a hub id, or pkg:NAME/path.")
-    if not directory.is_dir():
-        refuse_pickles(source, [directory.name])
-        raise ModelError(f"{source}: is a file; expected the directory that holds it beside config.json.")
-    return directory
+    if not path.exists():
+        raise ModelError(f"{source}: not found; expected a directory, a .gguf file, a hub id, or pkg:NAME/path.")
+    return path
+
+
+def _check_file(source: str, file: Path, *, commit: str | None) -> ModelFiles:
+    """Returns a GGUF file, after checking that it is whole."""
+    from edgekit.models.gguf_header import read_header
+
+    if file.suffix != GGUF_SUFFIX:
+        refuse_pickles(source, [file.name])
+        raise ModelError(f"{source}: is a file; expected a .gguf file, or the directory that holds it and config.json.")
+    read_header(file)
+    return ModelFiles(source, file.parent, commit, trust_remote_code=False, gguf=file)
+
+
+def _resolve_hub_file(source: str, revision: str | None, *, offline: bool) -> ModelFiles:
+    repository, _, name = source.rpartition("/")
+    try:
+        directory = hub.download(repository, "model", revision, (name,), offline=offline)
+    except UsageError as error:
+        raise ModelError(str(error)) from error
+    if not (directory / name).is_file():
+        raise ModelError(f"{source}: the hub's {repository} holds no file '{name}'. Look at its files on the hub.")
+    return _check_file(source, directory / name, commit=directory.name)
 
 
 def _resolve_hub(source: str, revision: str | None, *, offline: bool, trust_remote_code: bool) -> ModelFiles:
@@ -202,6 +233,8 @@ def _load_quantized(directory: Path, kind: str) -> PreTrainedModel:
             network: PreTrainedModel = auto_class.from_config(config, dtype=torch.float32)
             install(network, read_quantization(directory))
             fill(network, directory / WEIGHTS_FILE, strict=True)
+            if (directory / GENERATION_FILE).is_file():
+                network.generation_config = transformers.GenerationConfig.from_pretrained(directory)
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(f"{directory}: weights and configuration do not fit ({_first_line(error)}).") from error
     network.eval()
@@ -215,6 +248,8 @@ def _save_quantized(network: PreTrainedModel, directory: Path) -> None:
     network.config.dtype = "float32"
     with quiet_transformers():
         network.config.save_pretrained(directory)
+        if network.can_generate():
+            network.generation_config.save_pretrained(directory)
     write(network, str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
 
 

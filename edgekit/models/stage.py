@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from edgekit.models.files import ModelFiles
-    from edgekit.models.source import LoadReport
+    from edgekit.models.source import LoadedModel, LoadReport
 
 _HEAD_SUFFIX = "ForSequenceClassification"
 _SHOWN_NAMES = 3
@@ -30,13 +30,15 @@ class ImportConfig(StageConfig):
     """Which model, and what it is for."""
 
     source: str
-    """A hub id, a directory, or pkg:NAME/path of an installed package."""
+    """A hub id, a directory, a .gguf file (also owner/name/file.gguf of the hub), or pkg:NAME/path of an installed
+    package."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; name a commit to get the same model for ever."""
     trust_remote_code: bool = False
     """Let Python code that comes with the model run on this machine."""
     task: TaskConfig | None = None
-    """What the model is for; not needed when the model has a classification head with labels."""
+    """What the model is for; not needed when the model has a classification head with labels, or is a causal language
+    model, whose context is then as long as its positions."""
 
 
 def import_model(inputs: StageInputs, config: ImportConfig, context: StageContext) -> Artifact:
@@ -47,8 +49,8 @@ def import_model(inputs: StageInputs, config: ImportConfig, context: StageContex
         ModelError: not found, truncated or altered, without a tokenizer, or with other labels than the task.
         EnvironmentLacksError: a package or the network is missing, or the disk is full.
     """
-    from edgekit.models.source import LoadedModel, load_network, resolve, save_model, set_labels
-    from edgekit.models.tokenizer import load_tokenizer
+    from edgekit.models.language_model import is_language_model, load_language_model
+    from edgekit.models.source import resolve, save_model
 
     _tell(context, f"reading {config.source}")
     files = resolve(
@@ -57,20 +59,11 @@ def import_model(inputs: StageInputs, config: ImportConfig, context: StageContex
         offline=context.offline,
         trust_remote_code=config.trust_remote_code,
     )
-    task = _agree_on_task(files, config.task, context)
-    tokenizer = load_tokenizer(files.path, trust_remote_code=config.trust_remote_code)
-    network, report = load_network(
-        files.path,
-        task.kind,
-        trust_remote_code=config.trust_remote_code,
-        seed=context.seed,
-        num_labels=len(task.labels),
-    )
-    _check_report(files, report, network.base_model_prefix, context)
-    set_labels(network.config, task.labels)
-    loaded = LoadedModel(network, tokenizer, task)
-    _check_network(files, loaded)
-    _compare_tokenizers(files, tokenizer, task.max_length, context)
+    if is_language_model(files, config.task):
+        loaded = load_language_model(files, config.task, lambda text: _tell(context, text))
+    else:
+        loaded = _load_classifier(files, config, context)
+    _compare_tokenizers(files, loaded.tokenizer, loaded.task.max_length, context)
     lineage = _lineage(lineage_of("import", inputs, config, context), files)
     with publish(context.out, kind="model", lineage=lineage) as staging:
         save_model(loaded, staging)
@@ -85,12 +78,33 @@ def source_digest(config: ImportConfig, offline: bool = False) -> str:
         EnvironmentLacksError: a package is not installed, or the hub cannot be reached or must not be.
     """
     from edgekit import hub
-    from edgekit.models.source import is_on_hub, resolve
+    from edgekit.models.source import hub_repository, is_on_hub, resolve
 
     if is_on_hub(config.source):
-        commit = hub.commit_of(config.source, "model", config.revision, offline=offline)
+        commit = hub.commit_of(hub_repository(config.source), "model", config.revision, offline=offline)
         return hash_json({"hub": config.source, "commit": commit})
     return resolve(config.source, revision=config.revision, trust_remote_code=config.trust_remote_code).digest()
+
+
+def _load_classifier(files: ModelFiles, config: ImportConfig, context: StageContext) -> LoadedModel:
+    """Returns a text classifier, with a new head where the source has none."""
+    from edgekit.models.source import LoadedModel, load_network, set_labels
+    from edgekit.models.tokenizer import load_tokenizer
+
+    task = _agree_on_task(files, config.task, context)
+    tokenizer = load_tokenizer(files.path, trust_remote_code=config.trust_remote_code)
+    network, report = load_network(
+        files.path,
+        task.kind,
+        trust_remote_code=config.trust_remote_code,
+        seed=context.seed,
+        num_labels=len(task.labels),
+    )
+    _check_report(files, report, network.base_model_prefix, context)
+    set_labels(network.config, task.labels)
+    loaded = LoadedModel(network, tokenizer, task)
+    _check_network(files, loaded)
+    return loaded
 
 
 def _agree_on_task(files: ModelFiles, task: TaskConfig | None, context: StageContext) -> TaskConfig:
@@ -215,7 +229,7 @@ def _compare_tokenizers(
     """Tells when transformers' class makes another tokenizer of the source than its tokenizer.json says."""
     from edgekit.models.tokenizer import NASTY_TEXTS, TOKENIZER_FILE, load_bare_tokenizer, tokenizer_vectors
 
-    if not (files.path / TOKENIZER_FILE).is_file():
+    if files.gguf is not None or not (files.path / TOKENIZER_FILE).is_file():
         return
     bare = tokenizer_vectors(load_bare_tokenizer(files.path / TOKENIZER_FILE), NASTY_TEXTS, max_length)
     own = tokenizer_vectors(tokenizer, NASTY_TEXTS, max_length)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from edgekit.artifact import Artifact, FileRecord, hash_file
-from edgekit.errors import BudgetError
+from edgekit.errors import BundleSizeError
 from edgekit.models.tasks import TASKS, read_task
 from edgekit.models.tokenizer import NASTY_TEXTS, TOKENIZER_FILE, load_bare_tokenizer, tokenizer_vectors
 from edgekit.packaging.bundle import LABELS_FILE, VECTORS_FILE, check_behaviour, check_labels
@@ -30,7 +30,7 @@ def fill(staging: Path, model: Artifact, config: PackageConfig) -> None:
     """Writes every file of the bundle, then opens it and runs tokenizer and model as an app would.
 
     Raises:
-        BudgetError: the bundle is larger than the target's store allows.
+        BundleSizeError: the bundle is larger than the target's store allows.
         UnsupportedError: the target's runtime does not read the file.
         CorruptArtifactError: the files disagree.
     """
@@ -96,9 +96,11 @@ def _write_vectors(staging: Path, manifest: Manifest) -> None:
 
 def _check_size(found: int, target: Target) -> None:
     if target.bundle_bytes is not None and found > target.bundle_bytes:
-        raise BudgetError(
+        raise BundleSizeError(
             f"package: the bundle has {found:,} bytes, and '{target.name}' allows at most {target.bundle_bytes:,} "
-            "(bundle_bytes). Nothing was bundled. Use fewer layers, a smaller vocabulary or fewer bits."
+            "(bundle_bytes). Nothing was bundled. Use fewer layers, a smaller vocabulary or fewer bits.",
+            found=found,
+            limit=target.bundle_bytes,
         )
 
 

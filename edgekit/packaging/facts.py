@@ -8,14 +8,14 @@ from typing import Self
 
 from edgekit.errors import UsageError
 from edgekit.results import (
+    AnyMeasurement,
+    AnyParity,
+    AnyQuality,
     BudgetResult,
     Comparison,
     Estimate,
     ExportResult,
     Interval,
-    Measurement,
-    Parity,
-    Quality,
     Result,
 )
 
@@ -37,12 +37,12 @@ class SpeedUp(Result):
 class BundleFacts(Result):
     """The evidence that a bundle carries. Without a parity check that passed, nothing is bundled."""
 
-    parity: Parity | None = None
+    parity: AnyParity | None = None
     """How far the exported file is from torch."""
-    quality: Quality | None = None
+    quality: AnyQuality | None = None
     """Quality of the exported file itself."""
-    measurement: Measurement | None = None
-    """Latency and memory, with the machine that they were measured on."""
+    measurement: AnyMeasurement | None = None
+    """Speed and memory, with the machine that they were measured on."""
     measured_on_target: bool = False
     """True when that machine counts as the target; otherwise the figures are of another machine."""
     speed_up: SpeedUp | None = None

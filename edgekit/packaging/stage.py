@@ -18,9 +18,9 @@ def package(inputs: StageInputs, config: PackageConfig, context: StageContext) -
     bundle's tokenizer and model were run as an app runs them before it was published.
 
     Raises:
-        UsageError: no model, no parity check, or a measurement of another model.
+        UsageError: no model, no parity check, or evidence about another model.
         ParityError: the parity check failed.
-        BudgetError: a budget is not met, or the bundle is larger than the target's store allows.
+        BudgetError: a budget is not met; as BundleSizeError: the bundle is larger than the target's store allows.
         UnsupportedError: the target's runtime does not read the file.
         EnvironmentLacksError: the disk is full, or onnxruntime is not installed.
     """
@@ -42,7 +42,7 @@ def require_evidence(model: Artifact, facts: BundleFacts) -> None:
     """Refuses what may not ship.
 
     Raises:
-        UsageError: no parity check, or a measurement of another model.
+        UsageError: no parity check, or evidence about another model.
         ParityError: the parity check failed.
         BudgetError: the budget is not met; names each limit.
     """
@@ -57,9 +57,19 @@ def require_evidence(model: Artifact, facts: BundleFacts) -> None:
         failed = [check for check in facts.budget.checks if check.status in ("missed", "inconclusive")]
         found = " ".join(f"{check.name} {check.status}: {check.explanation}" for check in failed)
         raise BudgetError(f"package: the budget is not met: {found} Nothing was bundled.")
-    measured = facts.measurement
-    if measured is not None and measured.model_digest != model.digest:
-        raise UsageError(
-            f"package: the measurement is of {measured.model_digest[:12]}, expected {model.digest[:12]} "
-            f"({model.path}). Measure this model."
-        )
+    _require_same_model(model, facts)
+
+
+def _require_same_model(model: Artifact, facts: BundleFacts) -> None:
+    """Refuses evidence about another file, and evidence that does not say which file it is about."""
+    remedies = (
+        (facts.parity, "parity check", "check"),
+        (facts.quality, "quality", "evaluate"),
+        (facts.measurement, "measurement", "bench"),
+    )
+    for found, what, command in remedies:
+        if found is not None and found.model_digest != model.digest:
+            raise UsageError(
+                f"package: the {what} is of the model {found.model_digest[:12] or '(not named)'}, expected "
+                f"{model.digest[:12]} ({model.path}). Run `edgekit {command}` on this model."
+            )

@@ -15,12 +15,15 @@ from edgekit.errors import UnsupportedError
 from edgekit.pruning.tokenizer_model import JsonObject, TokenizerModel, is_byte
 
 Pair = tuple[str, str]
+_SPACE = "▁"
 
 
 def read_byte_pair_encoding(model: JsonObject, added: frozenset[str]) -> TokenizerModel:
     """Returns the `model` of a `tokenizer.json` as tokens that may or may not be dropped.
 
-    Single symbols stay: bytes or characters, with the mark of a continuation or of a word's end where it has one.
+    Single symbols stay: bytes or characters, with the mark of a continuation or of a word's end where it has one. Where
+    a character without a token is written as bytes (Llama 2, Gemma), the bytes stay, and characters need not, but for
+    the mark of a space: written as bytes, it would not be turned back into one.
 
     Raises:
         UnsupportedError: merges are left out at random (dropout), so that no text has fixed tokens.
@@ -85,11 +88,13 @@ def split_symbols(token: str, marks: tuple[str, str]) -> list[str]:
 
 def _required(model: JsonObject, tokens: Mapping[str, int], marks: tuple[str, str]) -> frozenset[int]:
     required = {tokens[str(model["unk_token"])]} if model.get("unk_token") in tokens else set()
+    falls_back = bool(model.get("byte_fallback")) and all(f"<0x{byte:02X}>" in tokens for byte in range(256))
     for token, token_id in tokens.items():
         symbols = split_symbols(token, marks)
         # A word that is looked up whole needs no symbols, so without its token it might have none.
         alone = bool(model.get("ignore_merges")) and any(symbol not in tokens for symbol in symbols)
-        if len(symbols) == 1 or is_byte(token) or alone:
+        single = len(symbols) == 1 and (token == _SPACE or not falls_back)
+        if single or is_byte(token) or alone:
             required.add(token_id)
     return frozenset(required)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from edgekit.contract import StageContext
-from edgekit.data.prepared import PreparedData, Split
+from edgekit.data.conversations import encode_documents, template_token_ids
+from edgekit.data.documents import words_of
+from edgekit.data.prepared import PreparedData
 from edgekit.data.preprocessing import encode, length_buckets, pad
 from edgekit.errors import UsageError
 from edgekit.events import Event, track
@@ -23,7 +26,7 @@ from edgekit.models.source import LoadedModel
 from edgekit.models.structure import find_layers
 from edgekit.models.tokenizer import NASTY_TEXTS
 from edgekit.pruning.cut import Cut, require_same_tokens
-from edgekit.pruning.embeddings import token_ids_of
+from edgekit.pruning.embeddings import token_ids_named_by
 from edgekit.pruning.feed_forward import Neurons, check_size, choose_neurons, find_feed_forwards, measure_neurons
 from edgekit.pruning.importance import measure_importance
 from edgekit.pruning.layers import check_count, check_indices, choose_by_influence, choose_uniformly, cut_layers
@@ -35,7 +38,10 @@ if TYPE_CHECKING:
 
 _STAGE = "prune"
 _CHUNK = 1000
+_CALIBRATED = "train"
 _BATCH = 32
+# A language model's rows may be long: so many tokens at once, padding included.
+_BATCH_TOKENS = 8192
 _CHECKED_TEXTS = 500
 
 
@@ -86,7 +92,7 @@ def _choose_layers(
     check_count(config.layers, stack)
     if data is None or config.choose == "uniform":
         return choose_uniformly(config.layers, stack), None
-    batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context, "layers")
+    batches = _calibration_batches(loaded, data, config.calibration_rows, context, "layers")
     influence = measure_importance(loaded.model, batches).block_influence
     return choose_by_influence(config.layers, stack, influence), influence
 
@@ -103,7 +109,7 @@ def _choose_neurons(
         return None
     model = loaded.model if layers is None else cut_layers(loaded.model, layers)
     check_size(config.intermediate_size, find_feed_forwards(model))
-    batches = _calibration_batches(loaded, data.split("train"), config.calibration_rows, context, "neurons")
+    batches = _calibration_batches(loaded, data, config.calibration_rows, context, "neurons")
     return choose_neurons(measure_neurons(model, batches), config.intermediate_size)
 
 
@@ -111,28 +117,27 @@ def _choose_vocabulary(
     loaded: LoadedModel, data: PreparedData, config: PruneConfig, context: StageContext
 ) -> tuple[tuple[int, ...], PreTrainedTokenizerBase, dict[str, float]]:
     """Returns the ids to keep, the smaller tokenizer, and the share of each split's tokens that are kept."""
-    vocabulary = read_vocabulary(loaded.tokenizer, [token_id for _, token_id in token_ids_of(loaded.model.config)])
+    needed = token_ids_named_by(loaded.model) | template_token_ids(loaded.tokenizer)
+    vocabulary = read_vocabulary(loaded.tokenizer, needed)
     names = config.splits_counted or [name for name in ("train", "unlabelled") if name in data.rows]
-    splits = [data.split(name) for name in names]
-    counts = _count(splits, loaded, vocabulary.size, context)
+    counts = _count(data, names, loaded, vocabulary.size, context)
     kept = choose_tokens(vocabulary, counts, size=config.vocabulary_size, min_count=config.min_count or 1)
     trimmed = trim_tokenizer(loaded.tokenizer, vocabulary, kept)
-    texts = [text for split in splits for text in split.texts[:_CHECKED_TEXTS]]
+    texts = [text for name in names for text in _first_texts(data, name)]
     require_same_tokens(loaded.tokenizer, trimmed, kept, [*texts, *NASTY_TEXTS])
-    shares = {split.name: coverage(count, kept) for split, count in zip(splits, counts, strict=True)}
+    shares = {name: coverage(count, kept) for name, count in zip(names, counts, strict=True)}
     return kept, trimmed, shares
 
 
-def _count(splits: list[Split], loaded: LoadedModel, size: int, context: StageContext) -> list[Counts]:
-    total = sum(len(split) for split in splits)
+def _count(data: PreparedData, names: list[str], loaded: LoadedModel, size: int, context: StageContext) -> list[Counts]:
+    total = sum(data.rows.get(name, 0) for name in names)
     done = 0
     counts: list[Counts] = []
-    for split in splits:
+    for name in names:
         count = np.zeros(size, dtype=np.int64)
-        for start in range(0, len(split), _CHUNK):
-            chunk = split.texts[start : start + _CHUNK]
-            count += count_tokens(chunk, loaded.tokenizer, loaded.task.max_length, size)
-            done += len(chunk)
+        for rows, part in _counted(data, name, loaded, size):
+            count += part
+            done += rows
             context.events(
                 Event("progress", stage=_STAGE, text="counting tokens", completed=done, total=total, unit="texts")
             )
@@ -140,21 +145,55 @@ def _count(splits: list[Split], loaded: LoadedModel, size: int, context: StageCo
     return counts
 
 
+def _counted(data: PreparedData, name: str, loaded: LoadedModel, size: int) -> Iterator[tuple[int, Counts]]:
+    """Yields a number of rows and how often each id occurs in them: of a language model's documents, everywhere."""
+    if name in data.forms:
+        encoded = encode_documents(data.documents(name), loaded.tokenizer, f"split '{name}'")
+        while chunk := list(islice(encoded, _CHUNK)):
+            ids = np.asarray([token_id for document in chunk for token_id in document.ids], dtype=np.int64)
+            yield len(chunk), np.bincount(ids, minlength=size)
+        return
+    split = data.split(name)
+    for start in range(0, len(split), _CHUNK):
+        texts = split.texts[start : start + _CHUNK]
+        yield len(texts), count_tokens(texts, loaded.tokenizer, loaded.task.max_length, size)
+
+
+def _first_texts(data: PreparedData, name: str) -> list[str]:
+    if name in data.forms:
+        return [words_of(document) for document in islice(data.documents(name), _CHECKED_TEXTS)]
+    return data.split(name).texts[:_CHECKED_TEXTS]
+
+
 def _calibration_batches(
-    loaded: LoadedModel, split: Split, rows: int, context: StageContext, what: str
+    loaded: LoadedModel, data: PreparedData, rows: int, context: StageContext, what: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields `input_ids` and `attention_mask` (B, T) of `rows` texts drawn with the stage's seed."""
+    """Yields `input_ids` and `attention_mask` (B, T) of `rows` rows of `train` drawn with the stage's seed."""
     generator = np.random.default_rng(context.seed)
-    chosen = sorted(generator.choice(len(split), size=min(rows, len(split)), replace=False).tolist())
-    texts = [split.texts[row] for row in chosen]
-    ids = encode(texts, loaded.tokenizer, loaded.task.max_length, where=f"split '{split.name}'")
-    batches = length_buckets([len(row) for row in ids], _BATCH)
+    total = data.rows.get(_CALIBRATED, 0)
+    chosen = sorted(generator.choice(total, size=min(rows, total), replace=False).tolist())
+    ids = _calibration_ids(loaded, data, chosen)
+    longest = max((len(row) for row in ids), default=1)
+    batch_size = min(_BATCH, max(1, _BATCH_TOKENS // longest)) if _CALIBRATED in data.forms else _BATCH
+    batches = length_buckets([len(row) for row in ids], batch_size)
     pad_id = loaded.tokenizer.pad_token_id or 0
     for batch in track(
         batches, context.events, stage=_STAGE, text=f"measuring {what}", total=len(batches), unit="batches"
     ):
         input_ids, attention_mask = pad([ids[row] for row in batch], pad_id)
         yield torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+
+
+def _calibration_ids(loaded: LoadedModel, data: PreparedData, chosen: list[int]) -> list[list[int]]:
+    """Returns the tokens of these rows, each cut to what the model reads at once."""
+    where = f"split '{_CALIBRATED}'"
+    if _CALIBRATED not in data.forms:
+        split = data.split(_CALIBRATED)
+        return encode([split.texts[row] for row in chosen], loaded.tokenizer, loaded.task.max_length, where=where)
+    wanted = set(chosen)
+    documents = [document for row, document in enumerate(data.documents(_CALIBRATED)) if row in wanted]
+    encoded = encode_documents(documents, loaded.tokenizer, f"calibration rows of {where}")
+    return [document.ids[: loaded.task.max_length] for document in encoded]
 
 
 def _require_room(loaded: LoadedModel, positions: int) -> None:

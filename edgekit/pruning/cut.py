@@ -77,6 +77,8 @@ def require_same_outputs(model: PreTrainedModel, student: PreTrainedModel, cut: 
     neurons = {} if cut.neurons is None else dict(zip(owners, cut.neurons, strict=True))
     with torch.inference_mode(), skip_layers(model, layers), _masked(model, neurons):
         expected = model(input_ids=torch.from_numpy(kept_ids[new_ids]), attention_mask=attention_mask)[0]
+        if cut.token_ids is not None and model.get_output_embeddings() is not None:
+            expected = expected[..., torch.from_numpy(kept_ids)]  # a logit for each kept token
     with torch.inference_mode():
         found = student(input_ids=torch.from_numpy(new_ids), attention_mask=attention_mask)[0]
     difference = float((expected - found).abs().max())

@@ -13,14 +13,22 @@ from edgekit.errors import ModelError
 from edgekit.models.structure import PositionTable, find_embeddings, size_names
 from edgekit.pruning.rebuild import copy_config, rebuild
 
+_TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
+"""Settings of a generation that name tokens too."""
+
 
 def token_ids_of(config: Any) -> Iterator[tuple[str, int]]:
     """Yields the settings of a configuration that name tokens (`pad_token_id` ...), one id at a time."""
     for name, value in config.to_dict().items():
-        if name.endswith("_token_id"):
-            for token_id in value if isinstance(value, list) else [value]:
-                if isinstance(token_id, int):
-                    yield name, token_id
+        if name.endswith("_token_id") or name in _TOKEN_LISTS:
+            for token_id in _flat(value):
+                yield name, token_id
+
+
+def token_ids_named_by(model: PreTrainedModel) -> set[int]:
+    """Returns every id that the configurations of a model and of its generation name."""
+    configs = [model.config, *([model.generation_config] if model.can_generate() else [])]
+    return {token_id for config in configs for _, token_id in token_ids_of(config)}
 
 
 def cut_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
@@ -74,7 +82,24 @@ def _counts_from_padding(position: PositionTable | None, pad: int) -> bool:
 def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
     for name in {name for name, _ in token_ids_of(config)}:
         value = getattr(config, name)
-        if isinstance(value, list):
-            setattr(config, name, [new_ids[token_id] for token_id in value if token_id in new_ids])
-        else:
-            setattr(config, name, new_ids.get(value))
+        setattr(config, name, _renumbered(value, new_ids) if isinstance(value, list) else new_ids.get(value))
+
+
+def _renumbered(value: list[Any], new_ids: Mapping[int, int]) -> list[Any]:
+    """Returns a list of ids, or of sequences of ids, with new ones; what holds a dropped id goes."""
+    renumbered: list[Any] = []
+    for entry in value:
+        if isinstance(entry, list):
+            if all(token_id in new_ids for token_id in entry):
+                renumbered.append([new_ids[token_id] for token_id in entry])
+        elif entry in new_ids:
+            renumbered.append(new_ids[entry])
+    return renumbered
+
+
+def _flat(value: Any) -> Iterator[int]:
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, list):
+            yield from _flat(entry)
+        elif isinstance(entry, int):
+            yield entry

@@ -126,7 +126,8 @@ def cut_feed_forwards(model: PreTrainedModel, neurons: Neurons) -> PreTrainedMod
     size = len(neurons[0])
     check_size(size, blocks)
     config = copy_config(model)
-    setattr(config, _size_name(model, blocks[0].size), size)
+    for name in _size_names(model, blocks[0].size):
+        setattr(config, name, size)
     kept: dict[str, tuple[int, tuple[int, ...]]] = {}
     for block, chosen in zip(blocks, neurons, strict=True):
         wide = torch.arange(block.size)[list(chosen)]
@@ -180,10 +181,14 @@ def _is_block(linears: Sequence[nn.Module]) -> bool:
     return all(_inputs(linear) == hidden_size for linear in up) and made in (size, 2 * size)
 
 
-def _size_name(model: PreTrainedModel, size: int) -> str:
-    for name in _SIZE_NAMES:
-        if getattr(model.config, name, None) == size:
-            return name
+def _size_names(model: PreTrainedModel, size: int) -> list[str]:
+    """Returns what the configuration calls the width: an entry beside it that the architecture ignores counts too."""
+    names = [name for name in _SIZE_NAMES if getattr(model.config, name, None) == size]
+    # GPT-2 leaves it open where it is four times the hidden size.
+    if hasattr(model.config, "n_inner") and model.config.n_inner is None and size == 4 * model.config.hidden_size:
+        names.append("n_inner")
+    if names:
+        return names
     raise UnsupportedError(
         f"intermediate_size: none of {', '.join(_SIZE_NAMES)} in the configuration of model type "
         f"'{model.config.model_type}' is {size}, the width of its feed-forward blocks. Leave intermediate_size out."

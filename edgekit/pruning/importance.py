@@ -49,12 +49,13 @@ class Calibration:
             UsageError: the batches hold no token.
         """
         tokens = 0
+        body = model.base_model  # without the head: logits over a large vocabulary would take gigabytes
         try:
             with torch.inference_mode():
                 for input_ids, attention_mask in batches:
                     self.real = attention_mask.bool()
                     tokens += int(self.real.sum())
-                    model(input_ids=input_ids, attention_mask=attention_mask)
+                    body(input_ids=input_ids, attention_mask=attention_mask)
         finally:
             for handle in handles:
                 handle.remove()

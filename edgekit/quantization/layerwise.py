@@ -196,10 +196,9 @@ def _unreached(layer: _Layer, done: dict[str, QuantizedTensor], config: Layerwis
 
 
 def _split(weight: QuantizedTensor, sizes: list[int]) -> Iterator[QuantizedTensor]:
-    zeros = weight.zero_points
-    parts = zip(weight.codes.split(sizes), weight.scales.split(sizes), strict=True)
-    start = 0
-    for codes, scales in parts:
-        end = start + len(codes)
-        yield QuantizedTensor(codes, scales, None if zeros is None else zeros[start:end], weight.scheme)
-        start = end
+    """Yields the weights that `weight` was joined from, each in memory of its own, as saving needs it."""
+    end = 0
+    for size in sizes:
+        start, end = end, end + size
+        zeros = None if weight.zero_points is None else weight.zero_points[start:end].clone()
+        yield QuantizedTensor(weight.codes[start:end].clone(), weight.scales[start:end].clone(), zeros, weight.scheme)

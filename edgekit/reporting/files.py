@@ -12,6 +12,8 @@ from edgekit.reporting.junit import render_junit
 from edgekit.reporting.markdown import render_markdown
 from edgekit.results import BuildResult
 
+BUILD_FILE = "build.json"
+
 
 @dataclass(frozen=True)
 class ReportFiles:
@@ -26,7 +28,7 @@ class ReportFiles:
 def report_files(directory: Path) -> ReportFiles:
     """Returns the paths of the reports of a build in `directory`."""
     return ReportFiles(
-        json=directory / "build.json",
+        json=directory / BUILD_FILE,
         html=directory / "report.html",
         markdown=directory / "report.md",
         junit=directory / "junit.xml",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.reporting.wording import STATUS_TITLES, check_title, join_words
-from edgekit.results import BudgetCheck, BuildResult, Comparison, ExportResult, Measurement, StageResult
+from edgekit.results import AnyMeasurement, AnyQuality, BudgetCheck, BuildResult, Comparison, ExportResult, StageResult
 
 Tone = Literal["good", "bad", "uncertain"]
 
@@ -29,7 +29,7 @@ class Measured:
 
     export: ExportResult
     """The first export that reports it."""
-    measurement: Measurement
+    measurement: AnyMeasurement
     targets: list[str]
     """Names of the targets in whose rows it stands."""
     comparisons: list[tuple[str, Comparison]]
@@ -88,7 +88,7 @@ def comparisons(export: ExportResult) -> list[tuple[str, Comparison]]:
 
 def teacher_stage(result: BuildResult) -> StageResult | None:
     """Returns the stage that made the teacher, such as its finetuning; None when the teacher was taken as it was."""
-    candidates = [stage for stage in result.stages if stage.quality.accuracy_change is None]
+    candidates = [stage for stage in result.stages if stage.quality.headline.change is None]
     return next((stage for stage in reversed(candidates) if stage.quality == result.teacher_quality), None)
 
 
@@ -96,6 +96,12 @@ def teacher_bytes(result: BuildResult) -> int:
     """Returns the size of the teacher's weights, or 0 when the build does not say."""
     stage = teacher_stage(result)
     return result.teacher_bytes or (stage.model_bytes if stage is not None else 0)
+
+
+def final_quality(result: BuildResult) -> AnyQuality | None:
+    """Returns the quality of what ships: the first export's, else the last stage's."""
+    exported = [export.quality for export in result.exports if export.quality is not None]
+    return next(iter(exported + [stage.quality for stage in reversed(result.stages)]), None)
 
 
 def headline_export(result: BuildResult) -> ExportResult | None:

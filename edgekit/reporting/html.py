@@ -6,16 +6,17 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgekit.reporting import findings, wording
-from edgekit.reporting.plots import budget, front, latency, memory, recall, waterfall
+from edgekit.reporting import agreement, findings, metric, speed, wording
+from edgekit.reporting.plots import budget, front, generation, latency, memory, recall, splits, waterfall
 from edgekit.reporting.plots.latency import Curve
-from edgekit.results import BuildResult, ExportResult, Measurement
+from edgekit.results import AnyMeasurement, BuildResult, ExportResult, GenerationMeasurement
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATE = "report.html.j2"
 STYLE = "report.css"
+_MOST_DEPTHS = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class MeasuredFigures:
     curves: list[Curve]
     latency_svg: str
     memory_svg: str
+    written: GenerationMeasurement | None = None
+    """What was measured, where it is writing: the table then has a row for each depth."""
+    decode_svg: str = ""
+    prefill_svg: str = ""
 
 
 def render_html(result: BuildResult) -> str:
@@ -48,13 +53,14 @@ def render_html(result: BuildResult) -> str:
         notes=findings.notes(result),
         teacher_stage=findings.teacher_stage(result),
         teacher_bytes=findings.teacher_bytes(result),
+        metric=metric.build_metric(result),
         tiles=headline_tiles(result),
         figures=figures,
         size_front=front.quality_against_size(result),
         latency_front=front.quality_against_latency(result),
         waterfall=waterfall.quality_waterfall(result),
         recall=recall.recall_by_label(result),
-        final_quality=recall.final_quality(result),
+        splits=splits.metric_by_split(result),
         recipe_text=json.dumps(result.recipe, indent=2, ensure_ascii=False),
         total_seconds=sum(findings.step_seconds(result)),
         longest_seconds=max(findings.step_seconds(result), default=0) or 1,
@@ -62,27 +68,27 @@ def render_html(result: BuildResult) -> str:
 
 
 def headline_tiles(result: BuildResult) -> list[Tile]:
-    """Returns accuracy, size, latency and memory of the export that ships, each with what it compares to."""
+    """Returns quality, size, speed and memory of the export that ships, each with what it compares to."""
     export = findings.headline_export(result)
     if export is None:
         return []
-    tiles = [_accuracy_tile(export), _size_tile(export, findings.teacher_bytes(result))]
+    tiles = [_quality_tile(export), _size_tile(export, findings.teacher_bytes(result))]
     if export.measurement is not None:
-        tiles += [_latency_tile(export, export.measurement), _memory_tile(export, export.measurement)]
+        tiles += [_speed_tile(export, export.measurement), _memory_tile(export, export.measurement)]
     return [tile for tile in tiles if tile is not None]
 
 
-def _accuracy_tile(export: ExportResult) -> Tile | None:
+def _quality_tile(export: ExportResult) -> Tile | None:
     quality = export.quality
     if quality is None:
         return None
-    interval = wording.percent_range(quality.accuracy_interval)
-    details = [f"95 % interval {interval}, {quality.rows:,} {quality.split} rows"]
-    if quality.accuracy_change is not None:
-        details.append(f"{wording.accuracy_change(quality)} against the teacher")
+    judged = metric.metric_of(quality)
+    details = [f"95 % interval {metric.value_range(quality)}, {metric.evidence(quality)}"]
+    if quality.headline.change is not None:
+        details.append(f"{metric.change_in_words(quality)}{judged.against_teacher}")
     if quality.parts:
-        details.append(wording.accuracy_by_split(quality))
-    return Tile("Accuracy", wording.percent(quality.accuracy), details)
+        details.append(metric.values_by_split(quality))
+    return Tile(judged.title, metric.value(quality), details)
 
 
 def _size_tile(export: ExportResult, teacher_bytes: int) -> Tile:
@@ -93,15 +99,15 @@ def _size_tile(export: ExportResult, teacher_bytes: int) -> Tile:
     return Tile("Model files", wording.mebibytes(export.bytes), details)
 
 
-def _latency_tile(export: ExportResult, found: Measurement) -> Tile:
-    details = [f"{wording.scenario(found)}; p95 {wording.milliseconds(found.p95_ms)}"]
+def _speed_tile(export: ExportResult, found: AnyMeasurement) -> Tile:
+    title, value, details = speed.headline(found)
     for other, comparison in findings.comparisons(export):
         interval = comparison.ratio_interval
         details.append(wording.speed_up(comparison.ratio_p50, interval.low, interval.high, other))
-    return Tile("p50 latency", wording.milliseconds(found.p50_ms), details)
+    return Tile(title, value, details)
 
 
-def _memory_tile(export: ExportResult, found: Measurement) -> Tile:
+def _memory_tile(export: ExportResult, found: AnyMeasurement) -> Tile:
     details = ["of the whole process, interpreter included"]
     for other, comparison in findings.comparisons(export)[:1]:
         details.append(f"{wording.mebibytes(comparison.second.peak_rss_bytes)} with {other}")
@@ -114,13 +120,31 @@ def _figures(measured: findings.Measured, index: int, count: int) -> MeasuredFig
     for other, comparison in measured.comparisons:
         kind = "float" if "teacher" not in other else "teacher"
         curves.append(Curve(other.removeprefix("its ").removeprefix("the "), kind, comparison.second))
+    written = speed.as_generation(measured.measurement)
+    timed = curves if written is None else [_depth_curve(written, index) for index in _drawn_depths(written)]
     limits = [check.limit for check in measured.export.budget.checks if check.name == "peak_memory_bytes"]
     return MeasuredFigures(
         measured,
-        curves,
-        latency.latency_distribution(f"latency-{index}", curves),
+        timed,
+        latency.latency_distribution(f"latency-{index}", timed, speed.noun(measured.measurement)),
         memory.memory_split(f"memory-{index}", curves, next(iter(limits), None)),
+        written,
+        "" if written is None else generation.decode_by_depth(f"decode-{index}", written),
+        "" if written is None else generation.prefill_by_depth(f"prefill-{index}", written),
     )
+
+
+def _drawn_depths(found: GenerationMeasurement) -> list[int]:
+    """Returns the positions of the depths to draw: the first, the last and those that fit in between."""
+    last = len(found.depths) - 1
+    return sorted({round(last * part / (_MOST_DEPTHS - 1)) for part in range(_MOST_DEPTHS)})
+
+
+def _depth_curve(found: GenerationMeasurement, index: int) -> Curve:
+    """Returns the times of tokens at one depth; the deepest has the colour of what ships."""
+    depth = found.depths[index]
+    kind = "export" if depth == found.deepest else f"depth-{_drawn_depths(found).index(index) + 1}"
+    return Curve(speed.depth_title(depth), kind, found, depth.timing)
 
 
 def _environment() -> Environment:
@@ -137,6 +161,9 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         words=wording,
+        quality=metric,
+        speed=speed,
+        agreement=agreement,
         place=findings.place,
         sentence=lambda words: f"{words[:1].upper()}{words[1:]}.",
         budget_bar=lambda check: Markup(budget.budget_bar(check)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgekit.reporting import findings, wording
+from edgekit.reporting import agreement, findings, metric, speed, wording
 from edgekit.results import BudgetCheck, BuildResult, ExportResult, StageResult
 
 _SIGNS = {
@@ -27,10 +27,10 @@ def render_markdown(result: BuildResult) -> str:
     if found:
         parts.append("**Worth knowing**\n\n" + "\n".join(f"- {escape(note)}" for note in found))
     if result.exports:
-        parts.append(table(_EXPORT_HEADER, [_export_row(export) for export in result.exports]))
+        parts.append(table(_export_header(result), [_export_row(export) for export in result.exports]))
         parts += _measured_where(result)
     if result.stages:
-        parts.append(table(_STAGE_HEADER, [_stage_row(stage) for stage in result.stages]))
+        parts.append(table(_stage_header(result), [_stage_row(stage) for stage in result.stages]))
     if findings.budget_checks(result):
         rows = [_check_row(export, check) for export, check in findings.budget_checks(result)]
         parts.append(_fold("Budget checks", table(_CHECK_HEADER, rows)))
@@ -42,7 +42,7 @@ def render_markdown(result: BuildResult) -> str:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Returns a table; cells are Markdown already, columns of figures are aligned right."""
-    rule = ["---:" if name in _FIGURES else "---" for name in header]
+    rule = ["---" if name in _WORDS else "---:" for name in header]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
 
 
@@ -53,20 +53,31 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", flat)
 
 
-_STAGE_HEADER = ["stage", "accuracy (95 %)", "change, points", "as teacher", "weights", "time"]
-_EXPORT_HEADER = ["export", "bytes", "accuracy", "parity", "p50 / p95", "against float32", "peak memory", "budget"]
 _CHECK_HEADER = ["export", "limit on", "found", "limit", "result", "why"]
-_FIGURES = {*_STAGE_HEADER[1:], *_EXPORT_HEADER[1:3], "found", "limit"}
+_WORDS = {
+    *("export", "stage", "parity", "p50 / p95", "first token / decode", "against float32", "peak memory", "budget"),
+    *("limit on", "result", "why"),
+}
+"""Titles of columns that hold words: they are aligned left."""
+
+
+def _stage_header(result: BuildResult) -> list[str]:
+    judged = metric.build_metric(result)
+    return ["stage", f"{judged.name} (95 %)", judged.change_title, "as teacher", "weights", "time"]
+
+
+def _export_header(result: BuildResult) -> list[str]:
+    name, summary = metric.build_metric(result).name, speed.summary_title(result)
+    return ["export", "bytes", name, "parity", summary, "against float32", "peak memory", "budget"]
 
 
 def _stage_row(stage: StageResult) -> list[str]:
     quality = stage.quality
-    agreement = wording.ABSENT if quality.teacher_agreement is None else wording.percent(quality.teacher_agreement)
     return [
         escape(stage.kind),
-        wording.accuracy(quality),
-        wording.accuracy_change(quality).replace(" points", ""),
-        agreement,
+        metric.value_with_range(quality),
+        metric.change_with_range(quality),
+        metric.agreement(quality),
         wording.mebibytes(stage.model_bytes) if stage.model_bytes else wording.ABSENT,
         wording.seconds(stage.seconds) + (" (cached)" if stage.cached else ""),
     ]
@@ -77,10 +88,10 @@ def _export_row(export: ExportResult) -> list[str]:
     mark = "" if export.measured_on_target else "<br>on this machine, not the target"
     latency, memory, ratio = "not measured", "not measured", wording.ABSENT
     if found is not None:
-        latency = f"{wording.p50_and_p95(found)}{mark}"
+        latency = f"{speed.summary(found)}{mark}"
         memory = f"{wording.mebibytes(found.peak_rss_bytes)}{mark}"
     for estimate in export.estimates:
-        if estimate.unit == "ms":
+        if estimate.unit != "bytes":
             latency = f"*{escape(wording.estimate(estimate))}*<br>{latency}"
     if export.float_comparison is not None:
         ratio = f"{wording.times(export.float_comparison.ratio_p50)} the speed"
@@ -88,8 +99,8 @@ def _export_row(export: ExportResult) -> list[str]:
     return [
         f"{escape(export.format)} for {escape(export.target)}",
         f"{export.bytes:,}",
-        wording.percent(export.quality.accuracy) if export.quality else wording.ABSENT,
-        f"max {wording.small(export.parity.max_abs_diff)}" if export.parity.passed else "**failed**",
+        metric.value(export.quality) if export.quality else wording.ABSENT,
+        agreement.largest(export.parity) if export.parity.passed else "**failed**",
         latency,
         ratio,
         memory,
@@ -100,7 +111,7 @@ def _export_row(export: ExportResult) -> list[str]:
 def _measured_where(result: BuildResult) -> list[str]:
     """Returns one line a distinct scenario and machine."""
     lines = [
-        f"Measured: {wording.scenario(entry.measurement)}, on {wording.machine(entry.measurement.machine)}."
+        f"Measured: {speed.scenario(entry.measurement)}, on {wording.machine(entry.measurement.machine)}."
         for entry in findings.distinct_measurements(result)
     ]
     return [escape(line) for line in dict.fromkeys(lines)]

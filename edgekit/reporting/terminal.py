@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.reporting import findings, wording
+from edgekit.reporting import agreement, findings, metric, speed, wording
 from edgekit.results import (
+    AnyMeasurement,
+    AnyParity,
+    AnyQuality,
     BudgetResult,
     BuildResult,
     CheckStatus,
     Comparison,
     Estimate,
     ExportResult,
-    Measurement,
-    Parity,
-    Quality,
     StageResult,
 )
 
@@ -40,7 +41,7 @@ def show_build(result: BuildResult, console: Console) -> None:
     if result.exports:
         console.print(export_table(result))
         for entry in findings.distinct_measurements(result):
-            where = f"{wording.scenario(entry.measurement)}, on {wording.machine(entry.measurement.machine)}"
+            where = f"{speed.scenario(entry.measurement)}, on {wording.machine(entry.measurement.machine)}"
             console.print(_text(f"Measured: {where}.", "dim"))
         if any(export.estimates for export in result.exports):
             console.print(_text("~ marks an estimate: nobody measured it.", "dim italic"))
@@ -53,10 +54,11 @@ def show_build(result: BuildResult, console: Console) -> None:
 
 def stage_table(result: BuildResult) -> Table:
     """Returns one row a stage: quality with interval, change against the teacher, size, time."""
-    table = _table("Stages", ["stage", "accuracy (95 %)", "change, points", "weights", "time"])
+    judged = metric.build_metric(result)
+    table = _table("Stages", ["stage", f"{judged.name} (95 %)", judged.change_title, "weights", "time"])
     if result.teacher_quality is not None and findings.teacher_stage(result) is None:
         size = findings.teacher_bytes(result)
-        table.add_row("teacher", wording.accuracy(result.teacher_quality), "", _size(size), "")
+        table.add_row("teacher", metric.value_with_range(result.teacher_quality), "", _size(size), "")
     for stage in result.stages:
         table.add_row(*_stage_cells(stage))
     return table
@@ -64,7 +66,7 @@ def stage_table(result: BuildResult) -> Table:
 
 def export_table(result: BuildResult) -> Table:
     """Returns one row an export: bytes, parity, latency, memory, budget; estimates and foreign machines marked."""
-    table = _table("Exports", ["export", "bytes", "parity", "p50 / p95", "peak memory", "budget"])
+    table = _table("Exports", ["export", "bytes", "parity", speed.summary_title(result), "peak memory", "budget"])
     for column in table.columns[2:]:
         column.justify = "left"
     for export in result.exports:
@@ -94,61 +96,31 @@ def budget_table(budget: BudgetResult) -> Table:
     return table
 
 
-def quality_table(quality: Quality) -> Table:
+def quality_table(quality: AnyQuality) -> Table:
     """Returns the figures of one evaluation."""
     table = _table(f"Quality on {quality.split}", ["", ""])
-    table.add_row("accuracy (95 %)", wording.accuracy(quality))
-    for name, part in quality.parts.items():
-        table.add_row(_text(f"accuracy on {name}"), wording.accuracy(part))
-    table.add_row("cross-entropy", f"{quality.cross_entropy:.4f} nats")
-    table.add_row("rows", f"{quality.rows:,}")
-    if quality.accuracy_change is not None:
-        table.add_row("change against the teacher", wording.accuracy_change(quality))
-    if quality.teacher_agreement is not None:
-        table.add_row("same label as the teacher", wording.percent(quality.teacher_agreement))
-    for label, recall in quality.per_label_recall.items():
-        table.add_row(_text(f"recall of {label}"), wording.percent(recall))
+    for title, figure in metric.details(quality):
+        table.add_row(_text(title), figure)
     return table
 
 
-def parity_table(parity: Parity) -> Table:
+def parity_table(parity: AnyParity) -> Table:
     """Returns the figures of one parity check and what failed."""
     table = _table(f"Parity under {parity.runtime}", ["", ""])
     table.add_row("result", _text("passed", "green") if parity.passed else _text("failed", "bold red"))
-    table.add_row("texts", f"{parity.rows:,}")
-    table.add_row("largest difference", wording.small(parity.max_abs_diff))
-    table.add_row("mean difference", wording.small(parity.mean_abs_diff))
-    table.add_row("same label", wording.percent(parity.label_agreement))
-    table.add_row("tokenizer texts that differ", f"{parity.tokenizer_mismatches} of {parity.tokenizer_texts}")
+    for title, figure in agreement.rows(parity):
+        table.add_row(title, figure)
     for failure in parity.failures:
         table.add_row("failed", _text(failure, "red"))
     return table
 
 
-def measurement_table(measurements: dict[str, Measurement]) -> Table:
+def measurement_table(measurements: Mapping[str, AnyMeasurement]) -> Table:
     """Returns one column a measurement, by its name; the machine stands in the caption."""
     table = _table("Measured", ["", *measurements])
     found = list(measurements.values())
     table.caption = "; ".join(dict.fromkeys(wording.machine(entry.machine) for entry in found))
-    rows = {
-        "scenario": [wording.scenario(entry) for entry in found],
-        "p50": [_timed(entry.p50_ms, wording.number_range(entry.p50_interval_ms)) for entry in found],
-        "p90": [_timed(entry.p90_ms, wording.number_range(entry.p90_interval_ms)) for entry in found],
-        "p95": [_timed(entry.p95_ms, wording.number_range(entry.p95_interval_ms)) for entry in found],
-        "p99": [_timed(entry.p99_ms, wording.number_range(entry.p99_interval_ms)) for entry in found],
-        "throughput": [f"{entry.rows_per_s:,.1f} rows/s" for entry in found],
-        "samples": [f"{len(entry.samples_ms):,} after {entry.warmup_runs} to warm up" for entry in found],
-        "warm-up": ["settled" if entry.settled else "never settled" for entry in found],
-        "load": [wording.milliseconds(entry.load_ms) for entry in found],
-        "peak memory": [wording.mebibytes(entry.peak_rss_bytes) for entry in found],
-        "anonymous + file": [
-            f"{wording.mebibytes(entry.rss_anonymous_bytes)} + {wording.mebibytes(entry.rss_file_bytes)}"
-            for entry in found
-        ],
-        "model files": [wording.mebibytes(entry.model_bytes) for entry in found],
-        "load average": [f"{entry.load_average:.2f}" for entry in found],
-    }
-    for name, cells in rows.items():
+    for name, cells in speed.rows(found):
         table.add_row(name, *cells)
     return table
 
@@ -172,19 +144,19 @@ def estimate_table(estimates: list[Estimate]) -> Table:
 
 def _stage_cells(stage: StageResult) -> list[Text]:
     time = wording.seconds(stage.seconds) + (" cached" if stage.cached else "")
-    change = "" if stage.quality.accuracy_change is None else wording.accuracy_change(stage.quality)
-    cells = [stage.kind, wording.accuracy(stage.quality), change.replace(" points", ""), _size(stage.model_bytes), time]
+    change = "" if stage.quality.headline.change is None else metric.change_with_range(stage.quality)
+    cells = [stage.kind, metric.value_with_range(stage.quality), change, _size(stage.model_bytes), time]
     return [_text(cell) for cell in cells]
 
 
 def _latency_cell(export: ExportResult) -> Text:
     cell = _text("")
     for estimate in export.estimates:
-        if estimate.unit == "ms":
+        if estimate.unit != "bytes":
             cell.append(f"{wording.estimate(estimate)}\n", style="italic magenta")
     if export.measurement is None:
         return cell.append("not measured", style="dim")
-    quantiles = wording.p50_and_p95(export.measurement)
+    quantiles = speed.summary(export.measurement)
     if export.measured_on_target:
         return cell.append(quantiles)
     return cell.append(f"{quantiles}\non this machine", style="dim")
@@ -197,10 +169,10 @@ def _memory_cell(export: ExportResult) -> Text:
     return _text(peak) if export.measured_on_target else _text(f"{peak}\non this machine", "dim")
 
 
-def _parity_cell(parity: Parity) -> Text:
+def _parity_cell(parity: AnyParity) -> Text:
     if not parity.passed:
         return _text("failed", "bold red")
-    return _text("passed", "green").append(f"\nmax {wording.small(parity.max_abs_diff)}", style="default")
+    return _text("passed", "green").append(f"\n{agreement.largest(parity)}", style="default")
 
 
 def _budget_cell(export: ExportResult) -> Text:
@@ -210,10 +182,6 @@ def _budget_cell(export: ExportResult) -> Text:
             words = f"\n{wording.check_title(check.name).lower()} {wording.STATUS_TITLES[check.status]}"
             cell.append(words, style=_STATUS_STYLES[check.status])
     return cell if export.bundle else cell.append("\nno bundle", style="default")
-
-
-def _timed(value_ms: float, interval: str) -> str:
-    return f"{wording.milliseconds(value_ms)} ({interval})"
 
 
 def _size(size: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgekit.results import BudgetCheck, CheckStatus, Estimate, Interval, Machine, Measurement, Quality
+from edgekit.results import BudgetCheck, CheckStatus, Estimate, Interval, Machine
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -23,6 +23,9 @@ CHECK_TITLES = {
     "peak_memory_bytes": "Peak memory",
     "p95_ms": "p95 latency",
     "quality_drop": "Quality drop",
+    "perplexity_ratio": "Perplexity ratio",
+    "decode_tokens_per_s": "Decode speed",
+    "first_token_ms": "Time to first token",
 }
 STATUS_TITLES: dict[CheckStatus, str] = {
     "met": "met",
@@ -47,7 +50,7 @@ def mebibytes(size: float) -> str:
 
 def milliseconds(time_ms: float) -> str:
     """Returns a time in ms with three significant digits, or in seconds from 10 s."""
-    return f"{_significant(time_ms)} ms" if time_ms < 10_000 else f"{_significant(time_ms / 1000)} s"
+    return f"{number(time_ms)} ms" if time_ms < 10_000 else f"{number(time_ms / 1000)} s"
 
 
 def seconds(time_s: float) -> str:
@@ -81,57 +84,26 @@ def points_range(interval: Interval) -> str:
 
 def number_range(interval: Interval) -> str:
     """Returns an interval of plain numbers or milliseconds, without a unit."""
-    return f"{_significant(interval.low)} to {_significant(interval.high)}"
+    return f"{number(interval.low)} to {number(interval.high)}"
 
 
 def span(low: float, high: float, unit: str) -> str:
     """Returns `low to high unit`, each with three significant digits."""
-    return f"{_significant(low)} to {_significant(high)} {unit}"
+    return f"{number(low)} to {number(high)} {unit}"
 
 
 def times(ratio: float) -> str:
     """Returns a ratio, for example `3.1x` with a proper sign."""
-    return f"{_significant(ratio)}{TIMES}"
-
-
-def accuracy(quality: Quality) -> str:
-    """Returns the accuracy with its interval, for example `84.2 % (81.9 to 86.4)`."""
-    return f"{percent(quality.accuracy)} ({percent_range(quality.accuracy_interval)})"
-
-
-def accuracy_by_split(quality: Quality) -> str:
-    """Returns the accuracy on each split, as `test 82.6 %, imdb 74.0 %`; empty where there is one."""
-    return ", ".join(f"{name} {percent(part.accuracy)}" for name, part in quality.parts.items())
-
-
-def accuracy_change(quality: Quality) -> str:
-    """Returns the change against the teacher with its paired interval, or a dash without a teacher."""
-    if quality.accuracy_change is None:
-        return ABSENT
-    if quality.accuracy_change_interval is None:
-        return f"{points(quality.accuracy_change)} points"
-    return f"{points(quality.accuracy_change)} points ({points_range(quality.accuracy_change_interval)})"
+    return f"{number(ratio)}{TIMES}"
 
 
 def speed_up(ratio: float, low: float, high: float, other: str) -> str:
     """Returns how the first of two models compares with `other`, given p50(second) / p50(first) and its interval."""
     if low <= 1 <= high:
-        return f"no clear difference from {other} ({_significant(low)} to {_significant(high)})"
+        return f"no clear difference from {other} ({number(low)} to {number(high)})"
     if ratio > 1:
-        return f"{times(ratio)} faster than {other} ({_significant(low)} to {_significant(high)})"
-    return f"{times(1 / ratio)} slower than {other} ({_significant(1 / high)} to {_significant(1 / low)})"
-
-
-def scenario(measurement: Measurement) -> str:
-    """Returns what was measured, for example `onnxruntime 1.32.0, 1 x 64 tokens, 1 thread`."""
-    threads = "1 thread" if measurement.threads == 1 else f"{measurement.threads} threads"
-    size = f"{measurement.batch} {TIMES} {measurement.length} tokens"
-    return f"{measurement.runtime} {measurement.runtime_version}, {size}, {threads}"
-
-
-def p50_and_p95(measurement: Measurement) -> str:
-    """Returns both quantiles with one unit, for example `3.87 / 4.10 ms`."""
-    return f"{_significant(measurement.p50_ms)} / {milliseconds(measurement.p95_ms)}"
+        return f"{times(ratio)} faster than {other} ({number(low)} to {number(high)})"
+    return f"{times(1 / ratio)} slower than {other} ({number(1 / high)} to {number(1 / low)})"
 
 
 def machine(fingerprint: Machine) -> str:
@@ -173,7 +145,11 @@ def check_amount(name: str, value: float | None) -> str:
         return mebibytes(value)
     if name.endswith("_ms"):
         return milliseconds(value)
-    return f"{points(value).removeprefix('+')} points" if name == "quality_drop" else _significant(value)
+    if name.endswith("_tokens_per_s"):
+        return f"{number(value)} tokens/s"
+    if name.endswith("_ratio"):
+        return times(value)
+    return f"{points(value).removeprefix('+')} points" if name == "quality_drop" else number(value)
 
 
 def check_range(check: BudgetCheck) -> str:
@@ -207,9 +183,9 @@ def count(number: int) -> str:
     return f"{number / 1e6:.1f} M" if number >= 1_000_000 else f"{number:,}"
 
 
-def _significant(number: float) -> str:
+def number(value: float) -> str:
     """Returns three significant digits without an exponent."""
-    if number == 0:
+    if value == 0:
         return "0"
-    decimals = next((digits for below, digits in ((0.9995, 3), (9.995, 2), (99.95, 1)) if abs(number) < below), 0)
-    return f"{number:,.{decimals}f}".replace("-", MINUS)
+    decimals = next((digits for below, digits in ((0.9995, 3), (9.995, 2), (99.95, 1)) if abs(value) < below), 0)
+    return f"{value:,.{decimals}f}".replace("-", MINUS)

@@ -29,6 +29,7 @@ BUILT_IN = {
     "torch": "edgekit.runtimes.torch_generation:TorchGeneration",
     "onnxruntime": "edgekit.runtimes.onnxruntime_generation:OnnxRuntimeGeneration",
     "onnxruntime-genai": "edgekit.runtimes.genai_generation:GenAiGeneration",
+    "llama.cpp": "edgekit.runtimes.llama_cpp_generation:LlamaCppGeneration",
 }
 
 
@@ -72,6 +73,13 @@ class GenerationSession(Protocol):
 
         Raises:
             UsageError: the context is full; the cache is as before.
+        """
+
+    def logits(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Takes the tokens in as `prefill` does and returns the logits of each, (T, V).
+
+        Raises:
+            UsageError: no tokens, or more than fit; the cache is as before.
         """
 
     def reset(self) -> None:
@@ -148,6 +156,30 @@ def generation_runtimes_for(kind: str) -> list[GenerationRuntime]:
     names = [*(name for name in BUILT_IN if name in known), *(name for name in known if name not in BUILT_IN)]
     runtimes = [load_generation_runtime(known[name]) for name in names]
     return [runtime for runtime in runtimes if kind in runtime.formats and runtime.unavailable_reason() is None]
+
+
+def generation_runtime_for(model: ModelOnDisk, name: str | None = None) -> GenerationRuntime:
+    """Returns the runtime called `name`, or the first available one that generates with such a model.
+
+    Raises:
+        UsageError: the runtime called `name` does not open such a model, or none does.
+        EnvironmentLacksError: its library is missing.
+    """
+    if name is not None:
+        runtime = get_generation_runtime(name)
+        if model.kind not in runtime.formats:
+            raise UsageError(
+                f"{model.path}: the runtime '{name}' generates with {' and '.join(runtime.formats)} artifacts, found "
+                f"one of kind '{model.kind}'. Export the model for it first."
+            )
+        return runtime
+    fitting = generation_runtimes_for(model.kind)
+    if not fitting:
+        raise UsageError(
+            f"{model.path}: no runtime at hand generates with artifacts of kind '{model.kind}'. `edgekit doctor` says "
+            "what to install."
+        )
+    return fitting[0]
 
 
 def choose_context(asked: int | None, available: int) -> int:

@@ -25,7 +25,12 @@ BUILT_IN = {
     "onnxruntime": "edgekit.runtimes.onnxruntime_runtime:OnnxRuntime",
 }
 
-_WEIGHT_FILES = {"model": "model.safetensors", "onnx": "onnx/model.onnx", "bundle": "onnx/model.onnx"}
+_WEIGHT_FILES = {
+    "model": "model.safetensors",
+    "onnx": "onnx/model.onnx",
+    "bundle": "onnx/model.onnx",
+    "gguf": "model.gguf",
+}
 
 
 class ModelOnDisk(Protocol):
@@ -85,7 +90,7 @@ class Runtime(Protocol):
         """Returns the version of the library, without importing it where that is possible."""
 
     def open(self, model: ModelOnDisk, config: SessionConfig) -> Session:
-        """Returns a session for `model`.
+        """Returns a session for `model`. For language models see `generation.GenerationRuntime`.
 
         Raises:
             ModelError: the runtime cannot open the file.

@@ -67,18 +67,16 @@ class TorchGenerationSession:
         Raises:
             UsageError: no tokens, or more than fit.
         """
-        import torch
+        last: NDArray[np.float32] = self._run(ids, kept=1)[-1]
+        return last
 
-        require_room(self.position, len(ids), self.context_length)
-        if self._network is None:
-            raise RuntimeError("the session is closed.")
-        with _threads(self._threads), torch.inference_mode():
-            inputs = torch.from_numpy(ids.astype("int64"))[None]
-            output = self._network(input_ids=inputs, past_key_values=self._cache, use_cache=True)
-            self._cache = output.past_key_values
-            self.position += len(ids)
-            logits: NDArray[np.float32] = output.logits[0, -1].float().numpy()
-        return logits
+    def logits(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Takes `ids` (T,) and returns the logits of each, (T, V).
+
+        Raises:
+            UsageError: no tokens, or more than fit.
+        """
+        return self._run(ids, kept=0)
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Takes one token and returns its logits (V,).
@@ -97,6 +95,21 @@ class TorchGenerationSession:
     def close(self) -> None:
         """Frees the model and the cache."""
         self._network = self._cache = None
+
+    def _run(self, ids: NDArray[np.int64], *, kept: int) -> NDArray[np.float32]:
+        """Returns the logits of the last `kept` tokens (0: of all), (T, V)."""
+        import torch
+
+        require_room(self.position, len(ids), self.context_length)
+        if self._network is None:
+            raise RuntimeError("the session is closed.")
+        with _threads(self._threads), torch.inference_mode():
+            inputs = torch.from_numpy(ids.astype("int64"))[None]
+            output = self._network(input_ids=inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=kept)
+            self._cache = output.past_key_values
+            self.position += len(ids)
+            logits: NDArray[np.float32] = output.logits[0].float().numpy()
+        return logits
 
 
 @contextmanager

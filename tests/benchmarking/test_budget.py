@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.benchmarking.budget import check_budget, host_matches, host_mismatch
+from edgekit.results import Interval, LanguageQuality
 from edgekit.target import Budget, load_target
 from tests.benchmarking.examples import LAPTOP, measurement, quality, steady
+from tests.reporting.language_examples import generation
 
 PI = LAPTOP.model_copy(
     update={
@@ -120,6 +122,7 @@ def test_nothing_measured_on_the_target_is_inconclusive():
     assert not result.met
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 100), st.floats(0.1, 100), st.integers(80, 200))
 def test_a_looser_limit_never_turns_met_into_missed(limit, looser, count):
     measured = measurement(steady(10.0, count))
@@ -142,3 +145,104 @@ def test_a_board_is_recognized_by_its_name_not_by_its_architecture():
     other = PI.model_copy(update={"device": "Orange Pi 5"})
     assert "Orange Pi 5, not a Raspberry Pi 5" in host_mismatch(load_target("raspberry-pi-5"), other)
     assert not host_matches(load_target("pixel-8"), PI)
+
+
+def language_quality(ratio, low=0.0, high=0.0):
+    return LanguageQuality(
+        perplexity=38.0,
+        perplexity_interval=Interval(low=36, high=40),
+        cross_entropy=3.64,
+        accuracy=0.4,
+        tokens=41_200,
+        documents=120,
+        perplexity_ratio=ratio,
+        perplexity_ratio_interval=None if ratio is None else Interval(low=low, high=high),
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "status"),
+    [(1.2, 1.4, "met"), (1.3, 1.5, "met"), (1.4, 1.51, "inconclusive"), (1.51, 1.6, "missed")],
+)
+def test_perplexity_is_decided_by_the_whole_paired_interval(low, high, status):
+    result, checks = judge(Budget(perplexity_ratio=1.5), judged=language_quality((low + high) / 2, low, high))
+    check = checks["perplexity_ratio"]
+    assert check.status == status
+    assert check.interval == Interval(low=low, high=high)
+    assert "41,200 tokens" in check.explanation
+    assert result.met is (status == "met")
+
+
+@pytest.mark.parametrize(
+    ("limit", "status"),
+    [(60.0, "met"), (64.0, "met"), (65.0, "inconclusive"), (66.0, "inconclusive"), (66.1, "missed")],
+)
+def test_decoding_must_be_at_least_as_fast_over_the_whole_interval(limit, status):
+    depth = generation().deepest.model_copy(
+        update={"decode_tokens_per_s": 65.0, "decode_tokens_per_s_interval": Interval(low=64, high=66)}
+    )
+    _, checks = judge(Budget(decode_tokens_per_s=limit), measured=generation(depths=[depth]))
+    check = checks["decode_tokens_per_s"]
+    assert check.status == status
+    words = {
+        "met": f"{limit:g} tokens/s asked for.",
+        "missed": "asked for: too slow.",
+        "inconclusive": "does not clear",
+    }
+    assert words[status] in check.explanation
+
+
+def test_speed_is_judged_at_the_deepest_context():
+    found = generation(contexts=(64, 2048))
+    shallow, deep = (depth.first_token_ms for depth in found.depths)
+    _, checks = judge(Budget(first_token_ms=(shallow + deep) / 2), measured=found)
+    assert checks["first_token_ms"].status == "missed"
+    assert "after 2,048" in checks["first_token_ms"].explanation
+    _, checks = judge(Budget(first_token_ms=2 * deep), measured=found)
+    assert checks["first_token_ms"].status == "met"
+    assert checks["first_token_ms"].value == deep
+
+
+def test_a_few_runs_cannot_show_that_the_first_token_is_in_time_but_can_show_that_it_is_late():
+    depth = generation().deepest
+    few = depth.model_copy(update={"first_token_samples_ms": depth.first_token_samples_ms[:3]})
+    _, checks = judge(Budget(first_token_ms=1e6), measured=generation(depths=[few]))
+    assert checks["first_token_ms"].status == "inconclusive"
+    assert "6 needed" in checks["first_token_ms"].explanation
+    _, checks = judge(Budget(first_token_ms=1), measured=generation(depths=[few]))
+    assert checks["first_token_ms"].status == "missed"
+
+
+def test_a_limit_of_another_kind_of_model_is_never_met():
+    calls, written = measurement(steady(10.0)), generation()
+    for budget, measured, judged in (
+        (Budget(p95_ms=1e6), written, None),
+        (Budget(first_token_ms=1e6), calls, None),
+        (Budget(decode_tokens_per_s=1e-6), calls, None),
+        (Budget(quality_drop=1), written, language_quality(1.0, 0.9, 1.1)),
+        (Budget(perplexity_ratio=9), calls, quality(0.0, -0.01, 0.01)),
+        (Budget(perplexity_ratio=9), written, language_quality(None)),
+        (Budget(perplexity_ratio=9), written, None),
+    ):
+        result, checks = judge(budget, measured=measured, judged=judged)
+        assert [check.status for check in checks.values()] == ["inconclusive"]
+        assert not result.met
+
+
+def test_a_phones_decode_speed_is_not_measured_on_a_laptop():
+    budget = Budget(decode_tokens_per_s=1, first_token_ms=1e6, peak_memory_bytes=2**40)
+    result, checks = judge(budget, measured=generation(), on_target=False)
+    assert {check.status for check in checks.values()} == {"not-measured"}
+    assert all(check.value is None for check in checks.values())
+    assert result.met
+
+
+@settings(deadline=None)
+@given(st.floats(1, 200), st.floats(1, 200))
+def test_asking_for_more_speed_never_turns_missed_into_met(limit, other):
+    order = {"missed": 0, "inconclusive": 1, "met": 2}
+    low, high = sorted((limit, other))
+    found = generation(contexts=(512,))
+    _, lenient = judge(Budget(decode_tokens_per_s=low), measured=found)
+    _, strict = judge(Budget(decode_tokens_per_s=high), measured=found)
+    assert order[strict["decode_tokens_per_s"].status] <= order[lenient["decode_tokens_per_s"].status]

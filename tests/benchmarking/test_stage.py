@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from edgekit.artifact import Artifact
+from edgekit.artifact import Artifact, Lineage, publish
 from edgekit.benchmarking.predictions import LOGITS_FILE
 from edgekit.benchmarking.stage import (
     BenchConfig,
@@ -25,6 +25,7 @@ from edgekit.data.prepared import PreparedData
 from edgekit.errors import ArtifactError, DataError, ModelError, UsageError
 from edgekit.models.source import load_model
 from tests.pico import pico_data_artifact, pico_model_artifact, pico_tokenizer
+from tests.reporting.language_examples import generation, language_quality
 from tests.runtimes.tiny import expected_logits, tiny_onnx_artifact
 
 QUICK = {"min_samples": 5, "min_seconds": 0.05, "length": 8}
@@ -71,6 +72,7 @@ def test_an_export_is_evaluated_with_its_own_tokenizer_and_runtime(onnx, data, t
         np.testing.assert_allclose(found, expected_logits(ids, np.ones_like(ids), len(tokenizer))[0], atol=1e-4)
     quality = read_quality(artifact)
     assert quality.rows == len(rows)
+    assert quality.model_digest == onnx.digest
     assert quality.accuracy == pytest.approx(np.mean(logits.argmax(axis=1) == rows.labels))
     assert told[-1].completed == told[-1].total == len(rows)
 
@@ -183,3 +185,12 @@ def test_a_result_of_another_kind_is_refused(onnx):
         read_quality(onnx)
     with pytest.raises(ArtifactError, match="expected 'measurement'"):
         read_comparison(onnx)
+
+
+def test_results_of_language_models_read_back_as_what_they_are(tmp_path):
+    found = {"quality": language_quality(38.0, ratio=1.4), "measurement": generation()}
+    for kind, result in found.items():
+        with publish(tmp_path / kind, kind=kind, lineage=Lineage(stage="made by hand")) as staging:
+            (staging / f"{kind}.json").write_text(result.model_dump_json())
+    assert read_quality(Artifact.open(tmp_path / "quality")) == found["quality"]
+    assert read_measurement(Artifact.open(tmp_path / "measurement")) == found["measurement"]

@@ -1,17 +1,8 @@
 """Pico models and data, made once; nothing changes an artifact."""
 
 import pytest
-import torch
 
 from tests.pico import pico_data_artifact, pico_model_artifact
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,7 @@ def test_queries_keys_and_values_are_found_in_every_encoder(architecture):
     assert {value.shape for value in seen.projections.values()} == {(2, 5, 32)}
     assert seen.hidden_states.keys() == {0, 3}
     assert seen.hidden_states[3].shape == (2, 5, 32)
-    assert not any(module._forward_hooks for module in find_projections(model, 3).values())
+    assert not any(module._forward_hooks for module in find_projections(model, 3).modules.values())
 
 
 def test_the_projections_seen_are_those_of_the_layer_asked_for():

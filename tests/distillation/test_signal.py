@@ -25,7 +25,6 @@ def run(teacher, data, out, config=None, **settings):
 
 @pytest.fixture(scope="module")
 def captured(place, teacher, data):
-    torch.set_num_threads(1)
     return run(teacher, data, place / "captured")
 
 

@@ -63,7 +63,6 @@ def test_finetuning_makes_a_model_that_knows_where_it_comes_from(teacher, data, 
 
 @pytest.fixture(scope="module")
 def good_teacher(place, teacher, data):
-    torch.set_num_threads(1)
     config = FinetuneConfig(epochs=15, batch_size=8, learning_rate=3e-3, evaluations_per_epoch=1, dropout=0.0)
     return finetune(StageInputs(model=teacher, data=data), config, StageContext(place / "good-teacher"))
 
@@ -236,7 +235,7 @@ def test_two_processes_do_the_maths_of_one(teacher, student, data, tmp_path):
     def run(name, launcher):
         arguments = ["share", student.path, data.path, tmp_path / f"work-{name}", tmp_path / name, teacher.path]
         command = [sys.executable, *launcher, "-m", "tests.distillation.training", *map(str, arguments)]
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         return json.loads(done.stdout.strip().splitlines()[-1])
 

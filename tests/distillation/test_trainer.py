@@ -1,7 +1,6 @@
 """The loop: it learns, resumes to the same bits, keeps the best, and stops where it must."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -30,7 +29,6 @@ def run(model, data, out, config=FINETUNE, events=None, **settings):
 
 @pytest.fixture(scope="module")
 def uninterrupted(place, teacher, data):
-    torch.set_num_threads(1)
     return run(teacher, data, place / "uninterrupted")
 
 
@@ -102,7 +100,6 @@ def kill_after(step, arguments):
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     line = ""
     for line in process.stdout:

@@ -77,7 +77,6 @@ def share(student: Artifact, data: Artifact, work: Path, out: Path, teacher: Art
 def main(arguments: list[str]) -> None:
     """Runs a stage in this process, with a line on the standard output after every step."""
     kind, model, data, work, out = arguments[:5]
-    torch.set_num_threads(1)
     if kind == "share":
         share(Artifact.open(model), Artifact.open(data), Path(work), Path(out), Artifact.open(arguments[5]))
         return

@@ -28,15 +28,10 @@ SCHEMES = {
     "8 bits in groups": {"bits": 8, "group_size": 16, "activations": "float"},
     "4 bits in groups": {"bits": 4, "group_size": 16, "activations": "float"},
     "4 bits asymmetric": {"bits": 4, "group_size": 32, "activations": "float", "symmetric": False},
+    "4 bits by channel": {"bits": 4, "activations": "float"},
+    "3 bits in the room of 4": {"bits": 3, "group_size": 16, "activations": "float", "symmetric": False},
+    "2 bits in groups": {"bits": 2, "group_size": 16, "activations": "float"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def token_batches(model: Artifact):

@@ -102,6 +102,7 @@ def test_a_float_export_passes_strictly(tmp_path, exported, model, data):
     assert parity.tokenizer_mismatches == 0
     assert parity.tokenizer_texts > parity.rows == 24
     assert parity.runtime.startswith("onnxruntime 1.")
+    assert parity.model_digest == exported.digest
     require_parity(parity)
 
 
@@ -194,7 +195,7 @@ def differences(*rows: tuple[list[float], list[float]]) -> Differences:
 
 
 def judged(found: Differences, own: Differences | None = None, tokens=TokenizerCheck(10, []), limits=STRICT) -> Parity:  # noqa: B008
-    return conclude(Evidence(found, own, tokens, texts=3, runtime="onnxruntime 1"), limits)
+    return conclude(Evidence(found, own, tokens, texts=3, runtime="onnxruntime 1", model_digest="d"), limits)
 
 
 def test_differences_by_hand():

@@ -265,8 +265,12 @@ def test_an_artifact_as_source_is_verified_first(tmp_path: Path) -> None:
 
 def test_sources_that_are_not_there(tmp_path: Path, classifier: Path) -> None:
     for source, error, message in (
-        (str(tmp_path / "nothing"), ModelError, "not found; expected a directory, a hub id, or pkg:NAME/path"),
-        (str(classifier / "config.json"), ModelError, "is a file; expected the directory"),
+        (
+            str(tmp_path / "nothing"),
+            ModelError,
+            "not found; expected a directory, a .gguf file",
+        ),
+        (str(classifier / "config.json"), ModelError, "is a file; expected a .gguf file, or the dir"),
         ("pkg:no_such_package/model", EnvironmentLacksError, "Install it: pip install no-such-package"),
         ("pkg:pytest", ModelError, "expected pkg:NAME/path"),
         ("pkg:pytest/nothing", ModelError, "the package 'pytest' holds no 'nothing'"),

@@ -70,6 +70,7 @@ def facts(model: Artifact, **changes: object) -> BundleFacts:
         tokenizer_mismatches=0,
         tokenizer_texts=36,
         passed=True,
+        model_digest=model.digest,
     )
     quality = Quality(
         accuracy=0.84,
@@ -78,6 +79,7 @@ def facts(model: Artifact, **changes: object) -> BundleFacts:
         rows=400,
         per_label_recall={"negative": 0.85, "positive": 0.83},
         per_label_recall_intervals={"negative": share, "positive": share},
+        model_digest=model.digest,
     )
     measured = measurement(3.8, 8_000_000, count=40).model_copy(update={"model_digest": model.digest})
     fields: dict[str, object] = {

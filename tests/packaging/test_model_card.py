@@ -13,6 +13,7 @@ from edgekit.packaging.manifest import Manifest, read_manifest
 from edgekit.packaging.model_card import CardTexts, lineage_steps, render_card
 from tests.packaging.examples import target
 from tests.packaging.test_stage import bundle
+from tests.reporting.language_examples import language_build
 
 
 @pytest.fixture
@@ -70,3 +71,27 @@ def test_hostile_labels_break_neither_table_nor_kotlin(manifest: Manifest) -> No
     assert "<i>" not in card
     kotlin = phone.app_files(hostile)["usage.kt"]
     assert 'listOf("a|b", "\\"\\${x}\\"\\n", "`<i>`")' in kotlin
+
+
+def test_a_language_models_card_tells_perplexity_and_speed(manifest: Manifest) -> None:
+    found = language_build().exports[0]
+    told = manifest.model_copy(update={"task": "causal-lm", "labels": [], "facts": BundleFacts.of(found)})
+    card = render_card(told, CardTexts())
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["pipeline_tag"] == "text-generation"
+    assert front["model-index"][0]["results"][0]["metrics"] == [{"type": "perplexity", "value": 38.9}]
+    assert "on 41,200 tokens of `test + news`" in card
+    assert "| perplexity | 38.9 | 37.4 to 40.4 |" in card
+    assert "| perplexity on `news` | 43.6 | 42.1 to 45.1 |" in card
+    assert "| perplexity over the teacher's | 1.45 | 1.41 to 1.49 |" in card
+    assert "| KL from the teacher | 0.31 nats a token | |" in card
+    assert "| same token as the teacher | 71.0 % | |" in card
+    assert "under onnxruntime-genai 0.18.0 (shared-buffer), on 8,192 tokens of 16 texts" in card
+    assert "Greedy text is equal for 61.5 of 64 tokens in the mean of 8 prompts." in card
+    assert "| first token after 2,048 tokens | 6,505 ms | 6,375 to 6,635 |" in card
+    assert "| decode after 64 tokens | 107 tokens/s | 106 to 108 |" in card
+    assert "| decode over what memory bandwidth allows | 37.7 % | |" in card
+    assert "that goes on writing a text" in card
+    assert "nothing filters it" in card
+    assert "accuracy" not in card
+    assert "label" not in card.split("## Quality")[1]

@@ -125,10 +125,18 @@ def test_model_that_the_targets_runtime_cannot_read_is_refused(tmp_path: Path) -
     assert_nothing_written(tmp_path)
 
 
-def test_measurement_of_another_model_is_refused(tmp_path: Path) -> None:
-    other = facts(onnx_artifact(tmp_path / "other", labels=["a", "b", "c"])).measurement
-    with pytest.raises(UsageError, match="Measure this model"):
-        bundle(tmp_path, measurement=other)
+@pytest.mark.parametrize(
+    ("evidence", "command"), [("parity", "check"), ("quality", "evaluate"), ("measurement", "bench")]
+)
+def test_evidence_about_another_model_or_none_is_refused(tmp_path: Path, evidence: str, command: str) -> None:
+    model = onnx_artifact(tmp_path / "other", labels=["a", "b", "c"])
+    other = getattr(facts(model), evidence)
+    with pytest.raises(UsageError, match=f"{model.digest[:12]}, expected .* Run `edgekit {command}` on this model"):
+        bundle(tmp_path / "a", **{evidence: other})
+    unnamed = other.model_copy(update={"model_digest": ""})
+    with pytest.raises(UsageError, match=r"\(not named\), expected"):
+        bundle(tmp_path / "b", **{evidence: unnamed})
+    assert_nothing_written(tmp_path / "a")
 
 
 def test_model_artifact_of_another_kind_is_refused(tmp_path: Path) -> None:

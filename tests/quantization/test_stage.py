@@ -69,7 +69,10 @@ def test_a_weight_that_is_not_finite_is_named_and_nothing_is_left(tmp_path):
     ("settings", "message"),
     [
         ({"bits": 4}, "4 bits without a group size"),
-        ({"bits": 3}, "8"),
+        ({"bits": 5}, "8, 4, 3 or 2"),
+        ({"bits": 3}, "3 bits without a group size and dynamic-int8 activations"),
+        ({"embeddings": 4}, "embeddings_group_size"),
+        ({"head": None, "head_group_size": 32}, "leave it out"),
         ({"bits": 4, "group_size": 32, "reduce_range": True}, "found reduce_range"),
         ({"overrides": [{"pattern": "x", "bits": 4}]}, "overrides: 'x': found 4 bits"),
         ({"overrides": [{"pattern": "x", "bits": None}]}, "found bits = none"),

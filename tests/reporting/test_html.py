@@ -10,9 +10,16 @@ import pytest
 from edgekit.reporting.html import render_html
 from edgekit.results import BuildResult
 from tests.reporting.examples import HOSTILE, build, failing_build, minimal_build
+from tests.reporting.language_examples import failing_language_build, generation, language_build
 from tests.reporting.page import Page
 
-BUILDS = {"good": build(), "failing": failing_build(), "minimal": minimal_build()}
+BUILDS = {
+    "good": build(),
+    "failing": failing_build(),
+    "minimal": minimal_build(),
+    "language": language_build(),
+    "failing-language": failing_language_build(),
+}
 
 
 @pytest.fixture(params=list(BUILDS))
@@ -54,6 +61,57 @@ def test_every_section_and_plot_is_there() -> None:
         "Latency distribution",
         "Memory",
     ]
+
+
+def test_a_language_models_page_has_its_own_plots_and_no_recall() -> None:
+    page = Page(render_html(BUILDS["language"]))
+    titles = [svg.children[0].text for svg in page.all("svg") if svg.attributes.get("class") == "plot"]
+    assert titles == [
+        "Perplexity against size",
+        "Perplexity against latency",
+        "Perplexity after each step",
+        "Perplexity by split",
+        "Latency distribution",
+        "Memory",
+        "Decode speed by context",
+        "Prefill speed by context",
+    ]
+    text = page.visible_text().lower()
+    assert "accuracy" not in text
+    assert "label" not in text
+
+
+def test_a_language_models_page_says_what_was_measured() -> None:
+    page = Page(render_html(BUILDS["language"]))
+    tiles = {tile.children[0].text: tile.text for tile in page.elements if tile.attributes.get("class") == "tile"}
+    assert list(tiles) == ["Perplexity", "Model files", "Decode speed", "Peak memory"]
+    assert "1.45 times the teacher's (1.41 to 1.49)" in tiles["Perplexity"]
+    assert "first token 6,505 ms (6,375 to 6,635), prefill 310 tokens/s" in tiles["Decode speed"]
+    assert "37.7 % of the roofline at 31.0 GB/s" in tiles["Decode speed"]
+    table = next(table for table in page.all("table") if "Of the roofline" in table.text)
+    rows = [[" ".join(cell.text.split()) for cell in row.children] for row in _below(table) if row.name == "tr"]
+    assert [row[0] for row in rows[1:]] == ["after 64 tokens", "after 512 tokens", "after 2,048 tokens"]
+    assert all(len(row) == len(rows[0]) for row in rows)
+    assert "412 ms cold, 188 ms warm" in page.visible_text()
+
+
+def test_what_was_not_measured_of_writing_is_not_claimed() -> None:
+    bare = generation(contexts=(64,), memory_bandwidth_bytes_per_s=None, fit=None, load_cold_ms=None)
+    depth = bare.depths[0].model_copy(update={"bytes_per_token": None, "roofline_share": None})
+    bare = bare.model_copy(update={"depths": [depth]})
+    result = BUILDS["language"]
+    exports = [export.model_copy(update={"measurement": bare}) for export in result.exports]
+    text = Page(render_html(result.model_copy(update={"exports": exports}))).visible_text()
+    assert "GB/s plus" not in text
+    assert "% of the roofline" not in text
+    assert "cold" not in text
+
+
+def test_every_row_of_the_stage_table_has_every_column() -> None:
+    for name in ("good", "language"):
+        table = next(table for table in Page(render_html(BUILDS[name])).all("table") if "Parameters" in table.text)
+        widths = {len(row.children) for row in _below(table) if row.name == "tr"}
+        assert len(widths) == 1
 
 
 def test_pictures_and_tables_are_announced(result: BuildResult) -> None:

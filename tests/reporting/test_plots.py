@@ -12,15 +12,24 @@ from hypothesis import strategies as st
 from edgekit.reporting.findings import distinct_measurements, teacher_bytes, teacher_stage
 from edgekit.reporting.plots.budget import budget_bar
 from edgekit.reporting.plots.front import Point, frontier, quality_against_latency, quality_against_size
+from edgekit.reporting.plots.generation import decode_by_depth, prefill_by_depth, roofline_points
 from edgekit.reporting.plots.latency import Curve, latency_distribution
 from edgekit.reporting.plots.memory import memory_split
 from edgekit.reporting.plots.recall import recall_by_label
+from edgekit.reporting.plots.splits import metric_by_split
 from edgekit.reporting.plots.svg import Axis, Box, element, place_label, text
 from edgekit.reporting.plots.waterfall import quality_waterfall
 from edgekit.results import BudgetCheck, Interval
 from tests.reporting.examples import HOSTILE, build, failing_build, measurement, minimal_build, quality
+from tests.reporting.language_examples import (
+    failing_language_build,
+    generation,
+    language_build,
+    language_quality,
+)
 
-PLOTS = [quality_against_size, quality_against_latency, quality_waterfall, recall_by_label]
+PLOTS = [quality_against_size, quality_against_latency, quality_waterfall, recall_by_label, metric_by_split]
+SHARED = PLOTS[:3]
 
 
 @pytest.mark.parametrize("plot", PLOTS)
@@ -30,8 +39,12 @@ def test_plots_of_nothing_are_nothing(plot: object) -> None:
     assert memory_split("x", [], None) == ""
 
 
-@pytest.mark.parametrize("plot", PLOTS)
-@pytest.mark.parametrize("result", [build(), failing_build()])
+@pytest.mark.parametrize(
+    ("plot", "result"),
+    [(plot, result) for plot in [*SHARED, recall_by_label] for result in (build(), failing_build())]
+    + [(plot, result) for plot in [*SHARED, metric_by_split] for result in (language_build(), failing_language_build())]
+    + [(lambda result: decode_by_depth("d", result.exports[0].measurement), language_build())],
+)
 def test_plots_are_well_formed_and_inside_their_frame(plot: object, result: object) -> None:
     root = ElementTree.fromstring(plot(result))
     width, height = (float(part) for part in root.get("viewBox").split()[2:])
@@ -48,6 +61,8 @@ def test_axis_places_and_ticks() -> None:
     logarithmic = Axis(1, 100, 0, 200, logarithmic=True)
     assert logarithmic.place(10) == pytest.approx(100)
     assert logarithmic.ticks() == [1, 2, 5, 10, 20, 50, 100]
+    assert Axis(24, 46, 0, 200, logarithmic=True).ticks() == [25, 30, 35, 40, 45]
+    assert Axis(37.4, 40.4, 0, 200, logarithmic=True).ticks(3) == [38, 39, 40]
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 8))
@@ -64,6 +79,60 @@ def test_frontier_keeps_what_nothing_beats() -> None:
 
     points = [point(3, 0.9), point(1, 0.7), point(2, 0.6), point(2.5, 0.8), point(4, 0.85)]
     assert [entry.x for entry in frontier(points)] == [1, 2.5, 3]
+
+
+def test_frontier_of_perplexity_keeps_the_lower() -> None:
+    points = [Point(f"{x}", "stage", x, language_quality(value), "") for x, value in ((1, 60), (2, 70), (3, 30))]
+    assert [entry.x for entry in frontier(points)] == [1, 3]
+
+
+def test_up_is_better_whatever_the_metric() -> None:
+    """The teacher stands above the pruned student: by accuracy, and by perplexity, where it has the lower value."""
+    for result in (build(), language_build()):
+        root = ElementTree.fromstring(quality_against_size(result))
+        teacher = root.find("polygon[@class='marker teacher']").get("points").split()
+        height = float(teacher[1].split(",")[1])
+        pruned = next(shape for shape in root.iter("circle") if "prune" in shape[0].text)
+        assert height < float(pruned.get("cy"))
+        axis = root.find("line[@class='axis']")
+        assert float(axis.get("y1")) > float(pruned.get("cy")), "the x axis is at the bottom"
+
+
+def test_a_rise_of_perplexity_is_a_loss() -> None:
+    root = ElementTree.fromstring(quality_waterfall(language_build()))
+    bars = {bar[0].text.split(":")[0]: bar.get("class") for bar in root.iter("rect") if "change" in bar.get("class")}
+    assert bars == {
+        "prune": "change loss",
+        "distill": "change gain",
+        "quantize": "change loss",
+        "onnx file": "change none",
+    }
+
+
+def test_classifiers_have_no_plot_by_split_and_language_models_no_recall() -> None:
+    assert recall_by_label(language_build()) == ""
+    assert metric_by_split(build()) == ""
+    one_split = language_build().exports[0].model_copy(update={"quality": language_quality(38.9)})
+    assert metric_by_split(language_build().model_copy(update={"exports": [one_split]})) == ""
+
+
+def test_decoding_is_drawn_under_its_roofline() -> None:
+    found = generation()
+    for depth, (context, limit) in zip(found.depths, roofline_points(found), strict=True):
+        assert context == depth.context_tokens
+        assert limit * depth.roofline_share == pytest.approx(depth.decode_tokens_per_s)
+    root = ElementTree.fromstring(decode_by_depth("d", found))
+    heights = [float(step.split()[1]) for step in root.find("path[@class='roofline']").get("d")[1:].split("L")]
+    markers = [float(shape.get("y")) for shape in root.iter("rect")]
+    assert len(markers) == 3
+    assert max(heights) < min(markers)
+    assert ElementTree.fromstring(prefill_by_depth("p", found)).find("path[@class='roofline']") is None
+    unknown = found.model_copy(update={"memory_bandwidth_bytes_per_s": None})
+    assert roofline_points(unknown) == []
+
+
+def test_one_depth_can_be_drawn() -> None:
+    assert ElementTree.fromstring(decode_by_depth("d", generation(contexts=(64,)))).find("rect") is not None
 
 
 def test_labels_avoid_each_other() -> None:

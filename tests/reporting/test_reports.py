@@ -19,8 +19,9 @@ from edgekit.reporting.junit import render_junit
 from edgekit.reporting.markdown import render_markdown
 from edgekit.results import BuildResult
 from tests.reporting.examples import build, failing_build, minimal_build
+from tests.reporting.language_examples import failing_language_build, generation, language_build
 
-BUILDS = [build(), failing_build(), minimal_build()]
+BUILDS = [build(), failing_build(), minimal_build(), language_build(), failing_language_build()]
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -57,14 +58,21 @@ def test_published_schema_is_in_step() -> None:
 def test_schema_describes_every_key_that_is_written(result: BuildResult) -> None:
     schema = json.loads(build_schema())
 
+    def fitting(value: object, options: list[dict]) -> dict:
+        """Returns the option that is not null and, of several objects, the one whose keys `value` has."""
+        found = [option for option in options if option.get("type") != "null"]
+        if len(found) > 1 and isinstance(value, dict):
+            named = {option["$ref"].rsplit("/", 1)[1]: option for option in found}
+            return next(named[name] for name in named if set(schema["$defs"][name]["properties"]) == value.keys())
+        return found[0]
+
     def check(value: object, rule: dict, where: str) -> None:
         rule = schema["$defs"][rule["$ref"].rsplit("/", 1)[1]] if "$ref" in rule else rule
         if value is None:
             assert any(option.get("type") == "null" for option in rule.get("anyOf", [])), where
             return
         if "anyOf" in rule:
-            rule = next(option for option in rule["anyOf"] if option.get("type") != "null")
-            check(value, rule, where)
+            check(value, fitting(value, rule["anyOf"]), where)
             return
         if isinstance(value, dict) and "properties" in rule:
             assert value.keys() == set(rule["properties"]) == set(rule["required"]), where
@@ -105,6 +113,23 @@ def test_markdown_marks_estimates_and_foreign_machines() -> None:
     laptop = next(line for line in render_markdown(build()).splitlines() if line.startswith("| onnx for laptop"))
     assert "estimate" not in laptop
     assert "on this machine" not in laptop
+
+
+def test_a_language_models_markdown_has_perplexity_and_speed() -> None:
+    lines = render_markdown(language_build()).splitlines()
+    laptop = next(line for line in lines if line.startswith("| onnx for laptop"))
+    assert "| 38.9 | max 0.021 | 6,505 ms / 64.8 tokens/s |" in laptop
+    header = next(line for line in lines if line.startswith("| export"))
+    assert "| perplexity | parity | first token / decode |" in header
+    assert "| distill | 37.6 (36.1 to 39.1) | 1.40 (1.36 to 1.44) | 71.0 % |" in "\n".join(lines)
+    assert "accuracy" not in "\n".join(lines)
+
+
+def test_a_missed_decode_speed_is_a_junit_failure() -> None:
+    root = ElementTree.fromstring(render_junit(failing_language_build()))
+    laptop = next(suite for suite in root if suite.get("name") == "onnx for laptop-x86")
+    assert laptop.find("testcase[@name='decode_tokens_per_s']/failure").get("message") == "Decode speed missed"
+    assert laptop.find("testcase[@name='perplexity_ratio']/failure") is None
 
 
 def test_every_gate_is_a_junit_case() -> None:
@@ -163,6 +188,33 @@ def test_single_results_have_tables() -> None:
     assert "3.09\N{MULTIPLICATION SIGN} faster than float32 (3.00 to 3.18)" in text
     assert "Xeon" in text
     assert "~ 3.10 to 9.40 ms (estimate)" in text
+
+
+def test_single_results_of_language_models_have_tables() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=140)
+    export = language_build().exports[0]
+    for table in (
+        terminal.quality_table(export.quality),
+        terminal.parity_table(export.parity),
+        terminal.measurement_table({"int4": export.measurement, "short": generation(contexts=(64,))}),
+    ):
+        console.print(table)
+    rows = [" ".join(line.split()) for line in stream.getvalue().splitlines()]
+    assert "perplexity on news 43.6 (42.1 to 45.1)" in rows
+    assert "equal greedy text 61.5 of 64 tokens, whole after 87.5 % of 8 prompts" in rows
+    assert "chat templates that differ 0 of 24" in rows
+    assert "after 64 tokens: decode 107 tokens/s (106 to 108) 107 tokens/s (106 to 108)" in rows
+    assert "after 2,048 tokens: decode 64.8 tokens/s (64.1 to 65.4)" in rows  # the other has no such depth
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_terminal_shows_a_language_models_build(width: int) -> None:
+    text = shown(language_build(), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "perplexity (95 %)" in text
+    assert "64.8 tokens/s" in " ".join(text.split())
+    assert "accuracy" not in text
 
 
 def test_reports_are_written_together(tmp_path: Path) -> None:

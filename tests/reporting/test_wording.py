@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.reporting import wording
-from edgekit.results import BudgetCheck, Estimate, Interval, Quality
+from edgekit.results import BudgetCheck, Estimate, Interval
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -72,6 +72,9 @@ def test_an_estimate_is_never_spelled_like_a_measurement() -> None:
         ("p95_ms", 12.0, "12.0 ms"),
         ("quality_drop", 0.02, "2.0 points"),
         ("quality_drop", -0.004, f"{MINUS}0.4 points"),
+        ("perplexity_ratio", 1.42, f"1.42{TIMES}"),
+        ("decode_tokens_per_s", 87.12, "87.1 tokens/s"),
+        ("first_token_ms", 212.0, "212 ms"),
         ("something_new", 3.0, "3.00"),
         ("p95_ms", None, "\N{EN DASH}"),
     ],
@@ -94,11 +97,3 @@ def test_printable_text_has_no_control_characters_and_keeps_everything_else(text
     assert len(shown) == len(text)
     assert all(character >= " " or character in "\t\n\r" for character in shown)
     assert all(new in (old, "\N{REPLACEMENT CHARACTER}") for old, new in zip(text, shown, strict=True))
-
-
-def test_several_splits_are_named_with_their_accuracy() -> None:
-    whole = Interval(low=0.0, high=1.0)
-    part = Quality(accuracy=0.825, accuracy_interval=whole, cross_entropy=0.5, rows=10)
-    both = part.model_copy(update={"parts": {"test": part, "imdb": part.model_copy(update={"accuracy": 0.74})}})
-    assert wording.accuracy_by_split(both) == "test 82.5 %, imdb 74.0 %"
-    assert wording.accuracy_by_split(part) == ""

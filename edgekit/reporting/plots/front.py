@@ -1,4 +1,4 @@
-"""The size-quality-latency front: accuracy against file size, and accuracy against measured latency."""
+"""The size-quality-latency front: the headline metric against file size, and against measured latency."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.reporting.findings import distinct_measurements, teacher_bytes, teacher_stage
-from edgekit.reporting.plots.frame import WIDTH, Frame, padded
+from edgekit.reporting.metric import build_metric, metric_of, value_with_range
+from edgekit.reporting.plots.frame import WIDTH, Frame, metric_axis, metric_ends, padded
 from edgekit.reporting.plots.svg import Axis, Box, drawing, element, line, path, place_label, rectangle, text
-from edgekit.reporting.wording import accuracy, amount, mebibytes, milliseconds
-from edgekit.results import BuildResult, Estimate, ExportResult, Quality
+from edgekit.reporting.speed import writes
+from edgekit.reporting.wording import amount, mebibytes, milliseconds
+from edgekit.results import AnyQuality, BuildResult, Estimate, ExportResult
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, WIDTH - 14, 28.0, 270.0
 _LANE = 22.0
@@ -22,25 +24,26 @@ class Point:
     label: str
     kind: Literal["teacher", "stage", "export"]
     x: float
-    quality: Quality
+    quality: AnyQuality
     tip: str
 
 
 def quality_against_size(result: BuildResult) -> str:
-    """Returns the plot of accuracy against size for the teacher, every stage and every export, or nothing."""
+    """Returns the plot of the metric against size for the teacher, every stage and every export, or nothing."""
     points = _size_points(result)
     if not points:
         return ""
     low, high = padded([point.x for point in points], 0.0)
     axis = Axis(low / 1.5, high * 1.9, _LEFT, _RIGHT, logarithmic=True)
-    frame = Frame(axis, _accuracy_axis(points), "size of the weights, MiB (log scale)", "accuracy, %")
+    metric = build_metric(result)
+    frame = Frame(axis, _metric_axis(points, _BOTTOM), "size of the weights, MiB (log scale)", metric.axis_title)
     parts = [*frame.draw(), _journey(points, frame), *_draw_points(points, frame)]
     description = "; ".join(f"{point.label}: {point.tip}" for point in points)
-    return drawing("size-front", (WIDTH, _BOTTOM + 42), "Accuracy against size", description, parts)
+    return drawing("size-front", (WIDTH, _BOTTOM + 42), f"{metric.title} against size", description, parts)
 
 
 def quality_against_latency(result: BuildResult) -> str:
-    """Returns the plot of accuracy against p50 latency, with estimates in lanes of their own, or nothing."""
+    """Returns the plot of the metric against the p50 of a call or token, estimates in their own lanes, or nothing."""
     points = _latency_points(result)
     if not points:
         return ""
@@ -49,14 +52,17 @@ def quality_against_latency(result: BuildResult) -> str:
     low, high = max(min(xs), 1e-4), max(xs)
     lanes = _LANE * len(estimates) + (14 if estimates else 0)
     axis = Axis(low / 1.6, high * 2.0, _LEFT, _RIGHT, logarithmic=True)
-    y = Axis(*_accuracy_range(points), _BOTTOM - lanes, _TOP)
-    frame = Frame(axis, y, "", "accuracy, %")
+    metric = build_metric(result)
+    frame = Frame(axis, _metric_axis(points, _BOTTOM - lanes), "", metric.axis_title)
     parts = [*frame.draw(), *_draw_points(points, frame)]
     parts += _draw_estimates(estimates, axis, _BOTTOM - lanes + 22)
-    parts.append(text("p50 latency, ms (log scale)", (_LEFT + _RIGHT) / 2, _BOTTOM + 34, anchor="middle"))
+    title = "p50 of one token, ms (log scale)" if writes(result) else "p50 latency, ms (log scale)"
+    parts.append(text(title, (_LEFT + _RIGHT) / 2, _BOTTOM + 34, anchor="middle"))
     described = [f"{point.label}: {point.tip}" for point in points]
     described += [f"{target}: estimate, not measured, ~ {amount(found)}" for target, found in estimates]
-    return drawing("latency-front", (WIDTH, _BOTTOM + 42), "Accuracy against latency", "; ".join(described), parts)
+    return drawing(
+        "latency-front", (WIDTH, _BOTTOM + 42), f"{metric.title} against latency", "; ".join(described), parts
+    )
 
 
 def latency_estimates(result: BuildResult) -> list[tuple[str, Estimate]]:
@@ -71,12 +77,18 @@ def latency_estimates(result: BuildResult) -> list[tuple[str, Estimate]]:
 
 
 def frontier(points: list[Point]) -> list[Point]:
-    """Returns the points that no other beats in both x (lower is better) and accuracy, by rising x."""
+    """Returns the points that no other beats in both x (lower is better) and the metric, by rising x."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.x, -point.quality.accuracy)):
-        if not best or point.quality.accuracy > best[-1].quality.accuracy:
+    for point in sorted(points, key=lambda point: (point.x, -_goodness(point))):
+        if not best or _goodness(point) > _goodness(best[-1]):
             best.append(point)
     return best
+
+
+def _goodness(point: Point) -> float:
+    """Returns the value, turned so that higher is better."""
+    value = point.quality.headline.value
+    return value if metric_of(point.quality).higher_is_better else -value
 
 
 def _size_points(result: BuildResult) -> list[Point]:
@@ -110,33 +122,26 @@ def _latency_points(result: BuildResult) -> list[Point]:
     points = []
     teacher = next((export.teacher_comparison for export in result.exports if export.teacher_comparison), None)
     if result.teacher_quality is not None and teacher is not None:
-        p50 = teacher.second.p50_ms
+        p50 = teacher.second.timing.p50_ms
         points.append(_point("teacher, float32", "teacher", p50, result.teacher_quality, milliseconds(p50)))
     for measured in distinct_measurements(result):
         found = measured.export.quality
         if found is not None:
-            p50 = measured.measurement.p50_ms
+            p50 = measured.measurement.timing.p50_ms
             points.append(_point(measured.export.format, "export", p50, found, milliseconds(p50)))
     return points
 
 
-def _point(label: str, kind: Literal["teacher", "stage", "export"], x: float, quality: Quality, x_text: str) -> Point:
-    return Point(label, kind, x, quality, f"{x_text}, {accuracy(quality)}")
+def _point(
+    label: str, kind: Literal["teacher", "stage", "export"], x: float, quality: AnyQuality, x_text: str
+) -> Point:
+    return Point(label, kind, x, quality, f"{x_text}, {value_with_range(quality)}")
 
 
-def _accuracy_range(points: list[Point]) -> tuple[float, float]:
-    ends = [end for point in points for end in _ends(point)]
-    low, high = padded(ends, 0.06, least=0.5)
-    return max(low, 0.0), min(high, 100.0)
-
-
-def _accuracy_axis(points: list[Point]) -> Axis:
-    return Axis(*_accuracy_range(points), _BOTTOM, _TOP)
-
-
-def _ends(point: Point) -> tuple[float, float]:
-    interval = point.quality.accuracy_interval
-    return 100 * interval.low, 100 * interval.high
+def _metric_axis(points: list[Point], bottom: float) -> Axis:
+    """Returns the axis from `bottom` up, on which higher up is better."""
+    intervals = [point.quality.headline.interval for point in points]
+    return metric_axis(metric_of(points[0].quality), intervals, (bottom, _TOP), 0.06)
 
 
 def _draw_points(points: list[Point], frame: Frame) -> list[str]:
@@ -150,7 +155,7 @@ def _draw_points(points: list[Point], frame: Frame) -> list[str]:
     taken = [Box(x - 8, y - 8, x + 8, y + 8) for x, y in positions]
     bounds = Box(_LEFT, _TOP - 14, _RIGHT, _BOTTOM)
     for point, (x, y) in zip(points, positions, strict=True):
-        low, high = (frame.y.place(end) for end in _ends(point))
+        low, high = (frame.y.place(end) for end in metric_ends(point.quality))
         label_x, label_y, anchor = place_label(point.label, (x, y), taken, bounds)
         parts += [
             line(x, low, x, high, f"whisker {point.kind}"),
@@ -161,7 +166,8 @@ def _draw_points(points: list[Point], frame: Frame) -> list[str]:
 
 
 def _position(point: Point, frame: Frame) -> tuple[float, float]:
-    return frame.x.place(point.x), frame.y.place(100 * point.quality.accuracy)
+    scale = metric_of(point.quality).axis_scale
+    return frame.x.place(point.x), frame.y.place(scale * point.quality.headline.value)
 
 
 def _journey(points: list[Point], frame: Frame) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edgekit.reporting.plots.frame import WIDTH, Frame
 from edgekit.reporting.plots.svg import Axis, drawing, line, path, text
 from edgekit.reporting.wording import milliseconds, percent
-from edgekit.results import Measurement
+from edgekit.results import AnyMeasurement, Timing
 
 _LEFT, _RIGHT = 44.0, WIDTH - 14
 _HISTOGRAM = (28.0, 112.0)
@@ -20,23 +20,33 @@ _WIDE = 12.0
 
 @dataclass(frozen=True)
 class Curve:
-    """One measurement to draw; `kind` is its colour (export, float or teacher)."""
+    """One measurement to draw; `kind` is its colour (export, float, teacher or depth-1 to depth-3)."""
 
     name: str
     kind: str
-    measurement: Measurement
+    measurement: AnyMeasurement
+    part: Timing | None = None
+    """The times to draw, where they are not those that the measurement is known by."""
+
+    @property
+    def timing(self) -> Timing:
+        """Returns the times to draw."""
+        return self.part or self.measurement.timing
 
 
-def latency_distribution(slug: str, curves: list[Curve]) -> str:
-    """Returns the plot of every raw sample of `curves`, cut off after the 99.5th percentile of the slowest."""
-    samples = {curve.name: sorted(curve.measurement.samples_ms) for curve in curves}
+def latency_distribution(slug: str, curves: list[Curve], noun: str = "call") -> str:
+    """Returns the plot of every raw sample of `curves`, cut off after the 99.5th percentile of the slowest.
+
+    `noun` says what the samples are the times of.
+    """
+    samples = {curve.name: sorted(curve.timing.samples_ms) for curve in curves}
     if not curves or not all(samples.values()):
         return ""
     axis = _time_axis(list(samples.values()))
     parts = _draw_histograms(curves, axis)
     y = Axis(0, 100, _CUMULATIVE[1], _CUMULATIVE[0])
-    title = "latency of one call, ms" + (" (log scale)" if axis.logarithmic else "")
-    parts += Frame(axis, y, title, "share of calls at most as slow, %").draw(y_ticks=4)
+    title = f"latency of one {noun}, ms" + (" (log scale)" if axis.logarithmic else "")
+    parts += Frame(axis, y, title, f"share of {noun}s at most as slow, %").draw(y_ticks=4)
     for curve in curves:
         parts += _draw_cumulative(curve, samples[curve.name], axis, y)
     parts += _mark_quantiles(curves, axis, y)
@@ -50,7 +60,7 @@ def latency_distribution(slug: str, curves: list[Curve]) -> str:
 
 
 def _describe(curve: Curve) -> str:
-    found = curve.measurement
+    found = curve.timing
     quantiles = f"p50 {milliseconds(found.p50_ms)}, p95 {milliseconds(found.p95_ms)}, p99 {milliseconds(found.p99_ms)}"
     return f"{curve.name}: {quantiles}, {len(found.samples_ms)} samples"
 
@@ -66,7 +76,7 @@ def _time_axis(samples: list[list[float]]) -> Axis:
 def _draw_histograms(curves: list[Curve], axis: Axis) -> list[str]:
     """Returns one filled outline a curve; each is scaled to the highest bin of all, by share of its samples."""
     width = (_RIGHT - _LEFT) / _BINS
-    shares = {curve.name: _shares(curve.measurement.samples_ms, axis, width) for curve in curves}
+    shares = {curve.name: _shares(curve.timing.samples_ms, axis, width) for curve in curves}
     highest = max(max(found) for found in shares.values()) or 1.0
     top, bottom = _HISTOGRAM
     parts = [text("samples", _LEFT - 7, top - 10, class_="axis-title"), line(_LEFT, bottom, _RIGHT, bottom, "axis")]
@@ -103,7 +113,7 @@ def _mark_quantiles(curves: list[Curve], axis: Axis, y: Axis) -> list[str]:
     """Returns a drop line from p50 and p95 of each curve, with the interval drawn thick where it crosses."""
     parts = []
     for curve in curves:
-        found = curve.measurement
+        found = curve.timing
         marks = ((0.5, found.p50_ms, found.p50_interval_ms), (0.95, found.p95_ms, found.p95_interval_ms))
         for share, value, interval in marks:
             if value > axis.high:

@@ -2,65 +2,32 @@
 
 from __future__ import annotations
 
-from edgekit.reporting.plots.frame import WIDTH, padded, x_grid
-from edgekit.reporting.plots.front import marker
-from edgekit.reporting.plots.svg import Axis, drawing, line, text
-from edgekit.reporting.plots.waterfall import tone_of
-from edgekit.reporting.wording import percent, points
-from edgekit.results import BuildResult, Interval, Quality
+from edgekit.reporting.findings import final_quality
+from edgekit.reporting.metric import METRICS, as_classifier
+from edgekit.reporting.plots.frame import padded
+from edgekit.reporting.plots.pairs import LEFT, RIGHT, Pair, Titles, draw_pairs
+from edgekit.reporting.plots.svg import Axis
+from edgekit.results import BuildResult
 
-_LEFT, _RIGHT, _TOP, _ROW = 112.0, WIDTH - 64, 14.0, 40.0
 MOST_LABELS = 12
 """With more labels, those that lost most are drawn."""
 
 
-def final_quality(result: BuildResult) -> Quality | None:
-    """Returns the quality of what ships: the first export's, else the last stage's."""
-    exported = [export.quality for export in result.exports if export.quality is not None]
-    return next(iter(exported + [stage.quality for stage in reversed(result.stages)]), None)
-
-
 def recall_by_label(result: BuildResult) -> str:
-    """Returns one row a label with the recall of the teacher and of the final model, or nothing."""
-    final = final_quality(result)
+    """Returns one row a label with the recall of the teacher and the final model; nothing where there are no labels."""
+    final, before = as_classifier(final_quality(result)), as_classifier(result.teacher_quality)
     if final is None or not final.per_label_recall:
         return ""
-    teacher = result.teacher_quality.per_label_recall if result.teacher_quality else {}
-    after = final.per_label_recall
-    labels = sorted(after, key=lambda label: after[label] - teacher.get(label, after[label]))[:MOST_LABELS]
-    labels = [label for label in after if label in labels]
-    values = [100 * found[label] for found in (teacher, after) for label in labels if label in found]
-    intervals = final.per_label_recall_intervals
-    values += [100 * end for label in labels if label in intervals for end in _ends(intervals[label])]
-    low, high = padded(values, 0.06, least=2.0)
-    axis = Axis(max(low, 0), min(high, 100), _LEFT, _RIGHT)
-    bottom = _TOP + _ROW * len(labels)
-    parts = x_grid(axis, (_TOP, bottom), lambda value: f"{value:g}", 5)
-    parts.append(text("recall, %", (_LEFT + _RIGHT) / 2, bottom + 34, anchor="middle", class_="axis-title"))
-    for index, label in enumerate(labels):
-        y = _TOP + _ROW * (index + 0.5)
-        if label in intervals:
-            start, end = (axis.place(100 * end) for end in _ends(intervals[label]))
-            parts.append(line(start, y, end, y, "whisker export"))
-        parts += _draw_label(label, teacher.get(label), after[label], axis, y)
-    description = "; ".join(f"{label}: {percent(after[label])}" for label in labels)
-    return drawing("recall", (WIDTH, bottom + 42), "Recall by label", description, parts)
-
-
-def _ends(interval: Interval) -> tuple[float, float]:
-    return interval.low, interval.high
-
-
-def _draw_label(label: str, before: float | None, after: float, axis: Axis, y: float) -> list[str]:
-    x = axis.place(100 * after)
-    shown = label if len(label) <= 17 else label[:16] + "\N{HORIZONTAL ELLIPSIS}"
-    parts = [text(shown, 0, y + 4, class_="label")]
-    if before is not None:
-        start = axis.place(100 * before)
-        tone = tone_of(after - before)
-        parts.append(line(start, y, x, y, f"change-line {tone}"))
-        parts.append(marker("teacher", (start, y), f"teacher: {percent(before)}"))
-        parts.append(text(points(after - before), WIDTH, y + 12, anchor="end", class_=f"hint {tone}"))
-    parts.append(marker("export", (x, y), f"{label}: {percent(after)}"))
-    parts.append(text(percent(after), WIDTH, y - 2 if before is not None else y + 4, anchor="end", class_="label"))
-    return parts
+    teacher = before.per_label_recall if before else {}
+    after, intervals = final.per_label_recall, final.per_label_recall_intervals
+    lost_most = sorted(after, key=lambda label: after[label] - teacher.get(label, after[label]))[:MOST_LABELS]
+    pairs = [
+        Pair(label, teacher.get(label), recall, intervals.get(label))
+        for label, recall in after.items()
+        if label in lost_most
+    ]
+    values = [pair.after for pair in pairs] + [pair.before for pair in pairs if pair.before is not None]
+    values += [end for pair in pairs if pair.interval for end in (pair.interval.low, pair.interval.high)]
+    low, high = padded([100 * value for value in values], 0.06, least=2.0)
+    axis = Axis(max(low, 0), min(high, 100), LEFT, RIGHT)
+    return draw_pairs(Titles("recall", "Recall by label", "recall, %"), pairs, METRICS["accuracy"], axis)

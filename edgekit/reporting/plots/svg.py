@@ -56,7 +56,10 @@ class Axis:
         """Returns round values within the axis, about as many as wanted."""
         if self.logarithmic:
             ticks = _logarithmic_ticks(self.low, self.high, (1, 2, 5))
-            return ticks if len(ticks) <= wanted + 2 else _logarithmic_ticks(self.low, self.high, (1,))
+            if len(ticks) > wanted + 2:
+                return _logarithmic_ticks(self.low, self.high, (1,))
+            if len(ticks) > 1:
+                return ticks
         rough = (self.high - self.low) / max(wanted, 1)
         magnitude = 10 ** math.floor(math.log10(rough))
         step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * 0.999)

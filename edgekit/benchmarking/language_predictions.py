@@ -1,0 +1,107 @@
+"""Runs a language model over the documents of splits, a teacher beside it, and keeps what is known of each token.
+
+Model and teacher read the same tokens, those of the model's own tokenizer. Where the model has fewer tokens than its
+teacher, the teacher's probabilities are those among the model's tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edgekit.artifact import Artifact
+from edgekit.benchmarking.language_quality import TokenScores, score_tokens
+from edgekit.benchmarking.machine import usable_cores
+from edgekit.data.conversations import EncodedDocument, encode_documents
+from edgekit.data.prepared import PreparedData
+from edgekit.errors import DataError
+from edgekit.events import EventSink, track
+from edgekit.models.tasks import read_task
+from edgekit.models.tokenizer import load_tokenizer
+from edgekit.models.vocabulary_map import teacher_token_ids
+from edgekit.runtimes.generation import GenerationConfig, GenerationSession, generation_runtime_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which text is judged, and by which runtime."""
+
+    splits: list[str]
+    max_rows: int | None
+    """Documents of each split, from its start; None: all."""
+    max_tokens: int
+    """Tokens of each document, from its start."""
+    runtime: str | None = None
+    """Runtime of the model; None: the one that opens such a model."""
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    session: GenerationSession
+    token_ids: torch.Tensor
+    """(V_model,), int64: the teacher's id of each of the model's tokens."""
+
+    def logits(self, ids: list[int]) -> torch.Tensor:
+        """Returns its logits among the model's tokens, (T, V_model)."""
+        self.session.reset()
+        found = torch.from_numpy(self.session.logits(self.token_ids[ids].numpy()))
+        return found.index_select(1, self.token_ids)
+
+
+def score_documents(
+    model: Artifact, teacher: Artifact | None, data: Artifact, reading: Reading, events: EventSink
+) -> dict[str, list[TokenScores]]:
+    """Returns split to the scores of its documents, each of the tokens that are to be learned.
+
+    Raises:
+        DataError: no such split, or it has no documents.
+        ModelError: a token of the model is not one of the teacher's.
+        UsageError: no runtime writes with the model.
+    """
+    tokenizer = load_tokenizer(model.path)
+    config = GenerationConfig(threads=len(usable_cores()) or 1)
+    session = generation_runtime_for(model, reading.runtime).open(model, config)
+    beside = None if teacher is None else _open_teacher(teacher, tokenizer, config)
+    longest = min(reading.max_tokens, read_task(model).max_length, session.context_length)
+    found: dict[str, list[TokenScores]] = {}
+    for name in dict.fromkeys(reading.splits):
+        documents = _documents(PreparedData.open(data), name, tokenizer, reading.max_rows)
+        rows = track(documents, events, stage="evaluate", text=f"reading {name}", total=len(documents), unit="texts")
+        found[name] = [score for document in rows if (score := _score(document, session, beside, longest)) is not None]
+        if not found[name]:
+            raise DataError(f"{data.path}: the split '{name}' has nothing to predict within {longest} tokens.")
+    return found
+
+
+def _open_teacher(teacher: Artifact, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> _Teacher:
+    token_ids = teacher_token_ids(tokenizer, load_tokenizer(teacher.path))
+    return _Teacher(generation_runtime_for(teacher).open(teacher, config), token_ids)
+
+
+def _documents(
+    data: PreparedData, name: str, tokenizer: PreTrainedTokenizerBase, max_rows: int | None
+) -> list[EncodedDocument]:
+    documents = islice(data.documents(name), max_rows)
+    return list(encode_documents(documents, tokenizer, f"split '{name}'"))
+
+
+def _score(
+    document: EncodedDocument, session: GenerationSession, teacher: _Teacher | None, longest: int
+) -> TokenScores | None:
+    """Returns the scores of the tokens that are learned, each predicted from those before it; None without any."""
+    ids, learned = document.ids[:longest], torch.tensor(document.learned[1:longest])
+    if not bool(learned.any()):
+        return None
+    vocabulary = None if teacher is None else len(teacher.token_ids)
+    session.reset()
+    logits = torch.from_numpy(session.logits(np.array(ids, dtype=np.int64)))[:-1, :vocabulary][learned]
+    targets = torch.tensor(ids[1:])[learned]
+    teacher_logits = None if teacher is None else teacher.logits(ids)[:-1][learned]
+    return score_tokens(logits, targets, teacher_logits)

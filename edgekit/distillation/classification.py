@@ -1,0 +1,100 @@
+"""Classification as the training loop sees it: labelled rows, the teacher's logits, accuracy and cross-entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from edgekit.data.preprocessing import length_buckets
+from edgekit.distillation.batches import Batch, Rows, collate
+from edgekit.distillation.config import Precision
+from edgekit.distillation.learner import Learner, Observation, View, observe
+from edgekit.distillation.losses import cross_entropy_loss
+from edgekit.distillation.progress import Score
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+_BATCH_SIZE = 64
+_SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class ClassificationLesson:
+    """What a classifier learns from."""
+
+    learner: Learner
+    rows: Rows
+    """Rows to train on."""
+    validation: Rows
+    """Labelled rows that decide which weights are kept."""
+    pad_ids: tuple[int, int]
+    """Padding id of the model and of the teacher."""
+    teacher: PreTrainedModel | None = None
+    """The teacher, where it runs beside the student; in evaluation mode."""
+    unit: Literal["rows", "tokens"] = "rows"
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each training row."""
+        return [len(ids) for ids in self.rows.input_ids]
+
+    def place(self, device: torch.device) -> None:
+        """Moves the teacher to `device`."""
+        if self.teacher is not None:
+            self.teacher.to(device)  # type: ignore[arg-type, unused-ignore]
+
+    def batch(self, chosen: list[int], device: torch.device) -> Batch:
+        """Returns the tensors of the rows `chosen`."""
+        return collate(self.rows, chosen, self.pad_ids, device)
+
+    def look(self, batch: Batch, precision: Precision) -> Observation | None:
+        """Returns the teacher's hidden states and projections; None where they are not matched."""
+        if self.teacher is None or batch.teacher_input_ids is None or batch.teacher_attention_mask is None:
+            return None
+        view = self.learner.objective.teacher_view
+        ids, mask = batch.teacher_input_ids, batch.teacher_attention_mask
+        return observe(self.teacher, view, ids, mask, precision=precision)
+
+    def coefficients(self, chosen: list[int]) -> dict[str, float]:
+        """Returns the weight of each loss over the number that it is summed over."""
+        return self.learner.objective.coefficients(self.rows, chosen)
+
+    def evaluate(self, accelerator: Accelerator, precision: Precision) -> Score:
+        """Returns accuracy and cross-entropy on the validation rows."""
+        return evaluate(
+            self.learner.model, self.validation, self.pad_ids[0], accelerator=accelerator, precision=precision
+        )
+
+    def name(self, row: int) -> str:
+        """Returns where a row came from."""
+        return self.rows.names[row]
+
+    def excerpt(self, row: int) -> str:
+        """Returns how a row's text begins."""
+        return self.rows.texts[row][:_SHOWN_CHARACTERS]
+
+
+def evaluate(
+    model: PreTrainedModel, rows: Rows, pad_id: int, *, accelerator: Accelerator, precision: Precision
+) -> Score:
+    """Returns the score of `model` on labelled `rows`, which the processes share; the model's mode is restored."""
+    batches = length_buckets([len(ids) for ids in rows.input_ids], _BATCH_SIZE)
+    totals = torch.zeros(3, dtype=torch.float64)  # right, cross-entropy, rows
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for chosen in batches[accelerator.process_index :: accelerator.num_processes]:
+            batch = collate(rows, chosen, (pad_id, pad_id), accelerator.device)
+            logits = observe(model, View(), batch.input_ids, batch.attention_mask, precision=precision).logits
+            right = (logits.argmax(dim=-1) == batch.labels).sum()
+            loss = cross_entropy_loss(logits, batch.labels, reduction="sum")
+            totals += torch.tensor([float(right), float(loss), len(chosen)], dtype=torch.float64)
+    model.train(training)
+    if accelerator.num_processes > 1:
+        totals = accelerator.reduce(totals.float().to(accelerator.device), reduction="sum").cpu().double()
+    right_rows, loss_sum, count = totals.tolist()
+    return Score(accuracy=right_rows / count, cross_entropy=loss_sum / count)

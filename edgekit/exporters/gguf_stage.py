@@ -1,0 +1,109 @@
+"""The `gguf` branch of the stage `export`: a language model artifact in, a `gguf` artifact out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from edgekit.artifact import Artifact, hash_json, publish
+from edgekit.contract import StageContext, StageInputs, lineage_of
+from edgekit.errors import UnsupportedError
+from edgekit.events import Event
+from edgekit.exporters.description import EXPORT_FILE
+
+if TYPE_CHECKING:
+    from edgekit.exporters.stage import ExportConfig
+
+GGUF_FILE = "model.gguf"
+_COPIED = (
+    "config.json",
+    "generation_config.json",
+    "task.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+
+
+class GgufDescription(BaseModel):
+    """`export.json` of a GGUF: what was written, and how."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    format: Literal["gguf"] = "gguf"
+    file: str = GGUF_FILE
+    """Path of the model inside the directory."""
+    precision: Literal["as-is", "float32", "float16"]
+    """As in the stage's configuration."""
+    architecture: str
+    """llama.cpp's name of the architecture."""
+    tensor_types: dict[str, int]
+    """F32, F16 or block type to the number of tensors."""
+    context_length: int
+    """Tokens that the file says it takes."""
+    notes: list[str]
+    """What a person should know."""
+    model_digest: str
+    """Digest of the model artifact that was exported."""
+
+
+def export_gguf_artifact(inputs: StageInputs, config: ExportConfig, context: StageContext) -> Artifact:
+    """Writes a language model as a `gguf` artifact: `model.gguf`, which llama.cpp opens, and the parts beside it.
+
+    Raises:
+        UnsupportedError: a task, architecture, scheme or tokenizer that llama.cpp does not have.
+        ModelError: the model cannot be read, or the file does not give back what was written into it.
+    """
+    from edgekit.exporters.gguf import export_gguf
+    from edgekit.exporters.precision import apply_precision
+    from edgekit.models.source import load_model
+    from edgekit.models.tasks import read_task
+
+    model = inputs.require("model", "export")
+    kind = read_task(model).kind
+    if kind != "causal-lm":
+        raise UnsupportedError(f"gguf: found a model for the task '{kind}', expected causal-lm. Export it as onnx.")
+    loaded = load_model(model)
+    apply_precision(loaded.model, config.precision)
+    context.events(Event("progress", stage="export", text="writing the GGUF"))
+    with publish(context.out, kind="gguf", lineage=lineage_of("export", inputs, config, context)) as directory:
+        written = export_gguf(
+            loaded,
+            directory / GGUF_FILE,
+            floats="F16" if config.precision == "float16" else "F32",
+            lineage=_lineage(model, loaded.task.max_length),
+        )
+        for note in written.notes:
+            context.events(Event("message", stage="export", text=note))
+        description = GgufDescription(
+            precision=config.precision,
+            architecture=written.architecture,
+            tensor_types=written.types,
+            context_length=written.context_length,
+            notes=written.notes,
+            model_digest=model.digest,
+        )
+        _write_beside(directory, model.path, description)
+    return Artifact.open(context.out)
+
+
+def _lineage(model: Artifact, max_length: int) -> dict[str, str]:
+    """Returns what the file itself says of where it comes from."""
+    from edgekit._version import __version__
+
+    return {
+        "lineage_digest": hash_json(model.as_ancestor().model_dump(mode="json")),
+        "max_length": str(max_length),
+        "model_digest": model.digest,
+        "version": __version__,
+    }
+
+
+def _write_beside(directory: Path, model: Path, description: GgufDescription) -> None:
+    for name in _COPIED:
+        if (model / name).is_file():
+            shutil.copyfile(model / name, directory / name)
+    (directory / EXPORT_FILE).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,94 @@
+"""How an exported file agrees with torch: a parity check as words, for classifiers and language models alike.
+
+The only module of reporting that knows which kind of parity check it has before it.
+"""
+
+from __future__ import annotations
+
+from edgekit.reporting import wording
+from edgekit.results import AnyParity, LanguageParity
+
+METHOD = (
+    "The exported file under the runtime that ships, against torch running the same weights, on real text; and the "
+    "bundled tokenizer file against transformers."
+)
+_DRIVINGS = {
+    "exact-past": "past keys and values at their exact length",
+    "shared-buffer": "one buffer for past and present",
+    "engine": "an engine with a cache of its own",
+}
+
+
+def largest(parity: AnyParity) -> str:
+    """Returns the largest difference of a logit, for example `max 2.4e-06`."""
+    return f"max {wording.small(parity.max_abs_diff)}"
+
+
+def same_choice(parity: AnyParity) -> str:
+    """Returns how often both choose alike, for example `labels 100.0 %` or `top-1 99.8 %`."""
+    if isinstance(parity, LanguageParity):
+        return f"top-1 {wording.percent(parity.top1_agreement)}"
+    return f"labels {wording.percent(parity.label_agreement)}"
+
+
+def sentence(parity: AnyParity) -> str:
+    """Returns the whole check in a sentence."""
+    differences = (
+        f"largest logit difference {wording.small(parity.max_abs_diff)}, mean {wording.small(parity.mean_abs_diff)}"
+    )
+    tokenizer = f"tokenizer: {parity.tokenizer_mismatches} of {parity.tokenizer_texts} texts differ"
+    if not isinstance(parity, LanguageParity):
+        labels = f"same label on {wording.percent(parity.label_agreement)}"
+        return f"{parity.rows} texts under {parity.runtime} against torch: {differences}, {labels}; {tokenizer}."
+    return (
+        f"{parity.tokens:,} tokens of {parity.documents:,} texts under {parity.runtime} ({_DRIVINGS[parity.driving]}) "
+        f"against torch: {differences}, KL {divergence(parity)}, same likeliest token on "
+        f"{wording.percent(parity.top1_agreement)}; {greedy(parity)}{tokenizer}{_template(parity)}."
+    )
+
+
+def rows(parity: AnyParity) -> list[tuple[str, str]]:
+    """Returns the figures of a check, each with its title."""
+    differences = [
+        ("largest difference", wording.small(parity.max_abs_diff)),
+        ("mean difference", wording.small(parity.mean_abs_diff)),
+    ]
+    tokenizer = ("tokenizer texts that differ", f"{parity.tokenizer_mismatches} of {parity.tokenizer_texts}")
+    if not isinstance(parity, LanguageParity):
+        same = ("same label", wording.percent(parity.label_agreement))
+        return [("texts", f"{parity.rows:,}"), *differences, same, tokenizer]
+    found = [
+        ("driven with", _DRIVINGS[parity.driving]),
+        ("texts", f"{parity.documents:,}"),
+        ("tokens", f"{parity.tokens:,}"),
+        *differences,
+        ("KL", divergence(parity)),
+        ("same likeliest token", wording.percent(parity.top1_agreement)),
+    ]
+    if parity.greedy_prompts:
+        found.append(("equal greedy text", greedy(parity).removesuffix("; ").removeprefix("greedy text equal for ")))
+    found.append(tokenizer)
+    if parity.template_texts:
+        found.append(("chat templates that differ", f"{parity.template_mismatches} of {parity.template_texts}"))
+    return found
+
+
+def divergence(parity: LanguageParity) -> str:
+    """Returns the distance of the two distributions, mean and p99, in nats a token."""
+    return f"{wording.small(parity.divergence)} nats (p99 {wording.small(parity.divergence_p99)})"
+
+
+def greedy(parity: LanguageParity) -> str:
+    """Returns how long greedy texts are equal, ready to be followed by more; nothing where none was tried."""
+    if not parity.greedy_prompts:
+        return ""
+    return (
+        f"greedy text equal for {wording.number(parity.greedy_equal_tokens)} of {parity.greedy_tokens} tokens, whole "
+        f"after {wording.percent(parity.greedy_equal_share)} of {parity.greedy_prompts} prompts; "
+    )
+
+
+def _template(parity: LanguageParity) -> str:
+    if not parity.template_texts:
+        return ""
+    return f"; chat template: {parity.template_mismatches} of {parity.template_texts} conversations differ"

@@ -1,0 +1,50 @@
+"""What edgekit finds out, as types that every later layer shares: quality, parity, measurements, estimates, budgets.
+
+A classifier and a language model have types of their own where other things are asked of them; `AnyQuality`,
+`AnyParity` and `AnyMeasurement` are either. `Estimate` is no kind of measurement on purpose: an estimate never looks
+like one.
+"""
+
+from __future__ import annotations
+
+from edgekit.results.base import Interval, Result
+from edgekit.results.budget import BudgetCheck, BudgetResult, CheckStatus
+from edgekit.results.build import BuildResult, ExportResult, PreparationResult, StageResult
+from edgekit.results.estimate import Estimate
+from edgekit.results.generation import DecodeFit, GenerationDepth, GenerationMeasurement
+from edgekit.results.headline import Headline, MetricName, Timing
+from edgekit.results.machine import Machine
+from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement
+from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector
+from edgekit.results.quality import AnyQuality, LanguageQuality, Quality
+
+__all__ = [
+    "AnyMeasurement",
+    "AnyParity",
+    "AnyQuality",
+    "BudgetCheck",
+    "BudgetResult",
+    "BuildResult",
+    "CheckStatus",
+    "Comparison",
+    "DecodeFit",
+    "Driving",
+    "Estimate",
+    "ExportResult",
+    "GenerationDepth",
+    "GenerationMeasurement",
+    "Headline",
+    "Interval",
+    "LanguageParity",
+    "LanguageQuality",
+    "Machine",
+    "Measurement",
+    "MetricName",
+    "Parity",
+    "PreparationResult",
+    "Quality",
+    "Result",
+    "StageResult",
+    "Timing",
+    "TokenizerVector",
+]

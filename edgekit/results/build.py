@@ -1,0 +1,102 @@
+"""A whole build: its steps, its stages, its exports."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from edgekit.results.base import Result
+from edgekit.results.budget import BudgetResult
+from edgekit.results.estimate import Estimate
+from edgekit.results.machine import Machine
+from edgekit.results.measurement import AnyMeasurement, Comparison
+from edgekit.results.parity import AnyParity
+from edgekit.results.quality import AnyQuality
+
+
+class StageResult(Result):
+    """One stage of a build."""
+
+    kind: str
+    """Name of the stage in the stage table."""
+    seconds: float
+    """Wall time; the original run's when cached."""
+    cached: bool
+    """True when the artifact was already there."""
+    quality: AnyQuality
+    digest: str = ""
+    """Digest of the artifact that the stage made."""
+    path: str = ""
+    """The artifact, relative to the build's output directory."""
+    model_bytes: int = 0
+    """Size of the weights file."""
+    parameters: int = 0
+    """Number of weights."""
+
+
+class PreparationResult(Result):
+    """A step of a build that makes no model of its own: data, import, teacher signal."""
+
+    kind: str
+    seconds: float
+    cached: bool
+    digest: str = ""
+    path: str = ""
+
+
+class ExportResult(Result):
+    """One format for one target."""
+
+    format: str
+    target: str
+    bytes: int
+    """Size of the model file or files that ship."""
+    parity: AnyParity
+    quality: AnyQuality | None = None
+    """Quality of the exported file itself, run by its runtime."""
+    measurement: AnyMeasurement | None
+    """None when the budget of the build left no measurement (parity failed)."""
+    float_comparison: Comparison | None = None
+    """The export (first) against its own float32 export (second), interleaved."""
+    teacher_comparison: Comparison | None = None
+    """The export (first) against the teacher's own float32 export (second), interleaved."""
+    target_description: str = ""
+    """The target in words, from its file."""
+    measured_on_target: bool = False
+    """True when the machine that measured counts as such a target; otherwise the figures are of another machine."""
+    estimates: list[Estimate] = []
+    """Figures for the target device that this machine cannot measure."""
+    budget: BudgetResult
+    bundle: str | None = None
+    """The bundle, relative to the build's output directory; None when nothing passed."""
+    notes: list[str] = []
+    """Things a person should know, such as `int8 is slower than float32`."""
+
+
+class BuildResult(Result):
+    """The whole build: the content of `build.json`."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    """Version of this schema."""
+    name: str
+    seed: int
+    edgekit_version: str = ""
+    machine: Machine | None = None
+    teacher_quality: AnyQuality | None = None
+    teacher_bytes: int = 0
+    """Size of the teacher's weights file; 0 when not known."""
+    teacher_parameters: int = 0
+    """Number of the teacher's weights; 0 when not known."""
+    preparation: list[PreparationResult] = []
+    stages: list[StageResult]
+    exports: list[ExportResult]
+    recipe: dict[str, JsonValue] = {}
+    """The recipe as it was validated."""
+    failures: list[str] = []
+    """One sentence for each thing that failed."""
+    exit_code: int
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
+    )

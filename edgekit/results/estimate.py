@@ -1,0 +1,24 @@
+"""Figures that nobody measured.
+
+`Estimate` is no kind of measurement, on purpose: an estimate never looks like one.
+"""
+
+from __future__ import annotations
+
+from edgekit.results.base import Result
+
+
+class Estimate(Result):
+    """A figure that nobody measured, with the formula that gave it."""
+
+    quantity: str
+    """What is estimated, for example `latency`."""
+    low: float
+    """Optimistic end: the roofline itself."""
+    high: float
+    """Pessimistic end: the roofline over the stated efficiency."""
+    unit: str
+    formula: str
+    """The formula with its numbers filled in."""
+    assumptions: list[str]
+    """What must hold for the estimate to be near."""

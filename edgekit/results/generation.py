@@ -1,0 +1,120 @@
+"""How fast a language model writes and what memory its process takes, as measured."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from edgekit.results.base import Interval, Result
+from edgekit.results.headline import Timing
+from edgekit.results.machine import Machine
+
+
+class GenerationDepth(Result):
+    """Writing after a prompt of one length."""
+
+    context_tokens: int = Field(ge=1)
+    """Tokens of the prompt."""
+    new_tokens: int = Field(ge=1)
+    """Tokens written after the first one in each run."""
+    first_token_ms: float
+    """Median time from the prompt to the first token: prefill and the choice of a token."""
+    first_token_interval_ms: Interval
+    prefill_tokens_per_s: float
+    """Tokens of the prompt over the median time of prefill."""
+    prefill_tokens_per_s_interval: Interval
+    decode_tokens_per_s: float
+    """Tokens after the first over the time that they took; all runs together."""
+    decode_tokens_per_s_interval: Interval
+    inter_token_p50_ms: float
+    """Quantiles of the time between one token and the next."""
+    inter_token_p50_interval_ms: Interval
+    inter_token_p95_ms: float
+    inter_token_p95_interval_ms: Interval
+    inter_token_p99_ms: float
+    inter_token_p99_interval_ms: Interval
+    first_token_samples_ms: list[float] = Field(min_length=1)
+    """Time to the first token of every run after the warm-up, in order."""
+    inter_token_samples_ms: list[float] = Field(min_length=1)
+    """Time between successive tokens, all runs after the warm-up in order; evenly thinned out above 10,000."""
+    bytes_per_token: int | None = None
+    """Bytes that one step of decoding must read at this depth: the weights that it uses, and the keys and values of the
+    context; None when not known."""
+    roofline_share: float | None = None
+    """`decode_tokens_per_s` over memory_bandwidth_bytes_per_s / bytes_per_token, 0 to 1; None when one is not known."""
+
+    @property
+    def timing(self) -> Timing:
+        """Returns the times between tokens."""
+        return Timing(
+            samples_ms=self.inter_token_samples_ms,
+            p50_ms=self.inter_token_p50_ms,
+            p50_interval_ms=self.inter_token_p50_interval_ms,
+            p95_ms=self.inter_token_p95_ms,
+            p95_interval_ms=self.inter_token_p95_interval_ms,
+            p99_ms=self.inter_token_p99_ms,
+            p99_interval_ms=self.inter_token_p99_interval_ms,
+        )
+
+
+class DecodeFit(Result):
+    """The line through the depths: time of a token = bytes_per_token / bytes_per_s + overhead_ms."""
+
+    bytes_per_s: float
+    """Bandwidth that decoding reaches on its bytes."""
+    overhead_ms: float
+    """Time of a token that no byte explains."""
+
+
+class GenerationMeasurement(Result):
+    """Speed and memory of one language model at several depths of context, measured in fresh processes.
+
+    The fields that `Measurement` has too mean the same there.
+    """
+
+    runtime: str
+    """Name of the runtime, for example `onnxruntime-genai`."""
+    runtime_version: str
+    """Version of the runtime."""
+    threads: int
+    """Threads that the runtime may use."""
+    depths: list[GenerationDepth] = Field(min_length=1)
+    """One entry for each length of prompt, by rising `context_tokens`."""
+    warmup_runs: int
+    """Runs at each depth that were not counted."""
+    load_cold_ms: float | None
+    """Time to open the model with its pages out of the system's file cache; None where they cannot be put out."""
+    load_warm_ms: float
+    """Time to open the model right after another process read it."""
+    memory_bandwidth_bytes_per_s: float | None = None
+    """Read bandwidth of the memory with as many threads, measured in the same run; None when it was not."""
+    fit: DecodeFit | None = None
+    """None with a single depth, or where `bytes_per_token` is not known."""
+    peak_rss_bytes: int
+    """VmHWM of the process that ran the model."""
+    rss_anonymous_bytes: int
+    """RssAnon at the end."""
+    rss_file_bytes: int
+    """RssFile at the end: mapped weights count here."""
+    baseline_rss_bytes: int = 0
+    """VmRSS before the runtime was imported: the interpreter itself."""
+    library_rss_bytes: int = 0
+    """VmRSS after the runtime was imported, before the model was opened; 0 when not known."""
+    load_average: float
+    """One-minute load average when the measurement began."""
+    pinned_cores: list[int]
+    """Cores that the process was pinned to; empty when pinning is impossible."""
+    machine: Machine
+    model_digest: str
+    """Digest of the artifact measured."""
+    model_bytes: int
+    """Size of the model file or files that the runtime reads."""
+
+    @property
+    def deepest(self) -> GenerationDepth:
+        """Returns the depth with the longest context: what budgets and headline figures are about."""
+        return max(self.depths, key=lambda depth: depth.context_tokens)
+
+    @property
+    def timing(self) -> Timing:
+        """Returns the times between tokens at the deepest context."""
+        return self.deepest.timing

@@ -1,0 +1,89 @@
+"""How fast one call of a model is and what memory its process takes, as measured; and two models in turn."""
+
+from __future__ import annotations
+
+from edgekit.results.base import Interval, Result
+from edgekit.results.generation import GenerationMeasurement
+from edgekit.results.headline import Timing
+from edgekit.results.machine import Machine
+
+
+class Measurement(Result):
+    """Latency and memory of one model file in one scenario, measured in a fresh process."""
+
+    runtime: str
+    """Name of the runtime, for example `onnxruntime`."""
+    runtime_version: str
+    """Version of the runtime."""
+    threads: int
+    """Threads that the runtime may use."""
+    batch: int
+    """Rows a call."""
+    length: int
+    """Tokens a row."""
+    samples_ms: list[float]
+    """Every raw sample after the warm-up, in order; evenly thinned out where there are more than 10,000."""
+    warmup_runs: int
+    """Calls before the spread settled."""
+    settled: bool
+    """False when the warm-up limit was reached before the spread settled."""
+    p50_ms: float
+    p50_interval_ms: Interval
+    p90_ms: float
+    p90_interval_ms: Interval
+    p95_ms: float
+    p95_interval_ms: Interval
+    p99_ms: float
+    p99_interval_ms: Interval
+    rows_per_s: float
+    """Throughput: rows over the total time of the samples."""
+    load_ms: float
+    """Time to open the model, in the fresh process."""
+    peak_rss_bytes: int
+    """VmHWM of the process that ran the model."""
+    rss_anonymous_bytes: int
+    """RssAnon at the end."""
+    rss_file_bytes: int
+    """RssFile at the end."""
+    baseline_rss_bytes: int = 0
+    """VmRSS before the runtime was imported: the interpreter itself."""
+    library_rss_bytes: int = 0
+    """VmRSS after the runtime was imported, before the model was opened; 0 when not known."""
+    load_average: float
+    """One-minute load average when the measurement began."""
+    pinned_cores: list[int]
+    """Cores that the process was pinned to; empty when pinning is impossible."""
+    machine: Machine
+    model_digest: str
+    """Digest of the artifact measured."""
+    model_bytes: int
+    """Size of the model file or files that the runtime reads."""
+
+    @property
+    def timing(self) -> Timing:
+        """Returns the times of one call."""
+        return Timing(
+            samples_ms=self.samples_ms,
+            p50_ms=self.p50_ms,
+            p50_interval_ms=self.p50_interval_ms,
+            p95_ms=self.p95_ms,
+            p95_interval_ms=self.p95_interval_ms,
+            p99_ms=self.p99_ms,
+            p99_interval_ms=self.p99_interval_ms,
+        )
+
+
+class Comparison(Result):
+    """Two models measured in turn in one run."""
+
+    first: Measurement
+    second: Measurement
+    ratio_p50: float
+    """p50 of the second over p50 of the first: above 1, the first is faster."""
+    ratio_interval: Interval
+    """Bootstrap interval over the paired rounds."""
+    rounds: int
+    """Times that the two took turns."""
+
+
+AnyMeasurement = Measurement | GenerationMeasurement

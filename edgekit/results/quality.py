@@ -1,0 +1,100 @@
+"""How good a model is at its task, on data that it never saw."""
+
+from __future__ import annotations
+
+from edgekit.results.base import Interval, Result
+from edgekit.results.headline import Headline
+
+
+class Quality(Result):
+    """How well a model does the task on labelled text it never saw."""
+
+    accuracy: float
+    """Share of rows with the right label, 0 to 1."""
+    accuracy_interval: Interval
+    """Wilson score interval of the accuracy."""
+    cross_entropy: float
+    """Mean negative log likelihood of the right label, nats a row."""
+    rows: int
+    """Labelled rows evaluated."""
+    split: str = "test"
+    """Name of the data split; of several, joined by ` + `."""
+    teacher_agreement: float | None = None
+    """Share of rows on which the teacher gives the same label, 0 to 1; None without a teacher."""
+    accuracy_change: float | None = None
+    """Accuracy less the teacher's, on the same rows; None without a teacher."""
+    accuracy_change_interval: Interval | None = None
+    """Paired bootstrap interval of `accuracy_change`; None without a teacher."""
+    per_label_recall: dict[str, float] = {}
+    """Label to the share of its rows that were found, 0 to 1."""
+    per_label_recall_intervals: dict[str, Interval] = {}
+    """Label to the Wilson score interval of its recall."""
+    parts: dict[str, Quality] = {}
+    """Split to the quality on it alone, where there are several."""
+    model_digest: str = ""
+    """Digest of the model that was judged."""
+
+    @property
+    def headline(self) -> Headline:
+        """Returns the accuracy and its difference from the teacher's."""
+        return Headline(
+            metric="accuracy",
+            value=self.accuracy,
+            interval=self.accuracy_interval,
+            change_name="accuracy_change",
+            change=self.accuracy_change,
+            change_interval=self.accuracy_change_interval,
+            amount=self.rows,
+            unit="rows",
+        )
+
+
+class LanguageQuality(Result):
+    """How well a language model predicts text that it never saw, and how near it is to its teacher."""
+
+    perplexity: float
+    """exp of the mean negative log likelihood of a token."""
+    perplexity_interval: Interval
+    """Bootstrap interval, documents drawn whole."""
+    cross_entropy: float
+    """Mean negative log likelihood, nats a token."""
+    accuracy: float
+    """Share of tokens that the model holds most likely, 0 to 1."""
+    tokens: int
+    """Tokens predicted."""
+    documents: int
+    """Texts that they are of."""
+    split: str = "test"
+    """Name of the data split; of several, joined by ` + `."""
+    perplexity_ratio: float | None = None
+    """Perplexity over the teacher's on the same tokens; None without a teacher."""
+    perplexity_ratio_interval: Interval | None = None
+    """Paired bootstrap interval of `perplexity_ratio`, documents drawn whole; None without a teacher."""
+    divergence: float | None = None
+    """Mean KL(teacher || model), nats a token; None without a teacher."""
+    divergence_p99: float | None = None
+    """99th percentile over tokens of the same; None without a teacher."""
+    teacher_agreement: float | None = None
+    """Share of tokens for which both hold the same token most likely, 0 to 1; None without a teacher."""
+    parts: dict[str, LanguageQuality] = {}
+    """Split to the quality on it alone, where there are several."""
+    model_digest: str = ""
+    """Digest of the model that was judged."""
+
+    @property
+    def headline(self) -> Headline:
+        """Returns the perplexity and its ratio to the teacher's."""
+        return Headline(
+            metric="perplexity",
+            value=self.perplexity,
+            interval=self.perplexity_interval,
+            change_name="perplexity_ratio",
+            change=self.perplexity_ratio,
+            change_interval=self.perplexity_ratio_interval,
+            amount=self.tokens,
+            unit="tokens",
+            divergence=self.divergence,
+        )
+
+
+AnyQuality = Quality | LanguageQuality
