@@ -83,7 +83,7 @@ def survey_attention(model: PreTrainedModel, context_length: int) -> Survey:
     require_plain_decoder(model)
     recorder = _Recorder(context_length)
     before = model.config._attn_implementation
-    ids = torch.arange(_LENGTH)[None] % model.get_input_embeddings().num_embeddings
+    ids = torch.arange(_LENGTH)[None] % int(model.config.vocab_size)
     with ExitStack() as stack:
         stack.enter_context(registered(SURVEY, recorder.attention, recorder.mask))
         stack.enter_context(replaced_rotary(model, recorder.applied))
@@ -145,7 +145,9 @@ def replaced_rotary(model: nn.Module, replace: Callable[..., tuple[Tensor, Tenso
     found = [(space, getattr(space, APPLY_ROTARY)) for space in namespaces if hasattr(space, APPLY_ROTARY)]
     try:
         for space, original in found:
-            setattr(space, APPLY_ROTARY, lambda *args, _original=original, **kwargs: replace(_original, *args, **kwargs))
+            setattr(
+                space, APPLY_ROTARY, lambda *args, _original=original, **kwargs: replace(_original, *args, **kwargs)
+            )
         yield
     finally:
         for space, original in found:
@@ -165,7 +167,9 @@ class _Recorder:
         self._fused: set[int] = set()
         self._layers: dict[int, AttentionFacts] = {}
 
-    def mask(self, batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], **_: Any) -> Tensor:
+    def mask(
+        self, batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], **_: Any
+    ) -> Tensor:
         """Returns a mask that nothing computes with, and notes which keys `mask_function` lets a query see."""
         mask = torch.ones(batch_size, 1, q_length, kv_length, dtype=torch.bool)
         self._masks.append((mask, read_window(mask_function, self._context_length)))
@@ -210,9 +214,13 @@ class _Recorder:
         softcap = settings.pop("softcap", None)
         unknown = sorted(k for k, v in settings.items() if v is not None and k not in _HARMLESS)
         if unknown:
-            raise UnsupportedError(f"onnx: {name} passes {', '.join(unknown)} to its attention, which is not supported.")
+            raise UnsupportedError(
+                f"onnx: {name} passes {', '.join(unknown)} to its attention, which is not supported."
+            )
         if layer is None:
-            raise UnsupportedError(f"onnx: {name} attends to keys that it does not keep itself, which is not supported.")
+            raise UnsupportedError(
+                f"onnx: {name} attends to keys that it does not keep itself, which is not supported."
+            )
         if query.shape[-1] != value.shape[-1] or key.shape[-1] != value.shape[-1]:
             raise UnsupportedError(f"onnx: {name} has values of another size than its keys, which is not supported.")
         masks = [window for mask, window in self._masks if mask is attention_mask]
@@ -246,8 +254,8 @@ class _Recorder:
         """
         if not self._layers or sorted(self._layers) != list(range(len(self._layers))):
             raise UnsupportedError(
-                f"onnx: found attention in the layers {sorted(self._layers)} of {name}, expected it in every layer. Layers "
-                "of another kind (state space, convolution) are not supported."
+                f"onnx: found attention in the layers {sorted(self._layers)} of {name}, expected it in every layer. "
+                "Layers of another kind (state space, convolution) are not supported."
             )
         calls = [rotary if index in self._fused else None for index, (_, _, rotary) in enumerate(self._turned)]
         layers = tuple(self._layers[index] for index in range(len(self._layers)))
@@ -270,7 +278,7 @@ def read_window(mask_function: Callable[..., Any], context_length: int) -> int |
     distance = queries[:, None] - keys[None, :]
     if not torch.equal(seen, (distance >= 0) & (distance < window)):
         raise UnsupportedError(
-            "onnx: found an attention mask that is neither causal nor a sliding window (chunks, documents, a prefix that "
-            "sees itself); no operator computes it."
+            "onnx: found an attention mask that is neither causal nor a sliding window (chunks, documents, a prefix "
+            "that sees itself); no operator computes it."
         )
     return None if window == context_length else window

@@ -85,7 +85,9 @@ def head_name(network: PreTrainedModel) -> str:
         UnsupportedError: the model has none.
     """
     head = network.get_output_embeddings()
-    name = next((name for name, module in network.named_modules() if module is head and isinstance(head, nn.Module)), None)
+    name: str | None = next(
+        (name for name, module in network.named_modules() if module is head and isinstance(head, nn.Module)), None
+    )
     if name is None:
         raise UnsupportedError(f"onnx: {type(network).__name__} has no linear that gives logits.")
     return name

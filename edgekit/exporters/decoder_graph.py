@@ -12,9 +12,7 @@ import onnx_ir as ir
 
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.graph import GraphEditor, constant_of, dimensions, module_of
-
-LOGITS_TO_KEEP = "num_logits_to_keep"
-"""How many of the last tokens get logits, int64 (1,); 0: all. It has a default, so no one needs to give it."""
+from edgekit.runtimes.onnxruntime_generation import LOGITS_TO_KEEP
 
 _QUERY_KEY_VALUE = 3
 
@@ -84,9 +82,16 @@ def _whole_of_slices(parts: Sequence[ir.Value | None]) -> ir.Value | None:
         if producer is None or producer.op_type != "Slice" or len(producer.inputs) < 4:
             return None
         bounds = [constant_of(value) for value in producer.inputs[1:5]]
-        start, end, axis = (int(bound.item()) if bound is not None and bound.size == 1 else None for bound in bounds[:3])
+        start, end, axis = (
+            int(bound.item()) if bound is not None and bound.size == 1 else None for bound in bounds[:3]
+        )
         step = 1 if len(bounds) < 4 or bounds[3] is None else int(bounds[3].item())
-        if start != position or axis not in (-1, 2) or step != 1 or (source is not None and producer.inputs[0] is not source):
+        if (
+            start != position
+            or axis not in (-1, 2)
+            or step != 1
+            or (source is not None and producer.inputs[0] is not source)
+        ):
             return None
         source, position = producer.inputs[0], _width(part)
         position += start

@@ -1,4 +1,4 @@
-"""Before a decoder is traced, swaps its parts for ones that emit the runtime's operators: attention with a cache, norms.
+"""Before a decoder is traced, swaps its parts for ones that emit the runtime's operators.
 
 Attention becomes `com.microsoft::GroupQueryAttention` with past and present keys and values, and turns query and key
 itself where the survey found that it can; root-mean-square norms become placeholders like linears and embeddings. What

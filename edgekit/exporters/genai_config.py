@@ -26,7 +26,9 @@ def make_genai_config(
     """
     shapes = {(facts.key_value_heads, facts.head_size) for facts in survey.layers}
     if len(shapes) != 1:
-        raise UnsupportedError(f"onnxruntime-genai: found caches of the shapes {sorted(shapes)}, expected one for all layers.")
+        raise UnsupportedError(
+            f"onnxruntime-genai: found caches of the shapes {sorted(shapes)}, expected one for all layers."
+        )
     (key_value_heads, head_size), first = shapes.pop(), survey.layers[0]
     end = _token_ids(config, generation, "eos_token_id")
     beginning, padding = (_token_ids(config, generation, name) for name in ("bos_token_id", "pad_token_id"))

@@ -16,7 +16,6 @@ it is; no code is chosen here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -78,7 +77,7 @@ def _lower_linears(editor: GraphEditor, nodes: Sequence[ir.Node], modules: Mappi
     if len(nodes) == 1:
         editor.replace(nodes[0], output)
         return
-    sizes = editor.integers(*(int(getattr(linear, "out_features", None) or linear.nf) for linear in linears))
+    sizes = editor.integers(*(_width(linear) for linear in linears))
     parts = editor.add_many(
         nodes[0],
         "Split",
@@ -90,9 +89,7 @@ def _lower_linears(editor: GraphEditor, nodes: Sequence[ir.Node], modules: Mappi
         editor.replace(node, part)
 
 
-def _matmul(
-    site: Site, linears: Sequence[Linear], bias: ir.Value | None, modules: Mapping[str, nn.Module]
-) -> ir.Value:
+def _matmul(site: Site, linears: Sequence[Linear], bias: ir.Value | None, modules: Mapping[str, nn.Module]) -> ir.Value:
     coded = [linear for linear in linears if isinstance(linear, QuantizedLinear)]
     if len(coded) == len(linears):
         weight = concatenate([linear.weight for linear in coded])
@@ -166,8 +163,8 @@ def _with_bias(site: Site, product: ir.Value, bias: ir.Value | None) -> ir.Value
 
 
 def _bias(site: Site, linears: Sequence[Linear]) -> ir.Value | None:
-    biases = [linear.bias for linear in linears if _has_bias(linear)]
-    return site.constant("bias", _float(torch.cat([bias.detach() for bias in biases]))) if biases else None
+    biases = [linear.bias.detach() for linear in linears if isinstance(linear.bias, torch.Tensor)]
+    return site.constant("bias", _float(torch.cat(biases))) if biases else None
 
 
 def _lower_rms_norm(editor: GraphEditor, node: ir.Node, modules: Mapping[str, nn.Module]) -> None:
@@ -175,11 +172,17 @@ def _lower_rms_norm(editor: GraphEditor, node: ir.Node, modules: Mapping[str, nn
     name = module_of(node)
     norm = find_rms_norm(modules[name])
     if norm is None:
-        raise UnsupportedError(f"module '{name}': found {type(modules[name]).__name__}, expected a root-mean-square norm.")
+        raise UnsupportedError(
+            f"module '{name}': found {type(modules[name]).__name__}, expected a root-mean-square norm."
+        )
     scale = editor.constant(f"{name}.weight", norm.scale.numpy())
     attributes = {"axis": -1, "epsilon": norm.epsilon, "stash_type": 1}
     output = editor.add(
-        node, "SimplifiedLayerNormalization", [node.inputs[0], scale], attributes=attributes, name=editor.unique(f"{name}.output")
+        node,
+        "SimplifiedLayerNormalization",
+        [node.inputs[0], scale],
+        attributes=attributes,
+        name=editor.unique(f"{name}.output"),
     )
     editor.replace(node, output)
 
@@ -197,6 +200,11 @@ def _lower_gelu(editor: GraphEditor, node: ir.Node, opset: int) -> None:
     name = editor.unique(f"{module_of(node) if 'module' in node.attributes else 'gelu'}.output")
     output = editor.add(node, operator, [node.inputs[0]], domain=domain, attributes=attributes, name=name)
     editor.replace(node, output)
+
+
+def _width(linear: nn.Module) -> int:
+    """Returns the number of outputs."""
+    return int(linear.nf if hasattr(linear, "nf") else linear.out_features)  # type: ignore[arg-type]
 
 
 def _has_bias(linear: nn.Module) -> bool:

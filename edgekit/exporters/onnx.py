@@ -124,8 +124,8 @@ def input_names(loaded: LoadedModel) -> list[str]:
 def save_onnx(export: OnnxExport, file: Path, *, external_data: bool | None = None) -> None:
     """Writes the graph; equal graphs give equal bytes.
 
-    The weights go to `FILE_data` beside it when `external_data` is True, or None and they exceed `LARGEST_SINGLE_BYTES`;
-    else one file holds everything.
+    The weights go to `FILE_data` beside it when `external_data` is True, or when it is None and they exceed
+    `LARGEST_SINGLE_BYTES`; else one file holds everything.
 
     Raises:
         UnsupportedError: one file would exceed the 2 GiB that the format allows.

@@ -15,7 +15,7 @@ class _PassingLayer(DynamicLayer):
     """Hands new keys and values on; `length` is what the model is told of the past."""
 
     def __init__(self, length: Any = 0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.length = length
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,9 @@ def find_rms_norm(module: nn.Module) -> RmsNorm | None:
     parameters = list(module.parameters(recurse=False))
     if not isinstance(weight, Tensor) or weight.ndim != 1 or len(parameters) != 1 or list(module.children()):
         return None
-    epsilon = next((getattr(module, name) for name in _EPSILONS if isinstance(getattr(module, name, None), float)), None)
+    epsilon = next(
+        (getattr(module, name) for name in _EPSILONS if isinstance(getattr(module, name, None), float)), None
+    )
     if epsilon is None or isinstance(module, nn.LayerNorm):
         return None
     generator = torch.Generator().manual_seed(0)

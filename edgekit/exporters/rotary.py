@@ -4,8 +4,8 @@
     interleaved first = x[..., 0 : R : 2], second = x[..., 1 : R : 2]
     rotated     first * cos - second * sin, second * cos + first * sin; x[..., R:] passes
 
-Su et al., RoFormer, 2021 (arXiv 2104.09864), equation 34. Scaling of any kind (linear, llama3, yarn, longrope) is in the
-tables already. It knows nothing of graphs.
+Su et al., RoFormer, 2021 (arXiv 2104.09864), equation 34. Scaling of any kind (linear, llama3, yarn, longrope) is in
+the tables already. It knows nothing of graphs.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def require_static(config: PretrainedConfig, context_length: int) -> None:
         kind = parameters.get("rope_type", "default")
         if kind == "dynamic":
             raise UnsupportedError(
-                f"onnx: found rope_type 'dynamic'{name}, whose frequencies change with the length of the text; expected "
-                "frequencies that one table can hold. Set rope_type to 'default' or 'yarn' in the model's configuration."
+                f"onnx: found rope_type 'dynamic'{name}, whose frequencies change with the length of the text; "
+                "expected ones that a table can hold. Set rope_type to 'default' or 'yarn' in the configuration."
             )
         original = parameters.get("original_max_position_embeddings") or getattr(
             config, "original_max_position_embeddings", None

@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from edgekit.errors import ParityError
-from edgekit.exporters.decoder_graph import LOGITS_TO_KEEP
 from edgekit.models.quantized import QuantizedLinear
 from edgekit.runtimes.generation import GenerationSession
-from edgekit.runtimes.onnxruntime_generation import OnnxGenerationSession
+from edgekit.runtimes.onnxruntime_generation import LOGITS_TO_KEEP, OnnxGenerationSession
 from edgekit.runtimes.onnxruntime_runtime import open_file, session_options
 from edgekit.runtimes.protocol import SessionConfig
 from edgekit.runtimes.torch_generation import TorchGenerationSession
@@ -69,8 +68,9 @@ def self_check(file: Path, network: PreTrainedModel, context_length: int, *, lef
         difference = driving.difference(rounded=rounded)
         if not difference <= limit:  # NaN is no number below the limit
             raise ParityError(
-                f"The exported decoder, {driving.way}, differs from {type(network).__name__} by {difference:.3g} of its "
-                f"logits, expected at most {limit:g}. Nothing was written: the exporter does not understand this model."
+                f"The exported decoder, {driving.way}, differs from {type(network).__name__} by {difference:.3g} of "
+                f"its logits, expected at most {limit:g}. Nothing was written: the exporter does not understand this "
+                "model."
             )
 
 

@@ -90,7 +90,7 @@ def swapped_modules(model: nn.Module, replace: Callable[[nn.Module, str], nn.Mod
     lookups = {module: placeholder for module, name in names.items() if (placeholder := _lookup(module, name))}
     original = nn.Embedding.forward
 
-    def look_up(self: nn.Embedding, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+    def look_up(self: nn.Embedding, input: Tensor) -> Tensor:
         return lookups[self](input) if self in lookups else original(self, input)
 
     try:

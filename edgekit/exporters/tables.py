@@ -109,7 +109,9 @@ def _blocks(site: Site, owner: str, weight: QuantizedTensor) -> ir.Value:
     matrix = nbits_matrix(weight)
     constants = site.editor.graph.initializers
     scales = site.add("Unsqueeze", [constants[f"{owner}.scales"], site.editor.integers(-1)], suffix="scales_by_block")
-    zeros = None if matrix.zero_points is None else site.constant("zero_points_by_block", _zeros_by_block(weight, matrix))
+    zeros = (
+        None if matrix.zero_points is None else site.constant("zero_points_by_block", _zeros_by_block(weight, matrix))
+    )
     attributes = {"bits": matrix.bits, "block_size": matrix.block_size, "gather_axis": 0, "quantize_axis": 2}
     inputs = [constants[f"{owner}.codes"], site.inputs, scales, zeros]
     rows = site.add("GatherBlockQuantized", inputs, suffix="blocks", domain=MICROSOFT, attributes=attributes)

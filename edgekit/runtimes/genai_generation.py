@@ -88,6 +88,17 @@ class GenAiSession:
         logits: NDArray[np.float32] = np.asarray(self._generator.get_logits(), dtype=np.float32).reshape(-1)
         return logits
 
+    def logits(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Takes `ids` (T,) one by one, for the library gives the last one's logits only, and returns all, (T, V).
+
+        Raises:
+            UsageError: no tokens, or more than fit.
+        """
+        import numpy as np
+
+        require_room(self.position, len(ids), self.context_length)
+        return np.stack([self.step(int(token)) for token in ids])
+
     def step(self, token: int) -> NDArray[np.float32]:
         """Takes one token and returns its logits (V,).
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 _DEVICE = "cpu"
+LOGITS_TO_KEEP = "num_logits_to_keep"
+"""An input with a default, by which edgekit's exports give the logits of so many last tokens; 0: of all."""
 
 
 class OnnxRuntimeGeneration:
@@ -70,6 +72,8 @@ class OnnxGenerationSession:
         self._past = {entry.name: entry for entry in session.get_inputs() if _PAST.fullmatch(entry.name)}
         if not self._past:
             raise ModelError("found no inputs past_key_values.N.key, expected a decoder with a cache. Export it again.")
+        names = {entry.name for entry in session.get_overridable_initializers()}
+        self._chooses_logits = LOGITS_TO_KEEP in names
         self._shared = shared_cache
         self._binding: Any = None
         self._cache: dict[str, Any] = {}
@@ -83,24 +87,16 @@ class OnnxGenerationSession:
         Raises:
             UsageError: no tokens, or more than fit.
         """
-        import numpy as np
-        from onnxruntime import OrtValue
+        last: NDArray[np.float32] = self._run(ids, kept=1)[-1]
+        return last
 
-        require_room(self.position, len(ids), self.context_length)
-        total = self.position + len(ids)
-        self._binding.bind_ortvalue_input("input_ids", OrtValue.ortvalue_from_numpy(ids.astype(np.int64)[None]))
-        mask = OrtValue.ortvalue_from_numpy(np.ones((1, total), dtype=np.int64))
-        self._binding.bind_ortvalue_input("attention_mask", mask)
-        if not self._shared:
-            self._bind_exact()
-        self._binding.bind_output("logits", _DEVICE)
-        self._session.run_with_iobinding(self._binding)
-        values = dict(zip((entry.name for entry in self._session.get_outputs()), self._binding.get_outputs(), strict=True))
-        if not self._shared:
-            self._cache = {name: values[_present(name)] for name in self._past}
-        self.position = total
-        logits: NDArray[np.float32] = values["logits"].numpy()[0, -1].astype(np.float32)
-        return logits
+    def logits(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Takes `ids` (T,) and returns the logits of each, (T, V).
+
+        Raises:
+            UsageError: no tokens, or more than fit.
+        """
+        return self._run(ids, kept=0)
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Takes one token and returns its logits (V,).
@@ -128,6 +124,33 @@ class OnnxGenerationSession:
         """Frees the model and the cache."""
         self._binding, self._cache, self._session = None, {}, None
 
+    def _run(self, ids: NDArray[np.int64], *, kept: int) -> NDArray[np.float32]:
+        """Returns the logits of the last `kept` tokens (0: of all), (T, V)."""
+        import numpy as np
+
+        require_room(self.position, len(ids), self.context_length)
+        total = self.position + len(ids)
+        self._bind("input_ids", np.asarray(ids, dtype=np.int64)[None])
+        self._bind("attention_mask", np.ones((1, total), dtype=np.int64))
+        if self._chooses_logits:
+            self._bind(LOGITS_TO_KEEP, np.array([kept], dtype=np.int64))
+        if not self._shared:
+            self._bind_exact()
+        self._binding.bind_output("logits", _DEVICE)
+        self._session.run_with_iobinding(self._binding)
+        outputs = (entry.name for entry in self._session.get_outputs())
+        values = dict(zip(outputs, self._binding.get_outputs(), strict=True))
+        if not self._shared:
+            self._cache = {name: values[_present(name)] for name in self._past}
+        self.position = total
+        logits: NDArray[np.float32] = values["logits"].numpy()[0]
+        return logits.astype(np.float32, copy=False)
+
+    def _bind(self, name: str, array: NDArray[np.int64]) -> None:
+        from onnxruntime import OrtValue
+
+        self._binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
+
     def _bind_exact(self) -> None:
         for name, value in self._cache.items():
             self._binding.bind_ortvalue_input(name, value)
@@ -147,4 +170,3 @@ class OnnxGenerationSession:
 def _present(past: str) -> str:
     """Returns the name of the output that belongs to an input."""
     return past.replace("past_key_values", "present")
-
