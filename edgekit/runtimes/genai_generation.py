@@ -30,7 +30,7 @@ class GenAiGeneration:
 
         if find_spec("onnxruntime_genai") is not None:
             return None
-        return "the package 'onnxruntime-genai' is not installed. Install it: pip install onnxruntime-genai"
+        return "the package 'onnxruntime-genai' is not installed. Install it: pip install 'edgekit[genai]'"
 
     def version(self) -> str:
         """Returns the version of the installed onnxruntime-genai."""
