@@ -4,8 +4,8 @@
 
 One training step of 0.9 forward KL + 0.1 cross-entropy, from random hidden states of student and teacher to the
 gradients of the student's hidden states and head. Every contender runs in fresh processes that take turns: memory is
-how far the resident set's peak (VmHWM) rose above what was resident with the inputs made. Seconds are of processor
-time, which a busy machine lengthens less than time on the wall.
+how far the resident peak (VmHWM) rose above what was resident with the inputs made. Seconds are of processor time,
+which a busy machine lengthens less than time on the wall.
 """
 
 from __future__ import annotations

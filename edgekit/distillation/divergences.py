@@ -63,6 +63,17 @@ class Divergence:
         return self.kind
 
 
+class Softmax(NamedTuple):
+    """A distribution of each of n rows over C classes, as what keeps most digits of it."""
+
+    shifted: Tensor
+    """(n, C), the logits less the row's largest: log-probabilities are `shifted - log(total)`."""
+    probabilities: Tensor
+    """(n, C), normalized by a division: exp of a rounded log-probability would be off by the same in a whole row."""
+    total: Tensor
+    """(n, 1), the sum of `exp(shifted)`."""
+
+
 class Diverged(NamedTuple):
     """What `diverge` finds of n rows of C classes."""
 
@@ -74,75 +85,83 @@ class Diverged(NamedTuple):
     """(n, C), dL/ds."""
 
 
-def diverge(log_q: Tensor, log_p: Tensor, spare: tuple[Tensor, Tensor], divergence: Divergence) -> Diverged:
+def normalize(logits: Tensor, out: Tensor) -> Softmax:
+    """Returns the softmax of (n, C) logits, which are overwritten, with its probabilities in `out`."""
+    shifted = logits.sub_(logits.amax(dim=-1, keepdim=True))
+    weights = torch.exp(shifted, out=out)
+    total = weights.sum(dim=-1, keepdim=True)
+    return Softmax(shifted, weights.div_(total), total)
+
+
+def diverge(student: Softmax, teacher: Softmax, divergence: Divergence) -> Diverged:
     """Returns the divergence of each row with its gradient, and allocates nothing of size (n, C).
 
-    All four tensors are (n, C) buffers of one float dtype, none overlapping; all are overwritten, and two of them are
-    what `q` and `gradient` of the result are.
-
-    Args:
-        log_q: the student's log-probabilities, finite.
-        log_p: the teacher's log-probabilities, finite.
-        spare: any content.
-        divergence: the kind and its mixture; the temperature plays no part here.
+    The four tensors of `student` and `teacher` are overwritten; two of them are `q` and `gradient` of the result. The
+    temperature plays no part here.
     """
     kind, mixture = divergence.plain, divergence.mixture
     if kind == "forward_kl":
-        return _forward_kl(log_q, log_p, spare[0])
+        return _forward_kl(student, teacher)
     if kind == "reverse_kl":
-        return _reverse_kl(log_q, log_p, spare[0])
+        return _reverse_kl(student, teacher)
+    buffers = (student.shifted, teacher.shifted)
     if kind == "jensen_shannon":
-        return _jensen_shannon(log_q, log_p, spare, mixture)
+        return _jensen_shannon(student.probabilities, teacher.probabilities, mixture, buffers)
     if kind == "skewed_kl":
-        return _skewed_kl(log_q, log_p, spare, mixture)
-    return _skewed_reverse_kl(log_q, log_p, spare, mixture)
+        return _skewed_kl(student.probabilities, teacher.probabilities, mixture, buffers)
+    return _skewed_reverse_kl(student.probabilities, teacher.probabilities, mixture, buffers)
 
 
-def _forward_kl(log_q: Tensor, log_p: Tensor, spare: Tensor) -> Diverged:
-    p = torch.exp(log_p, out=spare)
-    value = log_p.sub_(log_q).mul_(p).sum(dim=-1)
-    q = log_q.exp_()
-    return Diverged(value, q, torch.sub(q, p, out=spare))
+def _forward_kl(student: Softmax, teacher: Softmax) -> Diverged:
+    q, p = student.probabilities, teacher.probabilities
+    value = _subtract_logs(teacher, student).mul_(p).sum(dim=-1)
+    return Diverged(value, q, torch.sub(q, p, out=p))
 
 
-def _reverse_kl(log_q: Tensor, log_p: Tensor, spare: Tensor) -> Diverged:
-    ratio = torch.sub(log_q, log_p, out=log_p)
-    q = log_q.exp_()
-    value = torch.mul(q, ratio, out=spare).sum(dim=-1)
+def _reverse_kl(student: Softmax, teacher: Softmax) -> Diverged:
+    q, ratio = student.probabilities, _subtract_logs(student, teacher)
+    value = torch.mul(q, ratio, out=teacher.probabilities).sum(dim=-1)
     return Diverged(value, q, ratio.sub_(value[:, None]).mul_(q))
 
 
-def _jensen_shannon(log_q: Tensor, log_p: Tensor, spare: tuple[Tensor, Tensor], b: float) -> Diverged:
-    q = torch.exp(log_q, out=spare[1])
-    log_m = _log_mixture(torch.exp(log_p, out=spare[0]), b, q, 1 - b)
-    p_over_m, q_over_m = log_p.sub_(log_m), log_q.sub_(log_m)
-    p = log_m.add_(p_over_m).exp_()
-    of_teacher = p.mul_(p_over_m).sum(dim=-1)
-    of_student = torch.mul(q, q_over_m, out=p).sum(dim=-1)
+def _jensen_shannon(q: Tensor, p: Tensor, b: float, buffers: tuple[Tensor, Tensor]) -> Diverged:
+    m = _mix(p, b, q, 1 - b, out=buffers[0])
+    of_teacher = _log(torch.div(p, m, out=buffers[1]), out=buffers[1]).mul_(p).sum(dim=-1)
+    q_over_m = _log(torch.div(q, m, out=buffers[1]), out=buffers[1])
+    of_student = torch.mul(q, q_over_m, out=m).sum(dim=-1)
     gradient = q_over_m.sub_(of_student[:, None]).mul_(q).mul_(1 - b)
     return Diverged(b * of_teacher + (1 - b) * of_student, q, gradient)
 
 
-def _skewed_kl(log_q: Tensor, log_p: Tensor, spare: tuple[Tensor, Tensor], a: float) -> Diverged:
-    p, q = torch.exp(log_p, out=spare[0]), torch.exp(log_q, out=spare[1])
-    log_m = _log_mixture(log_q.copy_(p), a, q, 1 - a)
-    p_over_m = log_p.sub_(log_m)
-    value = p.mul_(p_over_m).sum(dim=-1)
-    ratio = p_over_m.exp_()
-    mean = torch.mul(q, ratio, out=p).sum(dim=-1, keepdim=True)
-    return Diverged(value, q, ratio.sub_(mean).mul_(q).mul_(a - 1))
+def _skewed_kl(q: Tensor, p: Tensor, a: float, buffers: tuple[Tensor, Tensor]) -> Diverged:
+    m = _mix(p, a, q, 1 - a, out=buffers[0])
+    p_over_m = torch.div(p, m, out=buffers[1])
+    value = _log(p_over_m, out=m).mul_(p).sum(dim=-1)
+    mean = torch.mul(q, p_over_m, out=m).sum(dim=-1, keepdim=True)
+    return Diverged(value, q, p_over_m.sub_(mean).mul_(q).mul_(a - 1))
 
 
-def _skewed_reverse_kl(log_q: Tensor, log_p: Tensor, spare: tuple[Tensor, Tensor], a: float) -> Diverged:
-    q = torch.exp(log_q, out=spare[1])
-    log_m = _log_mixture(torch.exp(log_p, out=spare[0]), 1 - a, q, a)
-    q_over_m = log_q.sub_(log_m)
-    value = torch.mul(q, q_over_m, out=log_m).sum(dim=-1)
-    derivative = q_over_m.sub_(torch.exp(q_over_m, out=log_p), alpha=a)
-    mean = torch.mul(q, derivative, out=log_m).sum(dim=-1, keepdim=True)
+def _skewed_reverse_kl(q: Tensor, p: Tensor, a: float, buffers: tuple[Tensor, Tensor]) -> Diverged:
+    m = _mix(p, 1 - a, q, a, out=buffers[0])
+    q_over_m = torch.div(q, m, out=buffers[1])
+    logs = _log(q_over_m, out=m)
+    value = torch.mul(q, logs, out=p).sum(dim=-1)
+    derivative = logs.sub_(q_over_m, alpha=a)
+    mean = torch.mul(q, derivative, out=p).sum(dim=-1, keepdim=True)
     return Diverged(value, q, derivative.sub_(mean).mul_(q))
 
 
-def _log_mixture(p: Tensor, weight_p: float, q: Tensor, weight_q: float) -> Tensor:
-    """Returns `log(weight_p p + weight_q q)` in the place of `p`; where both underflow, the log of the least float."""
-    return p.mul_(weight_p).add_(q, alpha=weight_q).clamp_(min=torch.finfo(p.dtype).tiny).log_()
+def _subtract_logs(first: Softmax, second: Softmax) -> Tensor:
+    """Returns the log of the ratio of two distributions, in the place of the first one's logits."""
+    return first.shifted.sub_(second.shifted).add_((second.total / first.total).log_())
+
+
+def _mix(p: Tensor, weight_p: float, q: Tensor, weight_q: float, out: Tensor) -> Tensor:
+    """Returns `weight_p p + weight_q q`, at least the least float, so that 0 / 0 is 0 where both underflow."""
+    mixed = torch.mul(p, weight_p, out=out).add_(q, alpha=weight_q)
+    return mixed.clamp_(min=torch.finfo(p.dtype).tiny)
+
+
+def _log(ratio: Tensor, out: Tensor) -> Tensor:
+    """Returns the log of ratios of at least 0; it is only ever multiplied by what is 0 where the ratio is."""
+    return torch.clamp(ratio, min=torch.finfo(ratio.dtype).tiny, out=out).log_()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from edgekit.distillation.divergences import Diverged, Divergence, diverge
+from edgekit.distillation.divergences import Diverged, Divergence, Softmax, diverge, normalize
 from edgekit.distillation.losses import IGNORED
 from edgekit.distillation.vocabulary_targets import SampledTargets, TopKTargets
 
@@ -72,15 +72,16 @@ def lose(
     labels, teacher = targets.labels, targets.teacher
     q: Tensor | None = None
     if labels is not None and (teacher is None or temperature != 1):
-        log_q = torch.log_softmax(logits, dim=-1, out=buffers.take("hard", n, logits.dtype))
-        hard, q = _negative_log_likelihood(log_q, labels), log_q.exp_()
+        plain = logits if teacher is None else buffers.take("plain", n, logits.dtype).copy_(logits)
+        student = normalize(plain, buffers.take("hard", n, logits.dtype))
+        hard, q = _negative_log_likelihood(student, labels), student.probabilities
     if teacher is not None:
         if temperature != 1:
             logits.div_(temperature)
-        log_q = torch.log_softmax(logits, dim=-1, out=buffers.take("log_q", n, logits.dtype))
+        student = normalize(logits, buffers.take("q", n, logits.dtype))
         if labels is not None and q is None:
-            hard = _negative_log_likelihood(log_q, labels)
-        found = _diverge(log_q, teacher, logits, divergence, buffers)
+            hard = _negative_log_likelihood(student, labels)
+        found = _diverge(student, teacher, divergence, buffers)
         soft = found.value * temperature**2
         # T^2 of the loss over the T that divides the logits
         torch.mul(found.gradient, weights.divergence * temperature, out=logits)
@@ -96,49 +97,47 @@ def lose(
 
 
 def _diverge(
-    log_q: Tensor,
-    teacher: Tensor | TopKTargets | SampledTargets,
-    spare: Tensor,
-    divergence: Divergence,
-    buffers: RowBuffers,
+    student: Softmax, teacher: Tensor | TopKTargets | SampledTargets, divergence: Divergence, buffers: RowBuffers
 ) -> Diverged:
     """Returns the divergence from whatever is known of the teacher; all buffers are overwritten."""
     if isinstance(teacher, TopKTargets):
-        return _from_top_k(log_q, teacher, spare, divergence)
+        return _from_top_k(student, teacher, divergence)
     if isinstance(teacher, SampledTargets):
-        return _from_samples(log_q, teacher, spare)
+        return _from_samples(student, teacher)
     if divergence.temperature != 1:
         teacher.div_(divergence.temperature)
-    log_p = torch.log_softmax(teacher, dim=-1, out=buffers.take("log_p", len(log_q), log_q.dtype))
-    return diverge(log_q, log_p, (spare, teacher), divergence)
+    return diverge(student, normalize(teacher, buffers.take("p", len(teacher), teacher.dtype)), divergence)
 
 
-def _from_top_k(log_q: Tensor, known: TopKTargets, spare: Tensor, divergence: Divergence) -> Diverged:
+def _from_top_k(student: Softmax, known: TopKTargets, divergence: Divergence) -> Diverged:
     """Returns the divergence of K tokens and the tail; a token's share of the tail's gradient is its share of it."""
-    log_known = log_q.gather(1, known.token_ids)  # (n, K)
-    q = log_q.exp_().scatter_(1, known.token_ids, 0.0)
+    q, token_ids = student.probabilities, known.token_ids
+    known_q = q.gather(1, token_ids)  # (n, K)
     # summed over the tail itself: 1 - sum of the known would lose all digits where the tail is small
-    tail = q.sum(dim=-1, keepdim=True).clamp_(min=torch.finfo(q.dtype).tiny)
-    merged_q = torch.cat([log_known, tail.log()], dim=1)  # (n, K + 1)
-    stored = torch.cat([known.log_probs, known.log_tail[:, None]], dim=1).to(q.dtype)
-    merged = diverge(
-        merged_q, torch.log_softmax(stored, dim=1), (torch.empty_like(merged_q), torch.empty_like(merged_q)), divergence
+    tail = q.scatter_(1, token_ids, 0.0).sum(dim=-1, keepdim=True).clamp_(min=torch.finfo(q.dtype).tiny)
+    shifted_tail = tail.log() + student.total.log()
+    merged = Softmax(
+        torch.cat([student.shifted.gather(1, token_ids), shifted_tail], dim=1),
+        torch.cat([known_q, tail], dim=1),
+        student.total,
     )
-    gradient = torch.mul(q, merged.gradient[:, -1:] / tail, out=spare)
-    gradient.scatter_(1, known.token_ids, merged.gradient[:, :-1])
-    q.scatter_(1, known.token_ids, merged.q[:, :-1])
-    return Diverged(merged.value, q, gradient)
+    stored = torch.cat([known.log_probs, known.log_tail[:, None]], dim=1).to(q.dtype)
+    found = diverge(merged, normalize(stored, torch.empty_like(stored)), divergence)
+    gradient = torch.mul(q, found.gradient[:, -1:] / tail, out=student.shifted)
+    gradient.scatter_(1, token_ids, found.gradient[:, :-1])
+    return Diverged(found.value, q.scatter_(1, token_ids, known_q), gradient)
 
 
-def _from_samples(log_q: Tensor, drawn: SampledTargets, spare: Tensor) -> Diverged:
+def _from_samples(student: Softmax, drawn: SampledTargets) -> Diverged:
     """Returns forward KL with the drawn weights in the teacher's place: unbiased, and its value may be below 0."""
-    weights = drawn.weights.to(log_q.dtype)  # (n, S)
-    value = -(weights * log_q.gather(1, drawn.token_ids)).sum(dim=-1) - drawn.entropy.to(log_q.dtype)
-    q = log_q.exp_()
-    gradient = torch.mul(q, weights.sum(dim=-1, keepdim=True), out=spare)
+    q = student.probabilities
+    weights = drawn.weights.to(q.dtype)  # (n, S)
+    logs = student.shifted.gather(1, drawn.token_ids) - student.total.log()
+    value = -(weights * logs).sum(dim=-1) - drawn.entropy.to(q.dtype)
+    gradient = torch.mul(q, weights.sum(dim=-1, keepdim=True), out=student.shifted)
     return Diverged(value, q, gradient.scatter_add_(1, drawn.token_ids, -weights))
 
 
-def _negative_log_likelihood(log_q: Tensor, labels: Tensor) -> Tensor:
-    found = -log_q.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+def _negative_log_likelihood(student: Softmax, labels: Tensor) -> Tensor:
+    found = student.total.log()[:, 0] - student.shifted.gather(1, labels.clamp(min=0)[:, None])[:, 0]
     return found.masked_fill_(labels == IGNORED, 0.0)

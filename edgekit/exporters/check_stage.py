@@ -15,6 +15,7 @@ from edgekit.events import track
 
 if TYPE_CHECKING:
     from edgekit.exporters.parity import Differences, Thresholds, TokenizerCheck
+    from edgekit.results import AnyParity
 
 _OWN_FACTOR = 3.0
 _EXACT = {"max_abs_diff": 1e-3, "mean_abs_diff": 1e-4}
@@ -41,6 +42,23 @@ class CheckConfig(StageConfig):
     """Texts to compare, drawn from the split with the seed."""
     batch_sizes: list[int] = Field(default=[1, 8], min_length=1)
     """Texts a call; every text is run once for each size."""
+    divergence: float | None = Field(default=None, ge=0)
+    """Language models: largest mean KL(torch || export), nats a token. By default 0.00001; where activations or the
+    cache are rounded 0.02, and the two limits on logits do not hold."""
+    divergence_p99: float | None = Field(default=None, ge=0)
+    """Language models: largest 99th percentile of the same. By default 0.0001, where rounded 0.2."""
+    top1_agreement: float | None = Field(default=None, ge=0, le=1)
+    """Language models: smallest share of tokens with the same likeliest token. By default 0.995, where rounded 0.93."""
+    greedy_equal_share: float | None = Field(default=None, ge=0, le=1)
+    """Language models: smallest share of prompts that both continue alike. By default 0.75, where rounded 0."""
+    documents: int = Field(default=16, ge=1)
+    """Language models: texts to compare."""
+    max_tokens: int = Field(default=192, ge=2)
+    """Language models: tokens of each text, from its start."""
+    greedy_prompts: int = Field(default=8, ge=0)
+    """Language models: beginnings of texts to write on from."""
+    greedy_tokens: int = Field(default=48, ge=1)
+    """Language models: tokens to write after each."""
     runtime: str | None = None
     """Runtime that ships the export; by default the one that opens it."""
 
@@ -61,9 +79,14 @@ def check(inputs: StageInputs, config: CheckConfig, context: StageContext) -> Ar
     model, reference = inputs.require("model", "check"), inputs.require("reference", "check")
     texts = _draw_texts(inputs, config, context.seed)
     tokens = _compare_tokenizers(model, reference, texts, read_task(model).max_length)
-    runtime, differences, own = _compare_logits(inputs, config, context, texts)
-    evidence = Evidence(differences, own, tokens, len(texts), runtime, model.digest)
-    parity = conclude(evidence, _thresholds(config, own))
+    if read_task(model).kind == "causal-lm":
+        from edgekit.exporters.language_check import check_language_model
+
+        parity: AnyParity = check_language_model(inputs, config, context, texts, tokens)
+    else:
+        runtime, differences, own = _compare_logits(inputs, config, context, texts)
+        evidence = Evidence(differences, own, tokens, len(texts), runtime, model.digest)
+        parity = conclude(evidence, _thresholds(config, own))
     with publish(context.out, kind="parity", lineage=lineage_of("check", inputs, config, context)) as directory:
         (directory / PARITY_FILE).write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Artifact.open(context.out)

@@ -6,6 +6,8 @@ It knows nothing of any operator.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -88,6 +90,25 @@ class GraphEditor:
         self.graph.remove(node, safe=True)
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where the operators for one module go: before a node, on a value, under a name."""
+
+    editor: GraphEditor
+    before: ir.Node
+    inputs: ir.Value | None
+    name: str
+
+    def constant(self, what: str, array: np.ndarray) -> ir.Value:
+        """Returns the constant `NAME.WHAT`."""
+        return self.editor.constant(f"{self.name}.{what}", array)
+
+    def add(self, operator: str, inputs: Sequence[ir.Value | None], *, suffix: str, **options: Any) -> ir.Value:
+        """Inserts a node called `NAME.SUFFIX` and returns its output."""
+        name = self.editor.unique(f"{self.name}.{suffix}")
+        return self.editor.add(self.before, operator, inputs, name=name, **options)
+
+
 def dimensions(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
     """Returns the shape with symbols as strings, or None when it is unknown."""
     if value is None or value.shape is None:
@@ -100,3 +121,8 @@ def constant_of(value: ir.Value | None) -> np.ndarray | None:
     if value is None or value.const_value is None:
         return None
     return value.const_value.numpy()
+
+
+def module_of(node: ir.Node) -> str:
+    """Returns the name of the module that a placeholder stands for."""
+    return node.attributes["module"].as_string()

@@ -5,8 +5,8 @@
     linear, int8 by channel, float          the codes, widened and scaled at load, + MatMul
     linear, 8, 4, 3 or 2 bits by group      com.microsoft::MatMulNBits (3 bits in the room of 4)
     linear, 4, 3 or 2 bits by channel       the same, the scale repeated; float activations only
-    embedding, float                        Gather
-    embedding, int8 by row                  Gather of codes and scales, multiplied
+    root-mean-square norm                   SimplifiedLayerNormalization
+    embedding                               see `tables.py`
 
 Linears that read one input in one way become one matmul: query, key and value of an attention, gate and value of a
 gated feed-forward. Requires a graph of `tracing`. Ensures that no placeholder is left and that every code is stored as
@@ -16,8 +16,6 @@ it is; no code is chosen here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -25,15 +23,17 @@ import torch
 from torch import nn
 
 from edgekit.errors import UnsupportedError
-from edgekit.exporters.graph import GraphEditor
+from edgekit.exporters.graph import GraphEditor, Site, module_of
 from edgekit.exporters.packing import concatenate, nbits_matrix, spread_scales
+from edgekit.exporters.rms_norm import find_rms_norm
 from edgekit.exporters.substitution import DOMAIN, MICROSOFT
-from edgekit.models.quantized import QuantizedEmbedding, QuantizedLinear, QuantizedTensor, Scheme
+from edgekit.exporters.tables import lower_embedding, shared_table
+from edgekit.models.quantized import QuantizedLinear, QuantizedTensor, Scheme, weight_matrix
 
 _GELU_OPSET = 20
 _EXACT_ACTIVATIONS, _INT8_ACTIVATIONS = 1, 4  # MatMulNBits' accuracy_level: float32, int8
 
-Linear = nn.Linear | QuantizedLinear
+Linear = nn.Module  # nn.Linear, transformers' Conv1D, or QuantizedLinear
 
 
 def lower(model: ir.Model, modules: Mapping[str, nn.Module]) -> None:
@@ -48,35 +48,13 @@ def lower(model: ir.Model, modules: Mapping[str, nn.Module]) -> None:
         _lower_linears(editor, group, modules)
     for node in list(model.graph):
         if node.domain == DOMAIN and node.op_type == "Embedding":
-            _lower_embedding(editor, node, modules)
+            lower_embedding(editor, node, modules)
+        elif node.domain == DOMAIN and node.op_type == "RmsNorm":
+            _lower_rms_norm(editor, node, modules)
         elif node.domain == DOMAIN or (node.op_type == "Gelu" and not node.domain):
             _lower_gelu(editor, node, opset)
     model.opset_imports.pop(DOMAIN, None)
     model.opset_imports[MICROSOFT] = 1
-
-
-@dataclass(frozen=True)
-class _Site:
-    """Where a matmul goes: before a node, on a value, under a name."""
-
-    editor: GraphEditor
-    before: ir.Node
-    inputs: ir.Value | None
-    name: str
-
-    def constant(self, what: str, array: np.ndarray) -> ir.Value:
-        """Returns the constant `NAME.WHAT`."""
-        return self.editor.constant(f"{self.name}.{what}", array)
-
-    def add(self, operator: str, inputs: Sequence[ir.Value | None], *, suffix: str, **options: Any) -> ir.Value:
-        """Inserts a node called `NAME.SUFFIX` and returns its output."""
-        name = self.editor.unique(f"{self.name}.{suffix}")
-        return self.editor.add(self.before, operator, inputs, name=name, **options)
-
-
-def module_of(node: ir.Node) -> str:
-    """Returns the name of the module that a placeholder stands for."""
-    return node.attributes["module"].as_string()
 
 
 def _linear_groups(graph: ir.Graph, modules: Mapping[str, nn.Module]) -> list[list[ir.Node]]:
@@ -85,21 +63,21 @@ def _linear_groups(graph: ir.Graph, modules: Mapping[str, nn.Module]) -> list[li
     for node in graph:
         if node.domain == DOMAIN and node.op_type == "Linear":
             module = modules[module_of(node)]
-            key = (id(node.inputs[0]), getattr(module, "scheme", None), module.bias is not None)
+            key = (id(node.inputs[0]), getattr(module, "scheme", None), _has_bias(module))
             groups.setdefault(key, []).append(node)
     return list(groups.values())
 
 
 def _lower_linears(editor: GraphEditor, nodes: Sequence[ir.Node], modules: Mapping[str, nn.Module]) -> None:
     names = [module_of(node) for node in nodes]
-    linears = [_linear(modules[name]) for name in names]
-    site = _Site(editor, nodes[0], nodes[0].inputs[0], _joined_name(names))
+    linears = [modules[name] for name in names]
+    site = Site(editor, nodes[0], nodes[0].inputs[0], _joined_name(names))
     bias = _bias(site, linears)
-    output = _matmul(site, linears, bias)
+    output = _matmul(site, linears, bias, modules)
     if len(nodes) == 1:
         editor.replace(nodes[0], output)
         return
-    sizes = editor.integers(*(linear.out_features for linear in linears))
+    sizes = editor.integers(*(_width(linear) for linear in linears))
     parts = editor.add_many(
         nodes[0],
         "Split",
@@ -111,17 +89,22 @@ def _lower_linears(editor: GraphEditor, nodes: Sequence[ir.Node], modules: Mappi
         editor.replace(node, part)
 
 
-def _matmul(site: _Site, linears: Sequence[Linear], bias: ir.Value | None) -> ir.Value:
+def _matmul(site: Site, linears: Sequence[Linear], bias: ir.Value | None, modules: Mapping[str, nn.Module]) -> ir.Value:
     coded = [linear for linear in linears if isinstance(linear, QuantizedLinear)]
     if len(coded) == len(linears):
         weight = concatenate([linear.weight for linear in coded])
         return _kernel(weight.scheme, site.name)(site, weight, bias)
-    weights = torch.cat([linear.weight.detach() for linear in linears if not isinstance(linear, QuantizedLinear)])
-    matrix = site.constant("weight", _float(weights.T))
+    floats = [weight_matrix(linear) for linear in linears]
+    table = shared_table(linears[0], modules) if len(linears) == 1 else None
+    if table is not None:  # the table is kept as it is, (out, in), and read in place
+        matrix = site.editor.constant(f"{table}.weight", _float(floats[0]))
+        options = {"domain": MICROSOFT, "attributes": {"transB": 1}}
+        return _with_bias(site, site.add("FusedMatMul", [site.inputs, matrix], suffix="matmul", **options), bias)
+    matrix = site.constant("weight", _float(torch.cat(floats).T))
     return _with_bias(site, site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
 
 
-def _kernel(scheme: Scheme, name: str) -> Callable[[_Site, QuantizedTensor, ir.Value | None], ir.Value]:
+def _kernel(scheme: Scheme, name: str) -> Callable[[Site, QuantizedTensor, ir.Value | None], ir.Value]:
     if scheme.bits == 8 and scheme.group_size is None:
         return _dynamic_int8 if scheme.activations == "dynamic-int8" else _widened
     if scheme.group_size is not None and scheme.group_size >= 16 and scheme.group_size & (scheme.group_size - 1) == 0:
@@ -134,7 +117,7 @@ def _kernel(scheme: Scheme, name: str) -> Callable[[_Site, QuantizedTensor, ir.V
     )
 
 
-def _dynamic_int8(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
+def _dynamic_int8(site: Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
     """Rounds the input to 8 bits with one scale, multiplies integers; codes are stored `(in, out)`."""
     codes = site.constant("codes", weight.codes.T.contiguous().numpy())
     scales = site.constant("scales", _float(weight.scales[:, 0]))
@@ -144,7 +127,7 @@ def _dynamic_int8(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -
     return site.add("DynamicQuantizeMatMul", inputs, suffix="matmul", domain=MICROSOFT)
 
 
-def _widened(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
+def _widened(site: Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
     """Multiplies floats: the codes are small in the file, and the runtime folds them into floats when it loads it."""
     codes = site.add(
         "Cast", [site.constant("codes", weight.codes.T.contiguous().numpy())], suffix="widened", **_TO_FLOAT
@@ -159,7 +142,7 @@ def _widened(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.
     return _with_bias(site, site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
 
 
-def _nbits(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
+def _nbits(site: Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
     matrix = nbits_matrix(weight)
     inputs = [site.inputs, site.constant("codes", matrix.codes), site.constant("scales", matrix.scales)]
     inputs.append(None if matrix.zero_points is None else site.constant("zero_points", matrix.zero_points))
@@ -175,35 +158,33 @@ def _nbits(site: _Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Va
     return _with_bias(site, output, bias)
 
 
-def _with_bias(site: _Site, product: ir.Value, bias: ir.Value | None) -> ir.Value:
+def _with_bias(site: Site, product: ir.Value, bias: ir.Value | None) -> ir.Value:
     return product if bias is None else site.add("Add", [product, bias], suffix="biased")
 
 
-def _bias(site: _Site, linears: Sequence[Linear]) -> ir.Value | None:
-    biases = [linear.bias for linear in linears if linear.bias is not None]
-    return site.constant("bias", _float(torch.cat([bias.detach() for bias in biases]))) if biases else None
+def _bias(site: Site, linears: Sequence[Linear]) -> ir.Value | None:
+    biases = [linear.bias.detach() for linear in linears if isinstance(linear.bias, torch.Tensor)]
+    return site.constant("bias", _float(torch.cat(biases))) if biases else None
 
 
-def _lower_embedding(editor: GraphEditor, node: ir.Node, modules: Mapping[str, nn.Module]) -> None:
+def _lower_rms_norm(editor: GraphEditor, node: ir.Node, modules: Mapping[str, nn.Module]) -> None:
+    """Writes a root-mean-square norm as the operator that onnxruntime has for it."""
     name = module_of(node)
-    table = modules[name]
-    site = _Site(editor, node, node.inputs[0], name)
-    if isinstance(table, QuantizedEmbedding):
-        weight = table.quantized_weight()
-        if table.scheme.bits != 8 or table.scheme.group_size is not None or not table.scheme.symmetric:
-            raise UnsupportedError(
-                f"module '{name}': found an embedding table in {table.scheme}; onnx export has symmetric 8-bit codes "
-                "with one scale a row. Quantize it so (embeddings = 8 without embeddings_group_size), or exclude it."
-            )
-        wide = []
-        for what, tensor in (("codes", weight.codes), ("scales", weight.scales)):
-            matrix = site.constant(what, tensor.numpy())
-            rows = site.add("Gather", [matrix, site.inputs], suffix=f"{what}_of_ids", dtype=matrix.dtype)
-            wide.append(site.add("Cast", [rows], suffix=f"{what}_widened", **_TO_FLOAT))
-        editor.replace(node, site.add("Mul", wide, suffix="rows"))
-        return
-    matrix = site.constant("weight", _float(table.get_parameter("weight").detach()))
-    editor.replace(node, site.add("Gather", [matrix, site.inputs], suffix="rows"))
+    norm = find_rms_norm(modules[name])
+    if norm is None:
+        raise UnsupportedError(
+            f"module '{name}': found {type(modules[name]).__name__}, expected a root-mean-square norm."
+        )
+    scale = editor.constant(f"{name}.weight", norm.scale.numpy())
+    attributes = {"axis": -1, "epsilon": norm.epsilon, "stash_type": 1}
+    output = editor.add(
+        node,
+        "SimplifiedLayerNormalization",
+        [node.inputs[0], scale],
+        attributes=attributes,
+        name=editor.unique(f"{name}.output"),
+    )
+    editor.replace(node, output)
 
 
 def _lower_gelu(editor: GraphEditor, node: ir.Node, opset: int) -> None:
@@ -221,10 +202,13 @@ def _lower_gelu(editor: GraphEditor, node: ir.Node, opset: int) -> None:
     editor.replace(node, output)
 
 
-def _linear(module: nn.Module) -> Linear:
-    if not isinstance(module, (nn.Linear, QuantizedLinear)):
-        raise UnsupportedError(f"found {type(module).__name__}, expected a linear.")
-    return module
+def _width(linear: nn.Module) -> int:
+    """Returns the number of outputs."""
+    return int(linear.nf if hasattr(linear, "nf") else linear.out_features)  # type: ignore[arg-type]
+
+
+def _has_bias(linear: nn.Module) -> bool:
+    return isinstance(linear.bias, torch.Tensor)
 
 
 def _joined_name(names: Sequence[str]) -> str:

@@ -33,6 +33,10 @@ BEST_OPSET, LOWEST_OPSET = 21, 18
 _IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10}
 _PRODUCER = "edgekit"
 
+LARGEST_SINGLE_BYTES = 3 * 2**29
+"""Weights above 1.5 GiB are kept beside the graph."""
+_FORMAT_LIMIT_BYTES = 2**31 - 2**20
+
 
 @dataclass(frozen=True)
 class OnnxSettings:
@@ -92,7 +96,7 @@ def export_onnx(loaded: LoadedModel, settings: OnnxSettings) -> OnnxExport:
     require_mask_is_read(model.graph)
     if settings.half:
         store_half(model.graph)
-    _finish(model, settings)
+    finish(model, settings)
     return OnnxExport(model, first_token_linears, traced.notes)
 
 
@@ -117,21 +121,31 @@ def input_names(loaded: LoadedModel) -> list[str]:
     return [name for name in TASKS[loaded.task.kind].input_names if name in taken and name in given]
 
 
-def save_onnx(export: OnnxExport, file: Path) -> None:
-    """Writes one file that holds everything; equal graphs give equal bytes.
+def save_onnx(export: OnnxExport, file: Path, *, external_data: bool | None = None) -> None:
+    """Writes the graph; equal graphs give equal bytes.
+
+    The weights go to `FILE_data` beside it when `external_data` is True, or when it is None and they exceed
+    `LARGEST_SINGLE_BYTES`; else one file holds everything.
 
     Raises:
-        UnsupportedError: the file would exceed the 2 GiB that the format allows.
+        UnsupportedError: one file would exceed the 2 GiB that the format allows.
     """
-    proto = ir.serde.serialize_model(export.model)
-    if proto.ByteSize() >= 2**31:
-        raise UnsupportedError(f"{file.name}: would hold {proto.ByteSize()} bytes, the format allows 2 GiB.")
     file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = [value.const_value for value in export.model.graph.initializers.values()]
+    weight_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    if external_data is None:
+        external_data = weight_bytes > LARGEST_SINGLE_BYTES
+    if external_data:
+        ir.save(export.model, file, external_data=f"{file.name}_data")
+        return
+    if weight_bytes >= _FORMAT_LIMIT_BYTES:
+        raise UnsupportedError(f"{file.name}: would hold {weight_bytes} bytes of weights, the format allows 2 GiB.")
+    proto = ir.serde.serialize_model(export.model)
     file.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _finish(model: ir.Model, settings: OnnxSettings) -> None:
-    """Sets names, versions and metadata, and checks that every operator set is declared."""
+def finish(model: ir.Model, settings: OnnxSettings) -> None:
+    """Sets names, versions and metadata of a finished graph, in place."""
     _rename_initializers(model.graph)
     common.RemoveUnusedOpsetsPass()(model)
     model.opset_imports[""] = settings.opset

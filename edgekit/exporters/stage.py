@@ -35,6 +35,14 @@ class ExportConfig(StageConfig):
     """Highest ONNX IR version that the reader knows; the file may use an older one."""
     first_token: bool = True
     """Compute the last layer for the first token alone where nothing else reaches the logits. Exact, and faster."""
+    left_padding: bool = True
+    """Language models: heed padding before a text, as batches of prompts have it. Without it one text at a time, or
+    padding after it."""
+    logits_to_keep: int = Field(default=1, ge=0)
+    """Language models: how many of the last tokens get logits, 0 for all. Callers may ask for others by the input
+    `num_logits_to_keep`; onnxruntime-genai before 0.14 needs 0."""
+    external_data: bool | None = None
+    """Keep the weights in a file beside the graph. Left out: where they exceed 1.5 GiB."""
 
 
 def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> Artifact:
@@ -45,11 +53,13 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
     Raises:
         UnsupportedError: the model cannot be traced, a scheme has no operator, or a ceiling is too low.
         ModelError: the model cannot be read.
+        ParityError: a language model's file computes something else than the model.
     """
     if config.format == "gguf":
         from edgekit.exporters.gguf_stage import export_gguf_artifact
 
         return export_gguf_artifact(inputs, config, context)
+    from edgekit.exporters.decoder_stage import copy_generation_files, write_decoder
     from edgekit.exporters.onnx import OnnxSettings, choose_versions, export_onnx, save_onnx
     from edgekit.exporters.precision import apply_precision
     from edgekit.models.source import load_model
@@ -66,10 +76,15 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
         half=config.precision == "float16",
         metadata=_metadata(model, loaded),
     )
-    exported = export_onnx(loaded, settings)
     with publish(context.out, kind="onnx", lineage=lineage_of("export", inputs, config, context)) as directory:
-        save_onnx(exported, directory / MODEL_FILE)
+        if loaded.task.kind == "causal-lm":
+            exported = write_decoder(directory, loaded, settings, config, context).export
+        else:
+            exported = export_onnx(loaded, settings)
+            save_onnx(exported, directory / MODEL_FILE, external_data=config.external_data)
         _write_beside(directory, model, exported, config.precision)
+        if loaded.task.kind == "causal-lm":
+            copy_generation_files(directory, model)
     return Artifact.open(context.out)
 
 
@@ -98,6 +113,8 @@ def _write_beside(
     config = _read_json(model.path / "config.json")
     # transformers.js opens `model_quantized.onnx` unless it is told that the plain name is the one.
     config["transformers.js_config"] = {"dtype": "fp32"}
+    if (directory / f"{MODEL_FILE}_data").is_file():
+        config["transformers.js_config"]["use_external_data_format"] = True
     text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
     graph = exported.model.graph

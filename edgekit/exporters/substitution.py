@@ -33,7 +33,7 @@ class CannotFuseError(Exception):
     """An attention computes something that the fused operator does not; the plain graph is exported instead."""
 
 
-class _Placeholder(nn.Module):
+class Placeholder(nn.Module):
     """Emits `edgekit::OP(inputs)` with the module's name; keeps the module for models that read its attributes."""
 
     def __init__(self, operator: str, module: nn.Module, name: str, features: int | None) -> None:
@@ -69,21 +69,41 @@ def substituted(model: PreTrainedModel, *, fuse_attention: bool) -> Iterator[Non
     Module names in the placeholders are those of `model`. `fuse_attention` must only be asked for where
     `can_fuse_attention` is true.
     """
+    implementation = model.config._attn_implementation
+    with swapped_modules(model, placeholder):
+        try:
+            with _attention_registered():
+                model.set_attn_implementation(ATTENTION if fuse_attention else "eager")
+                yield
+        finally:
+            model.set_attn_implementation(implementation)
+
+
+@contextmanager
+def swapped_modules(model: nn.Module, replace: Callable[[nn.Module, str], nn.Module | None]) -> Iterator[None]:
+    """Puts `replace(module, name)` wherever it is not None in the place of a module inside the `with` block.
+
+    Embeddings with a `forward` of their own (an offset, a scale) keep it; only the lookup inside becomes a placeholder.
+    """
     swapped: list[tuple[nn.Module, str, nn.Module]] = []
     names = {module: name for name, module in model.named_modules()}
-    for parent in list(model.modules()):
-        for key, child in list(parent.named_children()):
-            placeholder = _placeholder(child, names[child])
-            if placeholder is not None:
-                swapped.append((parent, key, child))
-                setattr(parent, key, placeholder)
-    implementation = model.config._attn_implementation
+    lookups = {module: placeholder for module, name in names.items() if (placeholder := _lookup(module, name))}
+    original = nn.Embedding.forward
+
+    def look_up(self: nn.Embedding, input: Tensor) -> Tensor:
+        return lookups[self](input) if self in lookups else original(self, input)
+
     try:
-        with _attention_registered():
-            model.set_attn_implementation(ATTENTION if fuse_attention else "eager")
-            yield
+        nn.Embedding.forward = look_up  # type: ignore[method-assign]
+        for parent in list(model.modules()):
+            for key, child in list(parent.named_children()):
+                substitute = replace(child, names[child])
+                if substitute is not None:
+                    swapped.append((parent, key, child))
+                    setattr(parent, key, substitute)
+        yield
     finally:
-        model.set_attn_implementation(implementation)
+        nn.Embedding.forward = original  # type: ignore[method-assign]
         for parent, key, child in swapped:
             setattr(parent, key, child)
 
@@ -93,13 +113,23 @@ def can_fuse_attention(model: PreTrainedModel) -> bool:
     return bool(model._can_set_attn_implementation())
 
 
-def _placeholder(module: nn.Module, name: str) -> _Placeholder | None:
-    if isinstance(module, (nn.Linear, QuantizedLinear)):
-        return _Placeholder("Linear", module, name, module.out_features)
-    if isinstance(module, (nn.Embedding, QuantizedEmbedding)):
-        return _Placeholder("Embedding", module, name, module.embedding_dim)
+def placeholder(module: nn.Module, name: str) -> Placeholder | None:
+    """Returns what stands for a linear, an embedding or an activation while a model is traced; None for the rest."""
+    if isinstance(module, QuantizedLinear) or type(module).forward is nn.Linear.forward:
+        return Placeholder("Linear", module, name, int(module.out_features))  # type: ignore[arg-type]
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # a linear with its weight transposed
+        return Placeholder("Linear", module, name, int(module.nf))  # type: ignore[arg-type]
+    if isinstance(module, QuantizedEmbedding) or type(module).forward is nn.Embedding.forward:
+        return Placeholder("Embedding", module, name, int(module.embedding_dim))  # type: ignore[arg-type]
     operator = _activation_operator(module)
-    return None if operator is None else _Placeholder(operator, module, name, None)
+    return None if operator is None else Placeholder(operator, module, name, None)
+
+
+def _lookup(module: nn.Module, name: str) -> Placeholder | None:
+    """Returns what stands for the lookup inside an embedding that does more."""
+    if isinstance(module, nn.Embedding) and type(module).forward is not nn.Embedding.forward:
+        return Placeholder("Embedding", module, name, module.embedding_dim)
+    return None
 
 
 def _activation_operator(module: nn.Module) -> str | None:

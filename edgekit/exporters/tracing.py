@@ -95,7 +95,7 @@ def _trace(model: PreTrainedModel, input_names: Sequence[str], opset: int, *, fu
         except Exception as error:
             _raise_if_cannot_fuse(error)
             raise UnsupportedError(
-                f"{type(model).__name__}: cannot be traced with dynamic batch and length ({_root(error)})."
+                f"{type(model).__name__}: cannot be traced with dynamic batch and length ({root_cause(error)})."
             ) from error
     if program is None:
         raise UnsupportedError(f"{type(model).__name__}: tracing gave no graph.")
@@ -130,7 +130,8 @@ def _raise_if_cannot_fuse(error: BaseException) -> None:
             raise cause from None
 
 
-def _root(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
+    """Returns the first line of the first cause of an error."""
     lines = str(_causes(error)[-1]).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -27,6 +27,8 @@ ENTRY_POINT_GROUP = "edgekit.generation"
 # Used where the checkout was never installed, so that no entry points are registered for it.
 BUILT_IN = {
     "torch": "edgekit.runtimes.torch_generation:TorchGeneration",
+    "onnxruntime": "edgekit.runtimes.onnxruntime_generation:OnnxRuntimeGeneration",
+    "onnxruntime-genai": "edgekit.runtimes.genai_generation:GenAiGeneration",
     "llama.cpp": "edgekit.runtimes.llama_cpp_generation:LlamaCppGeneration",
 }
 

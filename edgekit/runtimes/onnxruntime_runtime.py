@@ -16,6 +16,8 @@ from edgekit.errors import EnvironmentLacksError, ModelError
 from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, model_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy import ndarray
 
 PROVIDER = "CPUExecutionProvider"
@@ -62,22 +64,7 @@ class OnnxRuntime:
             ModelError: onnxruntime cannot open the file.
             EnvironmentLacksError: this build of onnxruntime has no CPU provider.
         """
-        import onnxruntime
-
-        file = model_file(model)
-        try:
-            session = onnxruntime.InferenceSession(str(file), session_options(config), providers=[PROVIDER])
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ModelError(
-                f"{file}: onnxruntime {onnxruntime.__version__} cannot open it ({_first_line(error)}). "
-                "Export it again, with an opset that this version reads."
-            ) from error
-        # An absent provider is only a warning to onnxruntime.
-        if session.get_providers() != [PROVIDER]:
-            raise EnvironmentLacksError(
-                f"onnxruntime runs on {session.get_providers()}, expected [{PROVIDER}]. Install the CPU package."
-            )
-        return OnnxSession(session)
+        return OnnxSession(open_file(model_file(model), session_options(config)))
 
 
 class OnnxSession:
@@ -97,6 +84,30 @@ class OnnxSession:
             name: output.astype("float32") if output.dtype == "float16" else output
             for name, output in zip(self.output_names, outputs, strict=True)
         }
+
+
+def open_file(file: Path, options: Any) -> Any:
+    """Returns an `onnxruntime.InferenceSession` on the CPU provider, and on nothing else.
+
+    Raises:
+        ModelError: onnxruntime cannot open the file.
+        EnvironmentLacksError: this build of onnxruntime has no CPU provider.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=[PROVIDER])
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ModelError(
+            f"{file}: onnxruntime {onnxruntime.__version__} cannot open it ({_first_line(error)}). "
+            "Export it again, with an opset that this version reads."
+        ) from error
+    # An absent provider is only a warning to onnxruntime.
+    if session.get_providers() != [PROVIDER]:
+        raise EnvironmentLacksError(
+            f"onnxruntime runs on {session.get_providers()}, expected [{PROVIDER}]. Install the CPU package."
+        )
+    return session
 
 
 def session_options(config: SessionConfig) -> Any:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from edgekit.distillation.divergences import Divergence, diverge
+from edgekit.distillation.divergences import Divergence, diverge, normalize
 from tests.distillation.dense import divergence_of
 
 KINDS = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "skewed_reverse_kl")
@@ -15,8 +16,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def run(student, teacher, divergence):
-    spare = (torch.empty_like(student), torch.empty_like(student))
-    found = diverge(student.log_softmax(-1), teacher.log_softmax(-1), spare, divergence)
+    softmaxes = [normalize(logits.clone(), torch.empty_like(logits)) for logits in (student, teacher)]
+    found = diverge(*softmaxes, divergence)
     return found.value, found.q, found.gradient
 
 
@@ -81,6 +82,21 @@ def test_the_endpoints_of_jensen_shannon_are_its_limits_without_the_factor(mixtu
         assert torch.equal(found, expected)
         if nearby is not close[1]:
             torch.testing.assert_close(nearby / near, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_jensen_shannon_has_the_convention_of_gkd(beta):
+    """As TRL's GKDTrainer has it: b weighs the teacher, in the mixture and among the two divergences."""
+    student, teacher = (logits.log_softmax(-1) for logits in logits_of(5, 6, 8))
+    if beta in (0, 1):
+        pair = (student, teacher) if beta == 0 else (teacher, student)
+        expected = F.kl_div(*pair, reduction="none", log_target=True)
+    else:
+        mixture = torch.logaddexp(student + math.log1p(-beta), teacher + math.log(beta))
+        of_teacher = F.kl_div(mixture, teacher, reduction="none", log_target=True)
+        of_student = F.kl_div(mixture, student, reduction="none", log_target=True)
+        expected = beta * of_teacher + (1 - beta) * of_student
+    torch.testing.assert_close(run(student, teacher, Divergence("jensen_shannon", beta))[0], expected.sum(-1))
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("skewed_kl", "forward_kl"), ("skewed_reverse_kl", "reverse_kl")])

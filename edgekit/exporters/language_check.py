@@ -1,0 +1,223 @@
+"""What the stage `check` does for language models: an export in every way that its runtime is driven, against torch.
+
+Torch runs the very codes that were exported, token by token on real text; then both write on from the beginnings of
+the texts, each fed its own tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.artifact import Artifact
+from edgekit.contract import StageContext, StageInputs
+from edgekit.errors import ModelError
+from edgekit.events import track
+from edgekit.exporters.description import EXPORT_FILE
+from edgekit.exporters.generation_parity import GreedyRuns, TokenDifferences, common_prefix, write_greedily
+from edgekit.exporters.parity import TokenizerCheck
+from edgekit.results import LanguageParity
+from edgekit.runtimes.generation import GenerationConfig, GenerationRuntime, GenerationSession, generation_runtime_for
+
+if TYPE_CHECKING:
+    from edgekit.exporters.check_stage import CheckConfig
+    from edgekit.results.parity import Driving
+
+# Float sums in another order, and nothing else.
+_EXACT: dict[str, float] = {
+    "max_abs_diff": 0.02,
+    "mean_abs_diff": 1e-3,
+    "divergence": 1e-5,
+    "divergence_p99": 1e-4,
+    "top1_agreement": 0.995,
+    "greedy_equal_share": 0.75,
+}
+# Activations or the cache are rounded: a value on an edge falls to either side, and the text may part there.
+_ROUNDED: dict[str, float] = {
+    "max_abs_diff": float("inf"),
+    "mean_abs_diff": float("inf"),
+    "divergence": 0.02,
+    "divergence_p99": 0.2,
+    "top1_agreement": 0.93,
+    "greedy_equal_share": 0.0,
+}
+_AT_LEAST = ("top1_agreement", "greedy_equal_share")
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is compared."""
+
+    documents: list[list[int]]
+    prompts: list[list[int]]
+    tokens: TokenizerCheck
+
+
+def check_language_model(
+    inputs: StageInputs, config: CheckConfig, context: StageContext, texts: list[str], tokens: TokenizerCheck
+) -> LanguageParity:
+    """Returns the result for the way of driving that is farthest from torch, with the failures of all ways.
+
+    Raises:
+        ModelError: the runtime cannot open the export, or the model cannot be read.
+        UsageError: no runtime generates with the export.
+    """
+    model, reference = inputs.require("model", "check"), inputs.require("reference", "check")
+    runtime = generation_runtime_for(model, config.runtime)
+    original = _open_reference(reference, model)
+    given = _encode(model, config, texts[: config.documents], tokens, original.context_length)
+    limits = _limits(config, rounded=_rounds(model, reference))
+    expected = _Expected(original, given, config)
+    found: list[LanguageParity] = []
+    for driving, shared in _ways(runtime):
+        session = runtime.open(model, GenerationConfig(shared_cache=shared))
+        parity = expected.compare(session, context, f"{runtime.name} {runtime.version()}", driving, limits)
+        session.close()
+        found.append(parity.model_copy(update={"model_digest": model.digest}))
+    worst = max(found, key=lambda parity: (not parity.passed, parity.divergence))
+    failures = [f"{each.driving}: {failure}" for each in found for failure in each.failures]
+    return worst.model_copy(update={"failures": failures, "passed": not failures})
+
+
+class _Expected:
+    """Torch's side, computed once for all ways of driving."""
+
+    def __init__(self, session: GenerationSession, given: _Texts, config: CheckConfig) -> None:
+        self._session = session
+        self._given = given
+        self._length = config.greedy_tokens
+        self._written = [write_greedily(session, prompt, self._length) for prompt in given.prompts]
+
+    def compare(
+        self,
+        session: GenerationSession,
+        context: StageContext,
+        runtime: str,
+        driving: Driving,
+        limits: dict[str, float],
+    ) -> LanguageParity:
+        """Returns how far `session` is from torch."""
+        differences, runs, given = TokenDifferences(), GreedyRuns(self._length), self._given
+        steps = track(
+            given.documents, context.events, stage="check", text=driving, total=len(given.documents), unit="texts"
+        )
+        for ids in steps:
+            self._session.reset()
+            session.reset()
+            array = np.array(ids, dtype=np.int64)
+            # Half of a text at once and the rest token by token, as an app does with prompt and answer.
+            differences.add(self._session.logits(array), _half_stepped(session, array))
+        for prompt, written in zip(given.prompts, self._written, strict=True):
+            runs.equal.append(common_prefix(written, write_greedily(session, prompt, self._length)))
+        measured = {
+            "max_abs_diff": differences.largest,
+            "mean_abs_diff": differences.mean,
+            "divergence": differences.divergence,
+            "divergence_p99": differences.divergence_p99,
+            "top1_agreement": differences.agreement,
+            "greedy_equal_share": runs.share_equal,
+        }
+        failures = _failures(measured, limits, given.tokens)
+        return LanguageParity(
+            runtime=runtime,
+            driving=driving,
+            documents=len(given.documents),
+            tokens=differences.tokens,
+            greedy_prompts=len(given.prompts),
+            greedy_tokens=self._length,
+            greedy_equal_tokens=runs.mean_equal,
+            tokenizer_mismatches=len(given.tokens.mismatches),
+            tokenizer_texts=given.tokens.texts,
+            template_mismatches=0,
+            template_texts=0,
+            passed=not failures,
+            failures=failures,
+            **{
+                name: value if np.isfinite(value) else float(np.finfo(np.float64).max)
+                for name, value in measured.items()
+            },
+        )
+
+
+def _half_stepped(session: GenerationSession, ids: np.ndarray) -> np.ndarray:
+    """Returns the logits of each token, (T, V)."""
+    half = max(1, len(ids) // 2)
+    rows = [session.logits(ids[:half])]
+    rows += [session.step(int(token))[None] for token in ids[half:]]
+    return np.concatenate(rows)
+
+
+def _ways(runtime: GenerationRuntime) -> list[tuple[Driving, bool]]:
+    """Returns the ways in which a runtime is driven, each with what `shared_cache` says."""
+    if runtime.name == "onnxruntime":
+        return [("exact-past", False), ("shared-buffer", True)]
+    return [("engine", True)]
+
+
+def _open_reference(reference: Artifact, export: Artifact) -> GenerationSession:
+    """Returns torch running what the export should compute."""
+    from edgekit.exporters.precision import apply_precision
+    from edgekit.models.source import load_model
+    from edgekit.runtimes.torch_generation import TorchGenerationSession
+
+    loaded = load_model(reference)
+    apply_precision(loaded.model, _description(export)["precision"])
+    return TorchGenerationSession(loaded.model, loaded.task.max_length)
+
+
+def _encode(
+    model: Artifact, config: CheckConfig, texts: list[str], tokens: TokenizerCheck, context_length: int
+) -> _Texts:
+    """Returns tokens of the texts and of their beginnings, none longer than the context."""
+    from edgekit.data.preprocessing import encode
+    from edgekit.models.tokenizer import TOKENIZER_FILE, load_bare_tokenizer
+
+    longest = min(config.max_tokens, context_length)
+    tokenizer = load_bare_tokenizer(model.path / TOKENIZER_FILE)
+    documents = [ids for ids in encode(texts, tokenizer, longest, allow_empty=True) if ids]
+    if not documents:
+        raise ModelError(f"{model.path}: the tokenizer gives no token for any of {len(texts)} texts.")
+    room = max(1, context_length - config.greedy_tokens)
+    prompts = [ids[: min(len(ids) // 2 + 1, room)] for ids in documents[: config.greedy_prompts]]
+    return _Texts(documents, prompts, tokens)
+
+
+def _limits(config: CheckConfig, *, rounded: bool) -> dict[str, float]:
+    default = _ROUNDED if rounded else _EXACT
+    given = {name: getattr(config, name) for name in default}
+    return {name: default[name] if value is None else value for name, value in given.items()}
+
+
+def _rounds(model: Artifact, reference: Artifact) -> bool:
+    """Returns whether the export rounds activations, or its runtime the cache."""
+    if model.kind == "gguf":
+        return True
+    file = reference.path / "quantization.json"
+    if _description(model)["precision"] != "as-is" or not file.is_file():
+        return False
+    modules = json.loads(file.read_text(encoding="utf-8"))["modules"]
+    return any(scheme["activations"] == "dynamic-int8" for scheme in modules.values())
+
+
+def _description(export: Artifact) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((export.path / EXPORT_FILE).read_text(encoding="utf-8"))
+    return content
+
+
+def _failures(measured: dict[str, float], limits: dict[str, float], tokens: TokenizerCheck) -> list[str]:
+    failures = []
+    for name, value in measured.items():
+        limit = limits[name]
+        # A comparison with NaN is false, so the good case is the one that is asked for.
+        if name in _AT_LEAST and not value >= limit:
+            failures.append(f"{name} {value:.4f} is below {limit:g}.")
+        elif name not in _AT_LEAST and not value <= limit:
+            failures.append(f"{name} {value:.3g} is above {limit:.3g}.")
+    if tokens.mismatches:
+        failures.append(
+            f"{len(tokens.mismatches)} of {tokens.texts} texts are tokenized otherwise than by transformers."
+        )
+    return failures
