@@ -113,10 +113,10 @@ def vocabulary_losses(
         hidden if every else hidden[counted], head.weight, head.bias, work
     )
     results = {name: (found[index], found[2 + index]) for index, name in enumerate(_NAMES) if name in names}
-    rows = {name: torch.zeros_like(weights[name]) for name in results}
-    for name, (_, losses) in results.items():
-        rows[name][counted] = losses
-        rows[name].mul_(weights[name] != 0)
+    rows = {
+        name: torch.zeros_like(weights[name]).index_copy_(0, counted, losses).mul_(weights[name] != 0)
+        for name, (_, losses) in results.items()
+    }
     sums = {name: total for name, (total, _) in results.items()}
     return VocabularyLosses(sums, {name: weights[name].sum() for name in results}, rows)
 
