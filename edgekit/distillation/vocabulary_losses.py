@@ -90,21 +90,17 @@ def vocabulary_losses(
     """
     names = _names(targets, objective)
     _check(hidden, head, targets, objective, names)
-    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    soft_weights = _weights(targets.divergence_weights if "soft_targets" in names else 0.0, hidden, wide)
-    hard_weights = _weights(targets.cross_entropy_weights if "cross_entropy" in names else 0.0, hidden, wide)
-    labels = targets.labels if "cross_entropy" in names else None
-    if labels is not None:
-        hard_weights = hard_weights * (labels != IGNORED)
-    counted = ((soft_weights != 0) | (hard_weights != 0)).nonzero()[:, 0]
-    teacher = targets.teacher if "soft_targets" in names else None
+    weights = _weights(hidden, targets, names)
+    counted = torch.stack(list(weights.values())).any(dim=0).nonzero()[:, 0]
     every = len(counted) == len(hidden)
+    labels = targets.labels if "cross_entropy" in names else None
+    teacher = targets.teacher if "soft_targets" in names else None
     work = Work(
         head=head,
         teacher=teacher if teacher is None or every else teacher.rows(counted),
         labels=labels if labels is None or every else labels[counted],
-        divergence_weights=soft_weights[counted],
-        cross_entropy_weights=hard_weights[counted],
+        divergence_weights=weights["soft_targets"][counted],
+        cross_entropy_weights=weights["cross_entropy"][counted],
         divergence=objective.divergence,
         coefficients=(
             objective.soft_targets if "soft_targets" in names else 0.0,
@@ -116,14 +112,13 @@ def vocabulary_losses(
     found = ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         hidden if every else hidden[counted], head.weight, head.bias, work
     )
-    weights = dict(zip(_NAMES, (soft_weights, hard_weights), strict=True))
-    rows = {name: weights[name].new_zeros(len(hidden)) for name in names}
-    for index, name in enumerate(_NAMES):
-        if name in names:
-            rows[name][counted] = found[2 + index]
-            rows[name].mul_(weights[name] != 0)
-    sums = {name: found[index] for index, name in enumerate(_NAMES) if name in names}
-    return VocabularyLosses(sums, {name: weights[name].sum() for name in names}, rows)
+    results = {name: (found[index], found[2 + index]) for index, name in enumerate(_NAMES) if name in names}
+    rows = {
+        name: torch.zeros_like(weights[name]).index_copy_(0, counted, losses).mul_(weights[name] != 0)
+        for name, (_, losses) in results.items()
+    }
+    sums = {name: total for name, (total, _) in results.items()}
+    return VocabularyLosses(sums, {name: weights[name].sum() for name in results}, rows)
 
 
 _NAMES = ("soft_targets", "cross_entropy")
@@ -141,10 +136,18 @@ def _names(targets: TokenTargets, objective: VocabularyObjective) -> set[str]:
     return found
 
 
-def _weights(given: Tensor | float | None, hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    if isinstance(given, Tensor):
-        return given.to(hidden.device, dtype)
-    return torch.full((len(hidden),), 1.0 if given is None else given, dtype=dtype, device=hidden.device)
+def _weights(hidden: Tensor, targets: TokenTargets, names: set[str]) -> dict[str, Tensor]:
+    """Returns each loss's weight at every token, (N), in the dtype of the losses; 0 for a loss that is not computed."""
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    found = {}
+    for name, given in zip(_NAMES, (targets.divergence_weights, targets.cross_entropy_weights), strict=True):
+        if name in names and given is not None:
+            found[name] = given.to(hidden.device, wide)
+        else:
+            found[name] = torch.full((len(hidden),), float(name in names), dtype=wide, device=hidden.device)
+    if "cross_entropy" in names and targets.labels is not None:
+        found["cross_entropy"] = found["cross_entropy"] * (targets.labels != IGNORED)
+    return found
 
 
 def _check(

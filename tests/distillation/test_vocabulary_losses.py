@@ -461,3 +461,16 @@ def test_no_tensor_of_tokens_by_vocabulary_is_made(monkeypatch):
         losses = vocabulary_losses(case.hidden, case.head, case.targets(), objective)
         losses.total(objective).backward()
     assert max(sizes) == max(16 * 300, 400 * 8)
+
+
+def test_the_heads_gradient_is_handed_out_without_a_copy():
+    """Also where a coefficient is not a float32 number, such as 0.9 / 4096."""
+    case = Case(23, dtype=torch.float32)
+    objective = objective_of(coefficients=(0.9 / 4096, 0.1 / 4096))
+    total = vocabulary_losses(case.hidden, case.head, case.targets(), objective).total(objective)
+    made = total.grad_fn  # the sum of the coefficients' products
+    while made.name() != "ChunkedLossBackward":
+        made = made.next_functions[0][0]
+    address = made.gradients[1].data_ptr()
+    total.backward()
+    assert case.weight.grad.data_ptr() == address
