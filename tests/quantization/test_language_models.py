@@ -7,9 +7,14 @@ import torch
 
 from edgekit.contract import StageContext, StageInputs
 from edgekit.errors import DataError, UsageError
-from edgekit.models.quantized import QuantizedEmbedding, QuantizedLinear, schemes_of
+from edgekit.models.codes import Scheme
+from edgekit.models.quantized import QuantizedEmbedding, QuantizedLinear, schemes_of, shared_sources
 from edgekit.models.source import load_model
 from edgekit.models.weights import count_parameters, weight_bytes
+from edgekit.quantization.layerwise import linears_in_layers
+from edgekit.quantization.replacement import put_codes
+from edgekit.quantization.round_to_nearest import quantize_tensor
+from edgekit.quantization.scheme import Rules, choose_schemes
 from edgekit.quantization.stage import QuantizeConfig, quantize
 from tests.pico import pico_data_artifact, publish_model
 from tests.pico_decoders import DECODERS, pico_decoder
@@ -62,6 +67,17 @@ def test_a_tied_table_and_head_share_one_matrix_of_codes(architecture, tmp_path)
     assert weight_bytes(quantized) < weight_bytes(model) - 3 * codes
     before, after = logits(model), logits(quantized)
     assert 0 < float((before - after).abs().mean()) < 0.4 * float(before.abs().mean())
+
+
+def test_only_a_tied_head_shares_codes_once_layers_are_quantized():
+    model = pico_decoder("llama").model
+    scheme = Scheme(bits=4, group_size=16, activations="float")
+    schemes = choose_schemes(model, Rules(linears=scheme, embeddings=scheme, head=scheme), outputs=0)
+    expected = {"lm_head": "model.embed_tokens"}
+    assert shared_sources(model, schemes) == expected
+    for name in linears_in_layers(model, schemes):
+        put_codes(model, name, quantize_tensor(model.get_submodule(name).weight, scheme))
+    assert shared_sources(model, schemes) == expected
 
 
 def test_an_untied_head_has_a_scheme_of_its_own(tmp_path):
