@@ -138,8 +138,9 @@ class OnnxGenerationSession:
             self._bind_exact()
         self._binding.bind_output("logits", _DEVICE)
         self._session.run_with_iobinding(self._binding)
-        outputs = (entry.name for entry in self._session.get_outputs())
-        values = dict(zip(outputs, self._binding.get_outputs(), strict=True))
+        # They come in the order in which they were first bound.
+        names = [*map(_present, self._past), "logits"]
+        values = dict(zip(names, self._binding.get_outputs(), strict=True))
         if not self._shared:
             self._cache = {name: values[_present(name)] for name in self._past}
         self.position = total
