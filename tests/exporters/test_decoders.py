@@ -25,11 +25,11 @@ from tests.pico_decoders import CONTEXT, DECODERS, pico_decoder
 
 # The operator turns query and key only of heads whose size is a multiple of 16.
 WIDE = {"hidden_size": 64, "head_dim": 16}
-FUSED = dict.fromkeys(DECODERS, WIDE) | {"gpt2": {}, "opt": {}}
-ALIKE = ("mistral", "granite")
-"""Built like another of the list, so left to the slow tests."""
+FUSED = dict.fromkeys(DECODERS, WIDE) | {"gpt2": {}, "opt": {}, "smollm3": {**WIDE, "no_rope_layers": [1, 0]}}
+ALIKE = ("qwen3", "mistral", "granite", "olmo2", "opt")
+"""Each of their parts is in another of the list too, so they are left to the slow tests."""
 SORTS = [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in DECODERS]
-LAYERS = 4
+LAYERS = 2
 DRIVINGS = {
     "exact": ("onnxruntime", False),
     "shared": ("onnxruntime", True),
@@ -144,7 +144,7 @@ def test_only_the_last_token_gets_logits_unless_more_are_asked_for(exported):
     "name", ["llama", pytest.param("phi3", marks=pytest.mark.slow), pytest.param("gemma3_text", marks=pytest.mark.slow)]
 )
 def test_heads_too_small_for_the_operators_rotary_are_turned_before_it(name, tmp_path):
-    model = publish_model(pico_decoder(name, layers=2), tmp_path / "model")
+    model = publish_model(pico_decoder(name, layers=1), tmp_path / "model")
     export = edgekit.export(model, out=tmp_path / "onnx")  # which checks itself against torch
     graph = onnx.load(export.path / "onnx" / "model.onnx").graph
     assert not any(entry.name == "do_rotary" for node in graph.node for entry in node.attribute)
@@ -160,7 +160,12 @@ SCHEMES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+SLOW_SCHEMES = ("4 bits asymmetric, tied", "4 bits, float tables")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW_SCHEMES else ()) for name in SCHEMES]
+)
 def test_codes_are_exported_as_torch_runs_them_and_tied_ones_once(name, tmp_path):
     model = publish_model(pico_decoder(layers=1, **WIDE), tmp_path / "model")
     student = edgekit.quantize(model, edgekit.QuantizeConfig(**SCHEMES[name]), out=tmp_path / "codes")
