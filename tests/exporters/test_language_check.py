@@ -34,6 +34,9 @@ def test_an_export_passes_and_the_result_says_how_far_it_is(exported, runtime, t
     assert 0 <= parity.divergence <= parity.divergence_p99 < 1e-5
     assert parity.top1_agreement == parity.greedy_equal_share == 1
     assert parity.greedy_equal_tokens == 8
+    assert parity.tokenizer_texts > 30
+    assert (parity.template_texts > 0) == (runtime == "onnxruntime-genai")  # the only one that renders by itself
+    assert parity.tokenizer_mismatches == parity.template_mismatches == 0
 
 
 def test_an_altered_export_fails_in_every_way_of_driving(exported, tmp_path):
