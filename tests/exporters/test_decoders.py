@@ -99,12 +99,38 @@ def test_batches_padded_on_either_side_give_each_text_its_own_logits(exported):
         logits, past = run(session, ids, mask, empty_past(session, 3))
         for row, expected in enumerate(alone):
             np.testing.assert_allclose(logits[row][mask[row] == 1], expected, atol=1e-4)
-        if side == "left":  # and go on, every text with a token of its own
-            after = np.array([[10], [20], [30]])
-            logits, _ = run(session, after, np.concatenate((mask, np.ones((3, 1), dtype=np.int64)), axis=1), past)
-            for row, text in enumerate(texts):
-                longer = TorchGenerationSession(loaded.model, CONTEXT).logits(np.append(text, after[row]))
-                np.testing.assert_allclose(logits[row, -1], longer[-1], atol=1e-4)
+        # And go on, every text with a token of its own.
+        after = np.array([[10], [20], [30]])
+        logits, _ = run(session, after, np.concatenate((mask, np.ones((3, 1), dtype=np.int64)), axis=1), past)
+        for row, text in enumerate(texts):
+            longer = TorchGenerationSession(loaded.model, CONTEXT).logits(np.append(text, after[row]))
+            np.testing.assert_allclose(logits[row, -1], longer[-1], atol=1e-4)
+
+
+def test_a_batch_of_prompts_in_genai_gives_each_its_own_text(exported):
+    _, export = exported
+    library = pytest.importorskip("onnxruntime_genai")
+    model = library.Model(str(export.path))
+    tokenizer = library.Tokenizer(model)
+    texts = ["The old man and the sea", "A river", "The king was crowned in the city"]
+    together = genai_logits(library, model, tokenizer.encode_batch(texts), len(texts))
+    for row, text in enumerate(texts):
+        np.testing.assert_allclose(
+            genai_logits(library, model, tokenizer.encode(text), 1)[:, 0], together[:, row], atol=1e-4
+        )
+
+
+def genai_logits(library, model, prompts, batch: int) -> np.ndarray:
+    """Returns the logits of 6 greedy steps, (6, B, V)."""
+    parameters = library.GeneratorParams(model)
+    parameters.set_search_options(max_length=64, batch_size=batch, min_length=64)
+    generator = library.Generator(model, parameters)
+    generator.append_tokens(prompts)
+    found = []
+    for _ in range(6):
+        found.append(np.array(generator.get_logits()).reshape(batch, -1))
+        generator.generate_next_token()
+    return np.stack(found)
 
 
 def empty_past(session, batch: int) -> dict[str, np.ndarray]:
