@@ -68,9 +68,8 @@ def main() -> None:
             if count:  # the first round warms up
                 found[name].append(result)
     baseline = found[next(iter(found))]
-    print(
-        f"prompt {arguments.prompt}, {arguments.tokens} new tokens, {arguments.threads} threads, {arguments.rounds} rounds"
-    )
+    print(f"prompt {arguments.prompt}, {arguments.tokens} new tokens", end=", ")
+    print(f"{arguments.threads} threads, {arguments.rounds} rounds")
     print("| | prefill tokens/s | decode tokens/s | prefill ratio | decode ratio |\n|---|---|---|---|---|")
     for name, results in found.items():
         speeds = [statistics.median(part) for part in zip(*results, strict=True)]

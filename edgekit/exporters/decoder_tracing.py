@@ -28,6 +28,8 @@ FAR_BELOW = -1e9
 """Added to the score of padding: finite, so that a row of padding alone stays finite too."""
 
 _LIMIT = 1 << 20
+# transformers.js fills in `batch_size` by its name, and 0 for any other.
+_DIMENSIONS = ("batch_size", "sequence_length", "past_sequence_length", "total_sequence_length")
 # The sizes of the example; all differ, so that none is taken for another.
 _BATCH, _LENGTH, _PAST, _TOTAL = 2, 3, 5, 8
 
@@ -51,9 +53,12 @@ def trace_decoder(
         UnsupportedError: the model cannot be traced with dynamic sizes.
     """
     names = past_names(len(survey.layers))
-    dims = {name: torch.export.Dim(name, max=_LIMIT) for name in ("batch", "length", "past_length", "total_length")}
-    past_shape = {0: dims["batch"], 2: dims["past_length"]}
-    shapes = ({0: dims["batch"], 1: dims["length"]}, {0: dims["batch"], 1: dims["total_length"]})
+    dims = {name: torch.export.Dim(name, max=_LIMIT) for name in _DIMENSIONS}
+    past_shape = {0: dims["batch_size"], 2: dims["past_sequence_length"]}
+    shapes = (
+        {0: dims["batch_size"], 1: dims["sequence_length"]},
+        {0: dims["batch_size"], 1: dims["total_sequence_length"]},
+    )
     with substituted_decoder(model, survey, positions) as emitter, quiet_tracing():
         step = _OneStep(model, emitter, survey, positions, left_padding=left_padding)
         try:

@@ -139,7 +139,7 @@ def empty_past(session, batch: int) -> dict[str, np.ndarray]:
 
 
 def run(session, ids, mask, past):
-    feeds = {"input_ids": ids, "attention_mask": mask, LOGITS_TO_KEEP: np.array([0]), **past}
+    feeds = {"input_ids": ids, "attention_mask": mask, LOGITS_TO_KEEP: np.array(0), **past}
     logits, *present = session.run(None, feeds)
     return logits, dict(zip(past, present, strict=True))
 
@@ -163,7 +163,7 @@ def test_only_the_last_token_gets_logits_unless_more_are_asked_for(exported):
     ids = tokens(6)[None]
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), **empty_past(session, 1)}
     assert session.run(["logits"], feeds)[0].shape[1] == 1
-    assert session.run(["logits"], {**feeds, LOGITS_TO_KEEP: np.array([4])})[0].shape[1] == 4
+    assert session.run(["logits"], {**feeds, LOGITS_TO_KEEP: np.array(4)})[0].shape[1] == 4
 
 
 @pytest.mark.parametrize(
