@@ -15,6 +15,7 @@ import edgekit
 from edgekit.errors import ParityError, UnsupportedError
 from edgekit.exporters.attention_survey import survey_attention
 from edgekit.exporters.generation_parity import write_greedily
+from edgekit.exporters.precision import apply_precision
 from edgekit.exporters.self_check import self_check
 from edgekit.models.source import load_model
 from edgekit.runtimes.generation import GenerationConfig, get_generation_runtime
@@ -204,6 +205,24 @@ def test_codes_are_exported_as_torch_runs_them_and_tied_ones_once(name, tmp_path
     vocabulary = model_vocabulary(model)
     large = [entry for entry in graph.initializer if vocabulary in entry.dims and np.prod(entry.dims) > vocabulary * 8]
     assert len(large) == 1
+
+
+def test_floats_in_the_place_of_codes_stay_tied_and_scaled(tmp_path):
+    """Gemma multiplies the rows of its table, which its head shares, by a number."""
+    model = publish_model(pico_decoder("gemma3_text", layers=1), tmp_path / "model")
+    settings = edgekit.QuantizeConfig(bits=4, group_size=16, embeddings=4, embeddings_group_size=16)
+    student = edgekit.quantize(model, settings, out=tmp_path / "codes")
+    loaded = load_model(student).model
+    apply_precision(loaded, "float32")
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    ids = tokens(20)
+    codes = TorchGenerationSession(load_model(student).model, CONTEXT).logits(ids)
+    assert (
+        abs(TorchGenerationSession(loaded, CONTEXT).logits(ids) - codes).mean() < 0.02
+    )  # activations are rounded there
+    export = edgekit.export(student, edgekit.ExportConfig(precision="float32"), out=tmp_path / "onnx")
+    found = open_export(export, "shared").logits(ids)
+    np.testing.assert_allclose(found, TorchGenerationSession(loaded, CONTEXT).logits(ids), atol=1e-4)
 
 
 def model_vocabulary(model) -> int:
