@@ -20,7 +20,8 @@ _QUERY_KEY_VALUE = 3
 def keep_last_logits(graph: ir.Graph, head: str, default: int) -> None:
     """Lets the linear called `head` see the last tokens alone, in place; a caller may ask for more.
 
-    The number is an input with a default: runtimes that do not know it leave it out.
+    The number is an input with a default: runtimes that do not know it leave it out. A single one is the last token
+    that is no padding, on whichever side a row is padded.
 
     Raises:
         UnsupportedError: the graph has no such linear, or several.
@@ -30,11 +31,9 @@ def keep_last_logits(graph: ir.Graph, head: str, default: int) -> None:
     if hidden is None:
         raise UnsupportedError(f"onnx: found the head '{head}' {len(nodes)} times in the graph, expected it once.")
     editor = GraphEditor(graph)
-    keep = editor.constant(LOGITS_TO_KEEP, np.array([default], dtype=np.int64))
+    keep = editor.constant(LOGITS_TO_KEEP, np.array(default, dtype=np.int64))
     graph.inputs.append(keep)
-    start = editor.add(nodes[0], "Neg", [keep], name="first_logit", dtype=ir.DataType.INT64)
-    end, axis = editor.integers(np.iinfo(np.int64).max), editor.integers(1)
-    last = editor.add(nodes[0], "Slice", [hidden, start, end, axis], name="last_hidden_states")
+    last = _last_rows(editor, nodes[0], hidden, keep)
     sizes = list(hidden.shape or ())
     # onnxruntime-genai looks for a declared 1 to learn that it gets one row.
     sizes[1] = default if default == 1 else ir.SymbolicDim("logits_length")
@@ -43,6 +42,28 @@ def keep_last_logits(graph: ir.Graph, head: str, default: int) -> None:
     for value in _all_after(nodes[0]):
         if value.shape is not None and len(value.shape) == len(sizes):
             value.shape = ir.Shape([value.shape[0], sizes[1], *list(value.shape)[2:]])
+
+
+def _last_rows(editor: GraphEditor, before: ir.Node, hidden: ir.Value, keep: ir.Value) -> ir.Value:
+    """Returns the rows of `hidden` (B, S, H) that get logits, (B, kept, H)."""
+    mask = next(value for value in editor.graph.inputs if value.name == "attention_mask")
+
+    def add(operator: str, inputs: list[ir.Value | None], name: str, **attributes: Sequence[int] | int) -> ir.Value:
+        dtype = ir.DataType.BOOL if operator == "Equal" else ir.DataType.INT64
+        return editor.add(before, operator, inputs, attributes=attributes, dtype=dtype, name=f"kept_rows.{name}")
+
+    zero, one = editor.scalar(0), editor.scalar(1)
+    length = add("Squeeze", [add("Shape", [hidden], "shape", start=1, end=2)], "length")
+    total = add("Squeeze", [add("Shape", [mask], "mask_shape", start=1, end=2)], "total")
+    count = add("Where", [add("Equal", [keep, zero], "all"), length, keep], "count")
+    order = add("Range", [add("Sub", [length, count], "first"), length, one], "order")
+    # Padding after the text: what lies behind the last one of the mask.
+    places = add("Range", [one, add("Add", [total, one], "end"), one], "places")
+    ends = add("ReduceMax", [add("Mul", [mask, places], "marked"), editor.integers(1)], "ends", keepdims=1)
+    single = add("Cast", [add("Equal", [keep, one], "single")], "is_single", to=int(ir.DataType.INT64))
+    shift = add("Mul", [add("Sub", [total, ends], "padding"), single], "shift")
+    index = add("Unsqueeze", [add("Sub", [order, shift], "index"), editor.integers(-1)], "indices")
+    return editor.add(before, "GatherND", [hidden, index], attributes={"batch_dims": 1}, name="last_hidden_states")
 
 
 def _all_after(node: ir.Node) -> list[ir.Value]:

@@ -28,6 +28,8 @@ FAR_BELOW = -1e9
 """Added to the score of padding: finite, so that a row of padding alone stays finite too."""
 
 _LIMIT = 1 << 20
+# transformers.js fills in `batch_size` by its name, and 0 for any other.
+_DIMENSIONS = ("batch_size", "sequence_length", "past_sequence_length", "total_sequence_length")
 # The sizes of the example; all differ, so that none is taken for another.
 _BATCH, _LENGTH, _PAST, _TOTAL = 2, 3, 5, 8
 
@@ -51,9 +53,12 @@ def trace_decoder(
         UnsupportedError: the model cannot be traced with dynamic sizes.
     """
     names = past_names(len(survey.layers))
-    dims = {name: torch.export.Dim(name, max=_LIMIT) for name in ("batch", "length", "past_length", "total_length")}
-    past_shape = {0: dims["batch"], 2: dims["past_length"]}
-    shapes = ({0: dims["batch"], 1: dims["length"]}, {0: dims["batch"], 1: dims["total_length"]})
+    dims = {name: torch.export.Dim(name, max=_LIMIT) for name in _DIMENSIONS}
+    past_shape = {0: dims["batch_size"], 2: dims["past_sequence_length"]}
+    shapes = (
+        {0: dims["batch_size"], 1: dims["sequence_length"]},
+        {0: dims["batch_size"], 1: dims["total_sequence_length"]},
+    )
     with substituted_decoder(model, survey, positions) as emitter, quiet_tracing():
         step = _OneStep(model, emitter, survey, positions, left_padding=left_padding)
         try:
@@ -110,7 +115,7 @@ class _OneStep(nn.Module):
         cache = PassingCache(past[0].shape[2], self._layers)
         self._emitter.step = step = Step(
             past=list(zip(past[::2], past[1::2], strict=True)),
-            last_index=_last_index(attention_mask),
+            last_index=_last_index(attention_mask, left_padding=self._left_padding),
             total=torch.scalar_tensor(total, dtype=torch.int32),
             bias=_padding_bias(attention_mask, length) if self._left_padding else None,
             rotary_tables={
@@ -130,10 +135,21 @@ class _OneStep(nn.Module):
         return (logits, *present)
 
 
-def _last_index(mask: Tensor) -> Tensor:
-    """Returns the index of each row's last token, int32 (B,): padding after it is not there for the operator."""
-    order = torch.arange(1, mask.shape[1] + 1)
-    return ((mask * order).amax(dim=1) - 1).to(torch.int32)
+def _last_index(mask: Tensor, *, left_padding: bool) -> Tensor:
+    """Returns where each row's last token stands in the cache, int32 (B,).
+
+    Tokens are kept without gaps behind the padding before the first one. So padding after a prompt, in a batch of
+    onnxruntime-genai, is overwritten by the answer.
+    """
+    last = mask.sum(dim=1) - 1
+    if left_padding:
+        last = last + _before_text(mask).sum(dim=1)
+    return last.to(torch.int32)
+
+
+def _before_text(mask: Tensor) -> Tensor:
+    """Returns which columns are padding before a row's first token, bool (B, T)."""
+    return mask.cumsum(dim=1) == 0
 
 
 def _positions(mask: Tensor, length: int) -> Tensor:
@@ -144,5 +160,5 @@ def _positions(mask: Tensor, length: int) -> Tensor:
 
 def _padding_bias(mask: Tensor, length: int) -> Tensor:
     """Returns what is added to scores, float32 (B, 1, S, T)."""
-    bias = (1 - mask).to(torch.float32) * FAR_BELOW
+    bias = _before_text(mask).to(torch.float32) * FAR_BELOW
     return bias[:, None, None, :].expand(-1, 1, length, -1)

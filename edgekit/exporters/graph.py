@@ -47,6 +47,10 @@ class GraphEditor:
         name = "int64_" + "_".join(str(value).replace("-", "minus_") for value in values)
         return self.constant(name, np.array(values, dtype=np.int64))
 
+    def scalar(self, value: int) -> ir.Value:
+        """Returns an int64 constant without dimensions."""
+        return self.constant(f"int64_scalar_{value}".replace("-", "minus_"), np.array(value, dtype=np.int64))
+
     def add(  # noqa: PLR0913 - the parts of a node
         self,
         before: ir.Node,

@@ -20,9 +20,18 @@ from edgekit.exporters.description import EXPORT_FILE
 from edgekit.exporters.generation_parity import GreedyRuns, TokenDifferences, common_prefix, write_greedily
 from edgekit.exporters.parity import TokenizerCheck
 from edgekit.results import LanguageParity
-from edgekit.runtimes.generation import GenerationConfig, GenerationRuntime, GenerationSession, generation_runtime_for
+from edgekit.runtimes.generation import (
+    GenerationConfig,
+    GenerationRuntime,
+    GenerationSession,
+    Templating,
+    Tokenizing,
+    generation_runtime_for,
+)
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from edgekit.exporters.check_stage import CheckConfig
     from edgekit.results.parity import Driving
 
@@ -44,6 +53,10 @@ _ROUNDED: dict[str, float] = {
     "top1_agreement": 0.93,
     "greedy_equal_share": 0.0,
 }
+# Libraries in C end a text here.
+_END = "\0"
+_TEMPLATED = 16
+_SHOWN = 40
 _AT_LEAST = ("top1_agreement", "greedy_equal_share")
 
 
@@ -75,6 +88,7 @@ def check_language_model(
     for driving, shared in _ways(runtime):
         session = runtime.open(model, GenerationConfig(shared_cache=shared))
         parity = expected.compare(session, context, f"{runtime.name} {runtime.version()}", driving, limits)
+        parity = _with_own_text(parity, session, reference, texts)
         session.close()
         found.append(parity.model_copy(update={"model_digest": model.digest}))
     worst = max(found, key=lambda parity: (not parity.passed, parity.divergence))
@@ -140,6 +154,48 @@ class _Expected:
                 for name, value in measured.items()
             },
         )
+
+
+def _with_own_text(
+    parity: LanguageParity, session: GenerationSession, reference: Artifact, texts: list[str]
+) -> LanguageParity:
+    """Returns `parity` with what the runtime's own tokenizer and template make of hard texts, where it has them."""
+    from edgekit.models.tokenizer import NASTY_TEXTS, load_tokenizer
+
+    tokenizer = load_tokenizer(reference.path)
+    changes: dict[str, Any] = {}
+    failures = list(parity.failures)
+    if isinstance(session, Tokenizing):
+        given = [text for text in [*NASTY_TEXTS, *texts] if _END not in text]
+        wrong = [text for text in given if session.tokenize(text) != list(tokenizer(text)["input_ids"])]
+        changes |= {"tokenizer_mismatches": len(wrong), "tokenizer_texts": len(given)}
+        if wrong:
+            failures.append(
+                f"{len(wrong)} of {len(given)} texts are tokenized otherwise by {parity.runtime}, first "
+                f"{wrong[0][:_SHOWN]!r}."
+            )
+    if isinstance(session, Templating) and tokenizer.chat_template:
+        conversations = [_conversation(text) for text in [*NASTY_TEXTS[:_TEMPLATED], *texts] if _END not in text]
+        wrong = [talk[1]["content"] for talk in conversations if session.render(talk) != _rendered(tokenizer, talk)]
+        changes |= {"template_mismatches": len(wrong), "template_texts": len(conversations)}
+        if wrong:
+            failures.append(
+                f"{len(wrong)} of {len(conversations)} conversations are rendered otherwise by {parity.runtime}, first "
+                f"{wrong[0][:_SHOWN]!r}."
+            )
+    return parity.model_copy(update={**changes, "failures": failures, "passed": not failures})
+
+
+def _conversation(text: str) -> list[dict[str, str]]:
+    return [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": text},
+        {"role": "user", "content": text},
+    ]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _half_stepped(session: GenerationSession, ids: np.ndarray) -> np.ndarray:

@@ -27,9 +27,13 @@ def apply_precision(network: nn.Module, precision: Precision) -> None:
     """
     if precision == "as-is":
         return
+    weights: dict[int, nn.Parameter] = {}
     for module in list(network.modules()):
         if isinstance(module, QuantizedModule):
-            replace_module(network, module, _float_module(module))
+            floats = _float_module(module)
+            # A tied table and head stay one.
+            floats.weight = weights.setdefault(module.weight_codes.data_ptr(), floats.weight)
+            replace_module(network, module, floats)
     if precision == "float16":
         _round_matrices(network)
 
@@ -61,7 +65,17 @@ def store_half(graph: ir.Graph) -> None:
         graph.insert_before(graph[0], cast)
 
 
-def _float_module(module: QuantizedModule) -> nn.Module:
+class ScaledEmbedding(nn.Embedding):
+    """A table whose rows are multiplied by `embed_scale` when they are looked up, as Gemma's are."""
+
+    embed_scale: torch.Tensor
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Returns the scaled rows of the ids `input`."""
+        return super().forward(input) * self.embed_scale
+
+
+def _float_module(module: QuantizedModule) -> nn.Linear | nn.Embedding:
     floats: nn.Linear | nn.Embedding
     weight = module.quantized_weight().dequantize()
     if isinstance(module, QuantizedLinear):
@@ -69,7 +83,11 @@ def _float_module(module: QuantizedModule) -> nn.Module:
         if module.bias is not None:
             floats.bias.data = module.bias.detach().clone()
     elif isinstance(module, QuantizedEmbedding):
-        floats = nn.Embedding(module.num_embeddings, module.embedding_dim, padding_idx=module.padding_idx)
+        scaled = module.embed_scale is not None
+        kind = ScaledEmbedding if scaled else nn.Embedding
+        floats = kind(module.num_embeddings, module.embedding_dim, padding_idx=module.padding_idx)
+        if scaled:
+            floats.register_buffer("embed_scale", module.embed_scale, persistent=False)
     else:
         raise UnsupportedError(f"found {type(module).__name__}, expected a quantized linear or embedding.")
     floats.weight.data = weight

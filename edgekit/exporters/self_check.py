@@ -107,7 +107,7 @@ def _padded_batch(session: Any, network: PreTrainedModel, ids: NDArray[np.int64]
     with torch.inference_mode():
         inputs = {"input_ids": padded, "attention_mask": mask, "position_ids": positions}
         expected = network(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits.float().numpy()
-    feeds = {"input_ids": padded, "attention_mask": mask, LOGITS_TO_KEEP: np.array([0])}
+    feeds = {"input_ids": padded, "attention_mask": mask, LOGITS_TO_KEEP: np.array(0)}
     for entry in session.get_inputs():
         if entry.name.startswith("past_key_values."):
             feeds[entry.name] = np.zeros((2, entry.shape[1], 0, entry.shape[3]), dtype=np.float32)

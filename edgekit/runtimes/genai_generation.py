@@ -109,6 +109,20 @@ class GenAiSession:
 
         return self.prefill(np.array([token], dtype=np.int64))
 
+    def tokenize(self, text: str) -> list[int]:
+        """Returns the tokens of a text by the library's own tokenizer, up to the first NUL, as its texts end there."""
+        return [int(token) for token in self._tokenizer().encode(text)]
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Returns a conversation as the library's own template engine writes it, ready for an answer."""
+        text: str = self._tokenizer().apply_chat_template(json.dumps(messages), add_generation_prompt=True)
+        return text
+
+    def _tokenizer(self) -> Any:
+        import onnxruntime_genai
+
+        return onnxruntime_genai.Tokenizer(self._model)
+
     def reset(self) -> None:
         """Forgets every token."""
         import onnxruntime_genai

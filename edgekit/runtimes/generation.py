@@ -12,7 +12,7 @@ module imports nothing heavy: the process that measures memory imports it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from edgekit.errors import EnvironmentLacksError, UsageError
 
@@ -87,6 +87,22 @@ class GenerationSession(Protocol):
 
     def close(self) -> None:
         """Frees the model and the cache; the session is not used after it."""
+
+
+@runtime_checkable
+class Tokenizing(Protocol):
+    """A session of a runtime with a tokenizer of its own."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Returns the tokens of a text, special tokens included and understood."""
+
+
+@runtime_checkable
+class Templating(Protocol):
+    """A session of a runtime that renders chat templates itself."""
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Returns a conversation (`role`, `content`) as the model's chat template writes it, ready for an answer."""
 
 
 class GenerationRuntime(Protocol):

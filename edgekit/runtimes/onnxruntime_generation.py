@@ -133,7 +133,7 @@ class OnnxGenerationSession:
         self._bind("input_ids", np.asarray(ids, dtype=np.int64)[None])
         self._bind("attention_mask", np.ones((1, total), dtype=np.int64))
         if self._chooses_logits:
-            self._bind(LOGITS_TO_KEEP, np.array([kept], dtype=np.int64))
+            self._bind(LOGITS_TO_KEEP, np.array(kept, dtype=np.int64))
         if not self._shared:
             self._bind_exact()
         self._binding.bind_output("logits", _DEVICE)
