@@ -166,6 +166,21 @@ def check_safetensors(file: Path) -> None:
         raise ModelError(f"{file}: found {size} bytes, its header says {8 + length + end}. {_AGAIN}")
 
 
+def sort_metadata(file: Path) -> None:
+    """Writes the metadata of a safetensors file in the order of their names, in place.
+
+    safetensors itself writes them in a random order, so that equal models would not be equal bytes.
+    """
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(content) <= length:
+            stream.seek(8)
+            stream.write(content.ljust(length))
+
+
 _AGAIN = "It is truncated or altered: download or save it again."
 
 

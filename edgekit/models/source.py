@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from edgekit import hub
 from edgekit.artifact import DESCRIPTOR, Artifact
 from edgekit.errors import ModelError, UntrustedModelError, UsageError
-from edgekit.models.files import WEIGHTS_FILE, ModelFiles, check_files, check_safetensors, refuse_pickles
+from edgekit.models.files import (
+    WEIGHTS_FILE,
+    ModelFiles,
+    check_files,
+    check_safetensors,
+    refuse_pickles,
+    sort_metadata,
+)
 from edgekit.models.quiet import quiet_transformers
 from edgekit.models.tasks import TASKS, TaskConfig, read_task, write_task
 from edgekit.models.tokenizer import load_tokenizer, save_tokenizer
@@ -251,6 +258,7 @@ def _save_quantized(network: PreTrainedModel, directory: Path) -> None:
         if network.can_generate():
             network.generation_config.save_pretrained(directory)
     write(network, str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
+    sort_metadata(directory / WEIGHTS_FILE)
 
 
 def _require_whole(directory: Path, report: LoadReport) -> None:
