@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from edgekit.contract import StageConfig, StageContext, StageInputs
 from edgekit.errors import UsageError
 from edgekit.events import EventSink, ignore
 from edgekit.stages import get_stage, run_stage
+from edgekit.work_directory import clear_work_directory
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -40,7 +40,8 @@ def run(  # noqa: PLR0913 - every keyword is an option of every stage
     """Runs one stage by name and returns the artifact that it made at `out`.
 
     `roles` are the other artifacts: `teacher`, `data`, `signal`, `reference`. Artifacts are given as such or by path;
-    the digests of their files are verified. A long stage keeps what a resume needs in `<out>.work` until it is done.
+    the digests of their files are verified. A long stage keeps what a resume needs in `.<out>.work` until it is done;
+    TensorBoard logs of a training stay in `<out>.logs`.
 
     Raises:
         UsageError: an unknown stage or role, a missing artifact, or a wrong config class.
@@ -58,7 +59,7 @@ def run(  # noqa: PLR0913 - every keyword is an option of every stage
     work = Path(out).with_name(f".{Path(out).name}.work")
     chosen = entry.config_class()() if config is None else config
     artifact = run_stage(kind, inputs, chosen, StageContext(Path(out), seed, events, work, offline))
-    shutil.rmtree(work, ignore_errors=True)
+    clear_work_directory(work, Path(out).with_name(f"{Path(out).name}.logs"))
     return artifact
 
 

@@ -25,6 +25,7 @@ from edgekit.contract import StageConfig, StageContext, StageInputs
 from edgekit.errors import ArtifactError, EnvironmentLacksError, UsageError
 from edgekit.events import Event, EventSink
 from edgekit.stages import get_stage, run_stage
+from edgekit.work_directory import clear_work_directory
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Cache:
         artifact = run_stage(kind, inputs, config, context)
         seconds = time.perf_counter() - started
         write_atomically(timing, json.dumps({"seconds": seconds}))
-        shutil.rmtree(work, ignore_errors=True)
+        clear_work_directory(work, self.directory / "logs" / name)
         return Cached(artifact, seconds, was_cached=False)
 
     def _key(self, kind: str, inputs: StageInputs, config: StageConfig, outside: dict[str, JsonValue]) -> str:

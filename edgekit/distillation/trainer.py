@@ -24,6 +24,7 @@ from edgekit.distillation.progress import Best, Progress
 from edgekit.distillation.randomness import derived_seed, preserved_random_states
 from edgekit.errors import TrainingError
 from edgekit.events import Event, EventSink
+from edgekit.work_directory import TENSORBOARD
 
 CHECKPOINT_SECONDS = 30.0
 """Wall time between checkpoints; when they are written changes nothing but how much a kill costs."""
@@ -98,7 +99,7 @@ class _Trainer:
         if self.progress.step:
             self._tell("message", f"Resumed after step {self.progress.step} of {self.total}.")
         directory = self.settings.work_directory
-        with Logs(directory / "tensorboard" if directory and self._is_main else None, self.progress.step) as logs:
+        with Logs(directory / TENSORBOARD if directory and self._is_main else None, self.progress.step) as logs:
             try:
                 self._loop(logs)
             except KeyboardInterrupt:
