@@ -87,7 +87,7 @@ def measure_generation(
             conditions = Conditions(machine, load, readers[subject.threads].best_bytes_per_s, seed)
             measurements.append(summarize(each, count_step_bytes(subject.model), conditions))
     return GenerationComparison(
-        names=[subject.label for subject in subjects],
+        names=[subject.label or subject.name for subject in subjects],
         measurements=measurements,
         ratios=compare_series(series, seed=seed),
         rounds=rounds,

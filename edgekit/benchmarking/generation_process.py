@@ -22,12 +22,8 @@ class GenerationSubject:
     prompt: list[int]
     """Tokens of the longest prompt; a shorter one is its beginning."""
     threads: int = 1
-
-    @property
-    def label(self) -> str:
-        """Returns how tables call it, for example `student-int4, onnxruntime, 2 threads`."""
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.model.path.name}, {self.runtime.name}, {threads}"
+    label: str = ""
+    """What tables call it; empty: made of the others."""
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
@@ -44,8 +45,9 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
     )
     runtimes = _runtimes(models, config)
     prompts = [_prompt(each, inputs, config, depths[-1], context.seed) for each in models]
+    labels = _labels(models)
     subjects = [
-        GenerationSubject(each, runtime, prompt, threads)
+        GenerationSubject(each, runtime, prompt, threads, f"{labels[each.path]}, {runtime.name}, {threads}T")
         for each, opening, prompt in zip(models, runtimes, prompts, strict=True)
         for runtime, threads in product(opening, dict.fromkeys([config.threads, *config.sweep_threads]))
     ]
@@ -57,6 +59,15 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
             file = directory / GENERATION_COMPARISON_FILE
             file.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Artifact.open(context.out)
+
+
+def _labels(models: list[Artifact]) -> dict[Path, str]:
+    """Returns each model's directory with a name for tables: its last part, or all of it where two share that."""
+    names = [model.path.name for model in models]
+    return {
+        model.path: name if names.count(name) == 1 else str(model.path)
+        for model, name in zip(models, names, strict=True)
+    }
 
 
 def _depths(models: list[Artifact], config: BenchConfig) -> tuple[int, ...]:
