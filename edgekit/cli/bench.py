@@ -1,10 +1,10 @@
-"""`edgekit bench`: latency and memory of one model, or of two in turn."""
+"""`edgekit bench`: latency and memory of one model, or of several in turn."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
@@ -12,22 +12,34 @@ from edgekit.cli.options import AsJson, Seed
 from edgekit.cli.results import conclude
 from edgekit.cli.terminal import listening
 
+Value = TypeVar("Value")
+Several = Annotated[list[Value], Parameter(consume_multiple=True, negative="")]
+
 
 def bench(
     model: Path,
     out: Path | None = None,
     *,
-    runtime: str | None = None,
-    threads: int = 1,
+    runtime: Several[str] | None = None,
+    threads: Several[int] = [1],  # noqa: B006 (never changed)
     batch: int = 1,
     length: int = 64,
+    inputs: Literal["random", "texts"] = "random",
+    depths: Several[int] | None = None,
+    new_tokens: int = 32,
+    data: Path | None = None,
     min_samples: int = 30,
+    min_runs: int = 6,
     min_seconds: float = 3.0,
+    max_seconds: float = 30.0,
+    timeout_s: float = 120.0,
     compare: Annotated[Path | None, Parameter(name=["--compare", "--reference"])] = None,
     seed: Seed = 0,
     json: AsJson = False,
 ) -> int:
-    """Measure latency and memory in a fresh process; with --compare, two models in turn in one run.
+    """Measure latency and memory in fresh processes; with --compare, two models in turn in one run.
+
+    A language model is measured writing. With several runtimes or numbers of threads all of them take turns.
 
     Parameters
     ----------
@@ -36,38 +48,70 @@ def bench(
     out
         Where to keep the measurement with its raw samples; without it, it is only shown.
     runtime
-        Runtime that runs it; by default onnxruntime for exports and torch for models.
+        Runtime that runs it; by default onnxruntime for exports, torch for models and llama.cpp for GGUF. For a
+        language model, several may be given.
     threads
-        Threads that one call may use.
+        Threads that one call may use. For a language model, several numbers may be given.
     batch
-        Rows a call.
+        Rows a call of a classifier.
     length
-        Tokens a row.
+        Tokens a row of a classifier.
+    inputs
+        Token ids from the seed, or those of real texts, which --data gives.
+    depths
+        Tokens of the prompts that a language model goes on from; by default 16, 128 and 512, as far as there is room.
+    new_tokens
+        Tokens that a language model writes after the first one in each run.
+    data
+        Prepared data, the text of whose test split is the input.
     min_samples
-        Samples at least.
+        Samples of a classifier at least.
+    min_runs
+        Runs of a language model at each depth at least.
     min_seconds
         Seconds of sampling at least.
+    max_seconds
+        Seconds for each language model at most, while its intervals are still wide.
+    timeout_s
+        Seconds that one call or run, or the load, may take before it counts as hung.
     compare
-        Another model of the same runtime: the two take turns, and the ratio of their p50 is given with its interval.
+        Another model: the two take turns, and how they compare is given with its interval.
     """
+    from pydantic import ValidationError
+
     from edgekit.api import run
     from edgekit.artifact import Artifact
     from edgekit.benchmarking.stage import BenchConfig
+    from edgekit.errors import UsageError
+    from edgekit.validation import explain
 
     opened = Artifact.open(model)
-    config = BenchConfig(
-        runtime=runtime,
-        threads=threads,
-        batch=batch,
-        length=length,
-        min_samples=min_samples,
-        min_seconds=min_seconds,
-    )
-    reference: dict[str, Any] = {} if compare is None else {"reference": compare}
+    runtimes: list[str | None] = [*runtime] if runtime else [None]
+    settings = {
+        "runtime": runtimes[0],
+        "sweep_runtimes": runtimes[1:],
+        "threads": threads[0],
+        "sweep_threads": threads[1:],
+        "batch": batch,
+        "length": length,
+        "inputs": inputs,
+        "depths": depths,
+        "new_tokens": new_tokens,
+        "min_samples": min_samples,
+        "min_runs": min_runs,
+        "min_seconds": min_seconds,
+        "max_seconds": max_seconds,
+        "timeout_s": timeout_s,
+    }
+    try:
+        config = BenchConfig.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError(explain(error, BenchConfig, "edgekit bench")) from error
+    roles: dict[str, Any] = {role: path for role, path in (("reference", compare), ("data", data)) if path is not None}
     with tempfile.TemporaryDirectory() as scratch:
         place = out or Path(scratch) / "measurement"
         with listening(as_json=json) as events:
-            artifact = run("bench", opened, config, out=place, seed=seed, events=events, **reference)
+            artifact = run("bench", opened, config, out=place, seed=seed, events=events, **roles)
         return conclude(
             artifact, as_json=json, shown_path=out or Path("(not kept: name an output directory to keep it)")
         )

@@ -39,9 +39,12 @@ def _write_result(artifact: Artifact) -> None:
     text = (artifact.path / _RESULT_FILES[artifact.kind]).read_text(encoding="utf-8")
     line: dict[str, JsonValue] = {"kind": "result", "stage": artifact.lineage.stage, artifact.kind: json.loads(text)}
     if artifact.kind == "measurement":
-        from edgekit.benchmarking.stage import read_comparison
+        from edgekit.benchmarking.stage import read_comparison, read_generation_comparison
         from edgekit.packaging.facts import speed_up
 
+        in_turn = read_generation_comparison(artifact)
+        if in_turn is not None:
+            line["in_turn"] = in_turn.model_dump(mode="json")
         comparison = read_comparison(artifact)
         if comparison is not None:
             line["comparison"] = speed_up(comparison).model_dump(mode="json")
@@ -65,10 +68,12 @@ def _show(artifact: Artifact) -> None:
 
         console.print(terminal.parity_table(read_parity(artifact)))
     else:
-        from edgekit.benchmarking.stage import read_comparison, read_measurement
+        from edgekit.benchmarking.stage import read_comparison, read_generation_comparison, read_measurement
 
-        comparison = read_comparison(artifact)
-        if comparison is None:
+        comparison, in_turn = read_comparison(artifact), read_generation_comparison(artifact)
+        if in_turn is not None:
+            terminal.show_generation_comparison(in_turn, console)
+        elif comparison is None:
             console.print(terminal.measurement_table({"model": read_measurement(artifact)}))
         else:
             terminal.show_comparison(comparison, console)

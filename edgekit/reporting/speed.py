@@ -11,13 +11,17 @@ from edgekit.results import AnyMeasurement, BuildResult, GenerationDepth, Genera
 
 def scenario(measurement: AnyMeasurement) -> str:
     """Returns what was measured, for example `onnxruntime 1.32.0, 1 x 64 tokens, 1 thread`."""
-    threads = "1 thread" if measurement.threads == 1 else f"{measurement.threads} threads"
     if isinstance(measurement, GenerationMeasurement):
         depths = wording.join_words([f"{depth.context_tokens:,}" for depth in measurement.depths])
         size = f"{measurement.deepest.new_tokens} tokens written after {depths}"
     else:
         size = f"{measurement.batch} {wording.TIMES} {measurement.length} tokens"
-    return f"{measurement.runtime} {measurement.runtime_version}, {size}, {threads}"
+    return f"{measurement.runtime} {measurement.runtime_version}, {size}, {threads(measurement.threads)}"
+
+
+def threads(count: int) -> str:
+    """Returns a number of threads with its unit."""
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def writes(result: BuildResult) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.reporting import agreement, findings, metric, speed, wording
+from edgekit.reporting import agreement, findings, generation, metric, speed, wording
 from edgekit.results import (
     AnyMeasurement,
     AnyParity,
@@ -16,6 +16,7 @@ from edgekit.results import (
     Comparison,
     Estimate,
     ExportResult,
+    GenerationComparison,
     StageResult,
 )
 
@@ -131,6 +132,23 @@ def show_comparison(comparison: Comparison, console: Console, *, first: str = "A
     interval = comparison.ratio_interval
     words = wording.speed_up(comparison.ratio_p50, interval.low, interval.high, second)
     console.print(_text(f"{first}: {words}, over {comparison.rounds} interleaved rounds.", "bold"))
+
+
+def show_generation_comparison(comparison: GenerationComparison, console: Console) -> None:
+    """Prints language models that took turns: a table by depth, one by process, and how it was measured."""
+    table = _table("Measured in turn", list(generation.DEPTH_COLUMNS))
+    table.columns[0].no_wrap = True
+    for title, rows in generation.depth_rows(comparison):
+        table.add_row(_text(title, "bold"))
+        for index, cells in enumerate(rows):
+            table.add_row(*map(_text, cells), end_section=index == len(rows) - 1)
+    console.print(table)
+    table = _table("", list(generation.PROCESS_COLUMNS))
+    table.columns[0].no_wrap = True
+    for cells in generation.process_rows(comparison):
+        table.add_row(*map(_text, cells))
+    console.print(table)
+    console.print(_text(f"{generation.conditions(comparison)}.", "dim"))
 
 
 def estimate_table(estimates: list[Estimate]) -> Table:

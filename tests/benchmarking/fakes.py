@@ -6,6 +6,8 @@ import os
 import sys
 import time
 
+import numpy
+
 from edgekit.errors import ModelError
 
 
@@ -129,3 +131,51 @@ class Restless(Fake):
     def open(self, model, config):
         Clock.install()
         return ClockedSession(lambda call: 10 if call % 2 else 20)
+
+
+class WritingSession:
+    """A session of a language model of 16 tokens that knows how long things take: ms a token of prompt, ms a step."""
+
+    context_length = 1000
+
+    def __init__(self, prefill_ms, step_ms):
+        self.prefill_ms, self.step_ms = prefill_ms, step_ms
+        self.position = 0
+
+    def prefill(self, ids):
+        Clock.now_ns += round(1e6 * self.prefill_ms * len(ids))
+        self.position += len(ids)
+        return numpy.eye(16, dtype=numpy.float32)[3]
+
+    def step(self, token):
+        assert token == 3  # the likeliest
+        Clock.now_ns += round(1e6 * self.step_ms(self.position))
+        self.position += 1
+        return numpy.eye(16, dtype=numpy.float32)[3]
+
+    def reset(self):
+        self.position = 0
+
+    def close(self):
+        pass
+
+
+class Writing(Fake):
+    """2 ms a token of the prompt, 10 ms a step and 10 us more for each token before it."""
+
+    def open(self, model, config):
+        Clock.install()
+        return WritingSession(2, lambda position: 10 + 0.01 * position)
+
+
+class WritingThrice(Fake):
+    """Three times that."""
+
+    def open(self, model, config):
+        Clock.install()
+        return WritingSession(6, lambda position: 30 + 0.03 * position)
+
+
+class WritingUntilItDies(Fake):
+    def open(self, model, config):
+        return WritingSession(2, lambda position: os._exit(9))

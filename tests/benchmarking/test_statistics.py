@@ -17,6 +17,7 @@ from edgekit.benchmarking.statistics import (
     effective_samples,
     expanded_tail,
     has_settled,
+    mean_interval,
     median_ratio,
     paired_change_interval,
     quantile_interval,
@@ -138,6 +139,20 @@ def test_the_ratios_interval_covers():
     generator = np.random.default_rng(0)
     found = [median_ratio(np.exp(0.1 * generator.standard_normal(20)), seed=0)[1] for _ in range(200)]
     assert np.mean([interval.low <= 1 <= interval.high for interval in found]) >= 0.9
+
+
+def test_the_means_interval_is_students_where_that_is_right():
+    values = 10 + np.random.default_rng(3).standard_normal(40)
+    found = mean_interval(values, seed=0)
+    half = stats.t.ppf(0.975, 39) * np.std(values, ddof=1) / math.sqrt(40)
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+    assert mean_interval([4.0] * 6, seed=0).low == mean_interval([4.0] * 6, seed=0).high == 4.0
+
+
+def test_the_means_interval_covers_with_six_runs():
+    generator = np.random.default_rng(0)
+    found = [mean_interval(10 + generator.standard_normal(6), seed=0) for _ in range(200)]
+    assert np.mean([interval.low <= 10 <= interval.high for interval in found]) >= 0.89
 
 
 SETTLING = {"window": 5, "spread": 0.05, "drift": 0.03}
