@@ -100,6 +100,7 @@ STAGES: dict[str, StageEntry] = {
             1,
             "Compute a teacher's outputs once and keep them.",
             needs=("teacher", "data"),
+            takes=("model",),
         ),
         StageEntry(
             "distill",

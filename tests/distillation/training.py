@@ -16,8 +16,12 @@ from safetensors.torch import load_file
 import edgekit.distillation.trainer as trainer
 from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
-from edgekit.distillation.stage import DistillConfig, FinetuneConfig, distill, finetune
+from edgekit.distillation import language_capture
+from edgekit.distillation.config import LanguageConfig, TokenCaptureConfig
+from edgekit.distillation.stage import CaptureConfig, DistillConfig, FinetuneConfig, capture, distill, finetune
 from edgekit.events import Event
+from tests.pico import publish_model
+from tests.pico_decoders import pico_decoder
 
 FINETUNE = FinetuneConfig(epochs=2, batch_size=8, learning_rate=2e-3, dropout=0.1, evaluations_per_epoch=3)
 DISTILL = DistillConfig(
@@ -30,6 +34,17 @@ DISTILL = DistillConfig(
     evaluations_per_epoch=3,
 )
 
+
+LANGUAGE_DISTILL = DistillConfig(
+    epochs=1,
+    batch_size=4,
+    learning_rate=2e-3,
+    alpha=1.0,
+    temperature=1.0,
+    precision="float32",
+    evaluations_per_epoch=2,
+    language=LanguageConfig(sequence_length=64),
+)
 
 SHARED_ROWS = 16
 
@@ -60,6 +75,14 @@ def assert_same_weights(first: Artifact, second: Artifact) -> None:
         assert torch.equal(left[name], right[name]), name
 
 
+def poisoned_decoder(out: Path) -> Artifact:
+    """Publishes a language model that loses its numbers at the token 'w', which few of the pico documents hold."""
+    loaded = pico_decoder("llama", tied=False)
+    token = loaded.tokenizer.convert_tokens_to_ids("w")
+    loaded.model.get_input_embeddings().weight.data[token] = float("nan")
+    return publish_model(loaded, out)
+
+
 def share(student: Artifact, data: Artifact, work: Path, out: Path, teacher: Artifact) -> None:
     """Distills on all processes of the group and prints what the main one was told."""
     recorder = Recorder()
@@ -88,6 +111,12 @@ def main(arguments: list[str]) -> None:
             print(event.text, event.completed, flush=True)  # noqa: T201
 
     context = StageContext(Path(out), seed=3, events=tell, work_directory=Path(work))
+    if kind == "capture":
+        language_capture._SMALLEST_SHARD = 300
+        config = CaptureConfig(precision="float32", language=TokenCaptureConfig(sequence_length=64))
+        inputs = StageInputs(teacher=Artifact.open(model), data=Artifact.open(data))
+        capture(inputs, config, StageContext(Path(out), events=tell, work_directory=Path(work)))
+        return
     inputs = StageInputs(model=Artifact.open(model), data=Artifact.open(data))
     if kind == "finetune":
         finetune(inputs, FINETUNE, context)
