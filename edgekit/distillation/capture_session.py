@@ -15,6 +15,7 @@ from edgekit.data.token_store import TokenSettings, open_tokens
 from edgekit.distillation.config import CaptureConfig, SequenceConfig
 from edgekit.distillation.language_capture import Reading, capture_plan, capture_tokens
 from edgekit.distillation.language_teacher import LanguageTeacher
+from edgekit.distillation.processes import make_accelerator
 from edgekit.distillation.signal import CaptureRun
 from edgekit.distillation.signal_capture import CapturePlan, assemble
 from edgekit.distillation.token_store import TokenSignal
@@ -89,8 +90,6 @@ def capture_language(  # noqa: PLR0913 - what a capture depends on, and where it
         TrainingError: a logit is not finite.
         EnvironmentLacksError: the disk is full or not writable; finished shards are kept.
     """
-    from accelerate import PartialState
-
     language = config.language
     settings = TokenSettings(shortest_length(run.stage, language, teacher), language.long_documents)
     loaded = load_model(teacher)
@@ -99,7 +98,7 @@ def capture_language(  # noqa: PLR0913 - what a capture depends on, and where it
     reading = read_tokens(folder, data, tokenizer, token_ids, settings, run.events)
     plan = capture_plan(teacher, data.digest, reading, language.signal, run.seed)
     speaker = LanguageTeacher(loaded.model, token_ids, find_separation(loaded.model))
-    state = PartialState()
+    state = make_accelerator()
     speaker.place(state.device)
 
     def tell(finished: int, total: int) -> None:
@@ -112,9 +111,7 @@ def capture_language(  # noqa: PLR0913 - what a capture depends on, and where it
 
 def captured_here(folder: Path, plan: CapturePlan, *, shared: bool) -> TokenSignal:
     """Returns the capture whose finished shards lie in `folder`, put together there; `shared` by all processes."""
-    from accelerate import PartialState
-
-    state = PartialState()
+    state = make_accelerator()
     place = folder / "signal" / f"whole-{plan.fingerprint[:16]}"
     if not place.exists() and (state.is_main_process or not shared):
         with TemporaryDirectory(prefix=".whole-", dir=folder / "signal") as temporary:

@@ -103,6 +103,9 @@ class _Trainer:
     def _run(self) -> Best:
         if self.checkpoints is not None:
             self.progress = self.checkpoints.load(self.learner, self.optimizer)
+        if self.accelerator.num_processes > 1:
+            how = "a share of the weights (FSDP)" if self._is_sharded else "all weights"
+            self._tell("message", f"{self.accelerator.num_processes} processes, each with {how}.")
         if self.progress.step:
             self._tell("message", f"Resumed after step {self.progress.step} of {self.total}.")
         directory = self.settings.work_directory

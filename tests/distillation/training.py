@@ -20,6 +20,7 @@ from edgekit.distillation import language_capture
 from edgekit.distillation.config import LanguageConfig, TokenCaptureConfig
 from edgekit.distillation.stage import CaptureConfig, DistillConfig, FinetuneConfig, capture, distill, finetune
 from edgekit.events import Event
+from edgekit.models.tasks import read_task
 from tests.pico import publish_model
 from tests.pico_decoders import pico_decoder
 
@@ -52,11 +53,14 @@ SHARED_ROWS = 16
 class Recorder:
     """An event sink that keeps what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, prints: bool = False) -> None:
         self.events: list[Event] = []
+        self.prints = prints
 
     def __call__(self, event: Event) -> None:
         self.events.append(event)
+        if self.prints and event.kind in ("progress", "message"):
+            print(event.text, event.completed, flush=True)  # noqa: T201
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.kind == kind]
@@ -85,9 +89,14 @@ def poisoned_decoder(out: Path) -> Artifact:
 
 def share(student: Artifact, data: Artifact, work: Path, out: Path, teacher: Artifact) -> None:
     """Distills on all processes of the group and prints what the main one was told."""
-    recorder = Recorder()
+    recorder = Recorder(prints=True)
+    trainer.CHECKPOINT_SECONDS, trainer._CHECKPOINT_SHARE = 0.0, 1e9
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     config = DISTILL.model_copy(update={"batch_size": SHARED_ROWS // processes, "dropout": 0.0, "learning_rate": 1e-4})
+    if read_task(student).kind == "causal-lm":
+        changes = json.loads(os.environ.get("EDGEKIT_TEST_CONFIG", "{}"))
+        whole = LANGUAGE_DISTILL.model_dump() | {"batch_size": 4 // processes, "alpha": 0.7} | changes
+        config = DistillConfig.model_validate(whole)
     inputs = StageInputs(model=student, data=data, teacher=teacher)
     distill(inputs, config, StageContext(out, seed=3, events=recorder, work_directory=work))
     steps = [event.values for event in recorder.of("progress") if "loss" in event.values]
