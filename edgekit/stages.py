@@ -93,6 +93,15 @@ STAGES: dict[str, StageEntry] = {
             in_recipe=True,
         ),
         StageEntry(
+            "write",
+            "edgekit.distillation.writing_stage",
+            "write",
+            "WriteConfig",
+            1,
+            "Let a teacher answer the prompts of data: what it wrote becomes the text to learn.",
+            needs=("teacher", "data"),
+        ),
+        StageEntry(
             "capture",
             "edgekit.distillation.stage",
             "capture",

@@ -112,6 +112,28 @@ class FinetuneConfig(TrainingConfig):
     """Train a model on labelled text."""
 
 
+class WritingConfig(StageConfig):
+    """How a model continues prompts."""
+
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Tokens after which a text is cut."""
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    """Divides the logits; 0: always the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draws only from the likeliest tokens that together have this probability."""
+    batch_size: int = Field(default=16, ge=1)
+    """Prompts continued at once; the texts do not depend on it, but for the rounding of sums."""
+    precision: Precision = "auto"
+    """`float32`; `bf16`: matrix products in bf16; `auto`: bf16 where the hardware has it."""
+
+
+class WriteConfig(WritingConfig):
+    """Let a model answer the prompts of prepared data, and keep the rest of it."""
+
+    prompt_tokens: int = Field(default=16, ge=1)
+    """Tokens that begin a plain text and are its prompt; a conversation's prompt is what precedes the first answer."""
+
+
 class LayerPair(StageConfig):
     """Which layer of the teacher a layer of the student imitates, both counted from 0."""
 

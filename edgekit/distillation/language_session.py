@@ -19,7 +19,7 @@ from edgekit.distillation.divergences import Divergence
 from edgekit.distillation.language_capture import Reading, capture_plan
 from edgekit.distillation.language_lesson import LanguageLearner, LanguageLesson
 from edgekit.distillation.language_teacher import CachedTeacher, LanguageSource, LanguageTeacher
-from edgekit.distillation.on_policy import StudentWriter
+from edgekit.distillation.on_policy import StudentWriter, end_ids_of
 from edgekit.distillation.progress import Best
 from edgekit.distillation.session import set_dropout
 from edgekit.distillation.signal import CaptureRun
@@ -175,10 +175,7 @@ def _writer(loaded: LoadedModel, config: TrainingConfig, run: Run) -> StudentWri
     settings = config.language.on_policy
     if settings.share == 0 or not isinstance(config, DistillConfig):
         return None
-    ends = loaded.model.generation_config.eos_token_id if loaded.model.generation_config is not None else None
-    ends = loaded.tokenizer.eos_token_id if ends is None else ends
-    end_ids = tuple(ends) if isinstance(ends, list) else () if ends is None else (int(ends),)
-    return StudentWriter(settings, run.seed, end_ids, config.precision)
+    return StudentWriter(settings, run.seed, end_ids_of(loaded), config.precision)
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from edgekit.data.packing import IGNORED, PADDING, PackedBatch, PackedTokens, pack
 from edgekit.data.token_store import Piece
-from edgekit.distillation.config import OnPolicyConfig, Precision
+from edgekit.distillation.config import OnPolicyConfig, Precision, WritingConfig
 from edgekit.distillation.language_teacher import LanguageBatch, batch_of
 from edgekit.distillation.randomness import derived_seed
-from edgekit.distillation.writing import WritingConfig, WrittenSequence, student_writes, write_sequences
+from edgekit.distillation.writing import WrittenSequence, student_writes, write_sequences
+from edgekit.models.source import LoadedModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,6 +67,14 @@ class StudentWriter:
             model, [prompt.tolist() for prompt in prompts], settings, end_ids=self.end_ids, seed=seed
         )
         return pack_written(list(written), packing.length, tokens.pad_id, device)
+
+
+def end_ids_of(loaded: LoadedModel) -> tuple[int, ...]:
+    """Returns the tokens that end a text of a model: those of its generation settings, else the tokenizer's own."""
+    settings = loaded.model.generation_config
+    ends = None if settings is None else settings.eos_token_id
+    ends = loaded.tokenizer.eos_token_id if ends is None else ends
+    return tuple(ends) if isinstance(ends, list) else () if ends is None else (int(ends),)
 
 
 def prompt_of(piece: Piece, plain_tokens: int) -> NDArray[np.int64]:
