@@ -241,16 +241,22 @@ def measure(tasks: list[Task], trl_python: Path) -> list[dict[str, Any]]:
     return [_summary(task, found[task.contender]) for task in tasks]
 
 
-def kept(tasks: list[Task], trl_python: Path) -> list[dict[str, Any]]:
-    """Returns what `measure` does, or did in an earlier run with the same tasks."""
-    asked = json.dumps([asdict(task) for task in tasks])
-    file = Path(tasks[0].work) / f"rows-{tasks[0].rows * LENGTH}.json"
+def contenders(*, small: bool) -> list[list[str]]:
+    """Returns who takes turns with whom: all together where their memory allows it."""
+    own = [name + ending for ending in ("", CHECKPOINTED) for name in (ONLINE, CACHED)]
+    return [[TRL, TRL_PLAIN, *own]] if small else [[TRL, *own[:2]], own[2:]]
+
+
+def kept(task: Task, groups: list[list[str]], trl_python: Path) -> list[dict[str, Any]]:
+    """Returns what `measure` finds of each group, or found in an earlier run of the same."""
+    asked = json.dumps([asdict(task), groups])
+    file = Path(task.work) / f"rows-{task.rows * LENGTH}.json"
     if file.is_file():
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["asked"] == asked:
             found: list[dict[str, Any]] = content["rows"]
             return found
-    rows = measure(tasks, trl_python)
+    rows = [row for group in groups for row in measure([replace(task, contender=name) for name in group], trl_python)]
     file.write_text(json.dumps({"asked": asked, "rows": rows}), encoding="utf-8")
     return rows
 
@@ -360,9 +366,7 @@ def main() -> None:
         )
         task.sequences.write_text(json.dumps(sequences), encoding="utf-8")
         subprocess.run([sys.executable, __file__, "--worker", json.dumps(asdict(task))], check=True)
-        names = [TRL, *([TRL_PLAIN] if size <= arguments.plain else [])]
-        names += [name + ending for name in (ONLINE, CACHED) for ending in ("", CHECKPOINTED)]
-        rows.extend(kept([replace(task, contender=name) for name in names], python))
+        rows.extend(kept(task, contenders(small=size <= arguments.plain), python))
     compare(rows)
     content = {
         "targets": {"speed_ratio": TARGETS, "memory_ratio": MEMORY_TARGET},
