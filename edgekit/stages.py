@@ -93,6 +93,15 @@ STAGES: dict[str, StageEntry] = {
             in_recipe=True,
         ),
         StageEntry(
+            "write",
+            "edgekit.distillation.writing_stage",
+            "write",
+            "WriteConfig",
+            1,
+            "Let a teacher answer the prompts of data: what it wrote becomes the text to learn.",
+            needs=("teacher", "data"),
+        ),
+        StageEntry(
             "capture",
             "edgekit.distillation.stage",
             "capture",
@@ -100,6 +109,7 @@ STAGES: dict[str, StageEntry] = {
             1,
             "Compute a teacher's outputs once and keep them.",
             needs=("teacher", "data"),
+            takes=("model",),
         ),
         StageEntry(
             "distill",

@@ -25,6 +25,7 @@ from edgekit.stages import STAGES, StageEntry
 from edgekit.validation import explain
 
 _ROLE_HELP = {
+    "model": "The student, where its tokens are not the teacher's: its tokenizer then cuts the text.",
     "teacher": "The teacher: an artifact.",
     "data": "Prepared data, made by `edgekit prepare`.",
     "signal": "Cached teacher outputs, made by `edgekit capture`.",
@@ -47,16 +48,17 @@ def make_command(entry: StageEntry) -> Callable[..., int]:
 
     def command(*positional: Any, **named: Any) -> int:
         values = signature.bind(*positional, **named).arguments
+        roles = {role: values[role] for role in (*entry.needs, *entry.takes) if values.get(role) is not None}
         with listening(as_json=values.get("json", False)) as events:
             artifact = run(
                 entry.kind,
-                values.get("model"),
+                roles.pop("model", None),
                 _config(entry, values),
                 out=values["out"],
                 seed=values.get("seed", 0),
                 offline=values.get("offline", False),
                 events=events,
-                **{role: values[role] for role in _flag_roles(entry) if values.get(role) is not None},
+                **roles,
             )
         return conclude(artifact, as_json=values.get("json", False))
 
@@ -115,7 +117,7 @@ def _read_number(value: Any) -> Any:
 
 
 def _flag_roles(entry: StageEntry) -> list[str]:
-    return [role for role in (*entry.needs, *entry.takes) if role != "model"]
+    return [role for role in (*entry.needs, *entry.takes) if not (role == "model" and role in entry.needs)]
 
 
 def _parameters(entry: StageEntry) -> list[inspect.Parameter]:

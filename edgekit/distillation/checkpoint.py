@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekit.distillation.processes import like, whole
 from edgekit.distillation.progress import Best, Progress, Score
 from edgekit.errors import EnvironmentLacksError, TrainingError
 
 FORMAT = 1
 _STATE, _LEARNER, _OPTIMIZER, _BEST = "state.json", "learner.safetensors", "optimizer.safetensors", "best.safetensors"
+
+Tensors = dict[str, Callable[[], dict[str, Tensor]]]
+"""File to what gathers its tensors, one file after the other, so that no two are held at once."""
 
 
 class Checkpoints:
@@ -43,15 +48,26 @@ class Checkpoints:
         found = sorted(path for path in self.directory.glob("step-*") if _is_whole(path))
         return found[-1] if found else None
 
-    def save(self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
+    def save(
+        self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, *, writes: bool = True
+    ) -> Path:
         """Writes a checkpoint and returns its directory; a whole one of the same step already holds the same.
 
-        What is removed is renamed first: at any moment the newest whole checkpoint has its name.
+        What is removed is renamed first: at any moment the newest whole checkpoint has its name. Of a sharded model all
+        processes call this at once, and one of them `writes`.
 
         Raises:
             EnvironmentLacksError: the disk is full or not writable.
         """
         final = self.directory / f"step-{progress.step:08d}"
+        tensors: Tensors = {
+            _LEARNER: lambda: weights_of(learner),
+            _OPTIMIZER: lambda: _optimizer_tensors(optimizer, learner),
+        }
+        if not writes:
+            for gather in tensors.values():
+                gather()
+            return final
         if _is_whole(final):
             return final
         staging = self.directory / f".partial-{final.name}"
@@ -60,7 +76,7 @@ class Checkpoints:
             for leftover in self.directory.glob(".partial-*"):
                 shutil.rmtree(leftover)
             staging.mkdir()
-            self._fill(staging, learner, optimizer, progress)
+            self._fill(staging, tensors, progress)
             if final.exists():
                 _remove(final)
             staging.rename(final)
@@ -102,9 +118,9 @@ class Checkpoints:
                 f"{path}: the checkpoint cannot be read ({error}). Remove {self.directory} to start over."
             ) from error
 
-    def _fill(self, staging: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        _write(staging / _LEARNER, weights_of(learner))
-        _write(staging / _OPTIMIZER, _optimizer_tensors(optimizer, learner))
+    def _fill(self, staging: Path, tensors: Tensors, progress: Progress) -> None:
+        for name, gather in tensors.items():
+            _write(staging / name, gather())
         best = progress.best
         if best is not None:
             self._keep_best(staging / _BEST, best)
@@ -159,7 +175,7 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
     for name, tensor in module.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            found[name] = tensor.detach().to("cpu", copy=True).contiguous()
+            found[name] = whole(tensor.detach()).to("cpu", copy=True).contiguous()
     return found
 
 
@@ -172,7 +188,7 @@ def _load_module(module: nn.Module, weights: dict[str, Tensor]) -> None:
     own = module.state_dict(keep_vars=True)
     with torch.no_grad():
         for name, tensor in weights.items():
-            own[name].copy_(tensor)
+            own[name].copy_(like(tensor, own[name]))
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
@@ -180,7 +196,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> d
     found: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            found[f"{name}/{key}"] = value.detach().to("cpu", copy=True).contiguous()
+            found[f"{name}/{key}"] = whole(value.detach()).to("cpu", copy=True).contiguous()
     return found
 
 
@@ -190,7 +206,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
         state: dict[str, Any] = optimizer.state[parameter]
-        state[key] = tensor.to(parameter.device, copy=True)
+        state[key] = like(tensor.to(parameter.device, copy=True), parameter)
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from edgekit.data.preprocessing import length_buckets
-from edgekit.distillation.batches import Batch, Rows, collate
+from edgekit.distillation.batches import Batch, Rows, Window, collate
 from edgekit.distillation.config import Precision
 from edgekit.distillation.learner import Learner, Observation, View, observe
+from edgekit.distillation.lesson import Prepared
 from edgekit.distillation.losses import cross_entropy_loss
 from edgekit.distillation.progress import Score
 
@@ -47,9 +48,12 @@ class ClassificationLesson:
         if self.teacher is not None:
             self.teacher.to(device)  # type: ignore[arg-type, unused-ignore]
 
-    def batch(self, chosen: list[int], device: torch.device) -> Batch:
-        """Returns the tensors of the rows `chosen`."""
-        return collate(self.rows, chosen, self.pad_ids, device)
+    def prepare(self, window: Window, step: int, accelerator: Accelerator) -> Prepared:
+        """Returns the batches of a step, padded when they are asked for."""
+        coefficients = self.learner.objective.coefficients(self.rows, window.rows)
+        return Prepared(
+            coefficients, (collate(self.rows, chosen, self.pad_ids, accelerator.device) for chosen in window.passes)
+        )
 
     def look(self, batch: Batch, precision: Precision) -> Observation | None:
         """Returns the teacher's hidden states and projections; None where they are not matched."""
@@ -58,10 +62,6 @@ class ClassificationLesson:
         view = self.learner.objective.teacher_view
         ids, mask = batch.teacher_input_ids, batch.teacher_attention_mask
         return observe(self.teacher, view, ids, mask, precision=precision)
-
-    def coefficients(self, chosen: list[int]) -> dict[str, float]:
-        """Returns the weight of each loss over the number that it is summed over."""
-        return self.learner.objective.coefficients(self.rows, chosen)
 
     def evaluate(self, accelerator: Accelerator, precision: Precision) -> Score:
         """Returns accuracy and cross-entropy on the validation rows."""

@@ -15,19 +15,64 @@ Precision = Literal["auto", "float32", "bf16"]
 Schedule = Literal["linear", "cosine", "constant"]
 
 
-class LanguageConfig(StageConfig):
-    """What only the training of a language model knows."""
+class TokenSignalConfig(StageConfig):
+    """What to keep of a language model's distribution at each token."""
+
+    kind: Literal["top-k", "sampled"] = "top-k"
+    """`top-k`: the likeliest tokens and the mass of the others; `sampled`: draws from the teacher, without bias."""
+    k: int = Field(default=48, ge=1)
+    """Tokens kept by `top-k`."""
+    draws: int = Field(default=64, ge=1, le=255)
+    """Draws of `sampled`; tokens drawn twice share a place."""
+    temperature: float = Field(default=1.0, gt=0, le=100)
+    """Temperature of the distribution that is kept: that of the loss, which refuses another one."""
+    proposal_exponent: float = Field(default=1.0, gt=0, le=2)
+    """Draws come from the teacher's distribution to this power; 1: from itself; below 1: rare tokens more often."""
+
+
+class SequenceConfig(StageConfig):
+    """How documents of a language model become sequences."""
 
     sequence_length: int = Field(default=512, ge=2)
     """Tokens of a training sequence, at most the model's context; documents are packed into it side by side."""
     long_documents: Literal["cut", "skip", "error"] = "cut"
     """What is done with a document longer than a sequence."""
+
+
+class OnPolicyConfig(StageConfig):
+    """Learning from what the student itself writes (GKD, arXiv:2306.13649)."""
+
+    share: float = Field(default=0.0, ge=0, le=1)
+    """GKD's lambda: the share of steps whose text the student writes and the teacher scores; 0: off."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Tokens after which what the student writes is cut."""
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    """Divides the student's logits while it writes; 0: always the likeliest token."""
+    prompt_tokens: int = Field(default=16, ge=1)
+    """Tokens that begin a plain text and are its prompt; a conversation's prompt is what precedes the first answer."""
+
+
+class LanguageConfig(SequenceConfig):
+    """What only the training of a language model knows."""
+
     divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "skewed_reverse_kl"] = "forward_kl"
     """How a student's next-token distribution is compared with its teacher's."""
     mixture: float = Field(default=0.5, ge=0, le=1)
     """beta of `jensen_shannon` (0: forward KL, 1: reverse KL), alpha of the skewed divergences."""
     chunk_tokens: int = Field(default=256, ge=1)
     """Tokens whose logits are in memory at once; changes memory and time, and nothing else."""
+    signal: Literal["online", "top-k", "sampled"] = "online"
+    """`online`: the teacher runs beside the student; else what is kept of its outputs, captured before training."""
+    k: int = Field(default=48, ge=1)
+    """Tokens kept by the signal `top-k`."""
+    draws: int = Field(default=64, ge=1, le=255)
+    """Draws of the signal `sampled`."""
+    proposal_exponent: float = Field(default=1.0, gt=0, le=2)
+    """The signal `sampled` draws from the teacher's distribution to this power."""
+    freeze_embedding: bool = False
+    """Leave the token table as it is, and a head tied to it: faster, and no memory for its gradient and moments."""
+    on_policy: OnPolicyConfig = OnPolicyConfig()
+    """Learning from what the student itself writes."""
 
 
 class TrainingConfig(StageConfig):
@@ -67,6 +112,28 @@ class FinetuneConfig(TrainingConfig):
     """Train a model on labelled text."""
 
 
+class WritingConfig(StageConfig):
+    """How a model continues prompts."""
+
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Tokens after which a text is cut."""
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    """Divides the logits; 0: always the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draws only from the likeliest tokens that together have this probability."""
+    batch_size: int = Field(default=16, ge=1)
+    """Prompts continued at once; the texts do not depend on it, but for the rounding of sums."""
+    precision: Precision = "auto"
+    """`float32`; `bf16`: matrix products in bf16; `auto`: bf16 where the hardware has it."""
+
+
+class WriteConfig(WritingConfig):
+    """Let a model answer the prompts of prepared data, and keep the rest of it."""
+
+    prompt_tokens: int = Field(default=16, ge=1)
+    """Tokens that begin a plain text and are its prompt; a conversation's prompt is what precedes the first answer."""
+
+
 class LayerPair(StageConfig):
     """Which layer of the teacher a layer of the student imitates, both counted from 0."""
 
@@ -104,13 +171,62 @@ class DistillConfig(TrainingConfig):
             raise ValueError("layer_map is empty, expected pairs of layers, or none for the default.")
         return self
 
+    @model_validator(mode="after")
+    def _check_signal(self) -> DistillConfig:
+        language = self.language
+        if language.on_policy.share > 0 and language.signal != "online":
+            raise ValueError(
+                f"language.on_policy.share is {language.on_policy.share} with the signal '{language.signal}': nothing "
+                "was captured of text that the student has yet to write. Choose language.signal = 'online', or share 0."
+            )
+        if language.on_policy.share > 0 and self.alpha == 0:
+            raise ValueError(
+                "alpha is 0 with language.on_policy.share above 0, expected more than 0: "
+                "text that the student wrote is learned from the teacher alone."
+            )
+        if language.signal == "sampled" and language.divergence != "forward_kl":
+            raise ValueError(
+                f"language.divergence is '{language.divergence}' with the signal 'sampled', expected 'forward_kl': "
+                "only that is unbiased from samples. Choose it, or the signal 'top-k'."
+            )
+        return self
+
+
+class TokenCaptureConfig(SequenceConfig):
+    """What only the capture of a language model knows."""
+
+    signal: TokenSignalConfig = TokenSignalConfig()
+    """What to keep of the teacher's distribution at each token that is learned."""
+    batch_size: int = Field(default=4, ge=1)
+    """Sequences a forward pass."""
+    chunk_tokens: int = Field(default=256, ge=1)
+    """Tokens whose logits are in memory at once; changes memory and time, and nothing else."""
+
 
 class CaptureConfig(StageConfig):
-    """Compute a teacher's logits once and keep them."""
+    """Compute a teacher's outputs once and keep them."""
 
     use_unlabelled: bool = True
     """Run the teacher on the `unlabelled` split too, where the data has one."""
     batch_size: int = Field(default=64, ge=1)
-    """Rows a forward pass."""
+    """Rows a forward pass of a classifier."""
     precision: Precision = "auto"
     """`float32`; `bf16`: matrix products in bf16; `auto`: bf16 where the hardware has it."""
+    language: TokenCaptureConfig = TokenCaptureConfig()
+    """What only the capture of a language model knows."""
+
+
+def token_capture_config(config: DistillConfig) -> CaptureConfig:
+    """Returns the capture of a language model that a distillation with `config` needs."""
+    language = config.language
+    signal = TokenSignalConfig(
+        kind="sampled" if language.signal == "sampled" else "top-k",
+        k=language.k,
+        draws=language.draws,
+        temperature=config.temperature,
+        proposal_exponent=language.proposal_exponent,
+    )
+    captured = TokenCaptureConfig(
+        sequence_length=language.sequence_length, long_documents=language.long_documents, signal=signal
+    )
+    return CaptureConfig(use_unlabelled=config.use_unlabelled, precision=config.precision, language=captured)

@@ -13,35 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgekit.data.packing import IGNORED, PackedTokens
-from edgekit.data.separation import Separation, find_separation, packed_inputs
+from edgekit.data.packing import PackedTokens
+from edgekit.data.separation import Separation, find_separation
+from edgekit.distillation.batches import Window
 from edgekit.distillation.config import Precision
-from edgekit.distillation.precision import autocast
+from edgekit.distillation.language_capture import learned_tokens
+from edgekit.distillation.language_teacher import LanguageBatch, LanguageSource, last_hidden_states, read_batch
+from edgekit.distillation.lesson import Prepared
+from edgekit.distillation.on_policy import StudentWriter
+from edgekit.distillation.processes import sum_over_processes
 from edgekit.distillation.progress import Score
 from edgekit.distillation.vocabulary_head import VocabularyHead, check_head, find_head
 from edgekit.distillation.vocabulary_losses import TokenTargets, VocabularyObjective, vocabulary_losses
-from edgekit.distillation.vocabulary_targets import TeacherStates
+from edgekit.distillation.vocabulary_targets import Teacher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
 _SHOWN_TOKENS = 16
-
-
-@dataclass(frozen=True)
-class LanguageBatch:
-    """The tensors of one forward pass, int64 (B, T)."""
-
-    input_ids: Tensor
-    labels: Tensor
-    """The token itself where it is learned, else -100; not shifted."""
-    position_ids: Tensor
-    document_ids: Tensor
-
-    def followers(self) -> Tensor:
-        """Returns what each position but the last of a sequence is to predict, (B * (T - 1))."""
-        return self.labels[:, 1:].reshape(-1)
 
 
 class LanguageLearner(nn.Module):
@@ -67,37 +57,24 @@ class LanguageLearner(nn.Module):
         """Returns the model's head without the rows of no token; found anew, as weights may have moved since."""
         return restricted(find_head(self.model), self._vocabulary)
 
-    def forward(self, batch: LanguageBatch, teacher: TeacherStates | None) -> dict[str, Tensor]:
-        """Returns the name of each loss to its sum over the tokens that are learned, a scalar float32."""
+    @property
+    def _no_split_modules(self) -> set[str]:
+        """Names of the classes whose weights FSDP gathers together: the model's layers."""
+        return set(self.model._no_split_modules or ())
+
+    def forward(
+        self, batch: LanguageBatch, teacher: Teacher | None, objective: VocabularyObjective | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the name of each loss to its sum over the tokens that are learned, a scalar float32.
+
+        `objective` stands in for the learner's own. Text that the student wrote teaches nothing by itself.
+        """
+        objective = self.objective if objective is None else objective
+        if batch.is_written:
+            objective = replace(objective, cross_entropy=0.0)
         hidden = last_hidden_states(self.model, batch, self.separation, self.precision)
-        targets = TokenTargets(labels=batch.followers(), teacher=teacher, divergence_weights=_counted(batch))
-        return vocabulary_losses(hidden, self.head(), targets, self.objective).sums
-
-
-@dataclass(frozen=True)
-class LanguageTeacher:
-    """A teacher that runs beside the student."""
-
-    model: PreTrainedModel
-    """In evaluation mode."""
-    token_ids: Tensor
-    """(V_student,), int64: its id of each of the student's tokens."""
-    separation: Separation
-
-    @cached_property
-    def head(self) -> VocabularyHead:
-        """Its head, in the student's vocabulary."""
-        return find_head(self.model).select(self.token_ids)
-
-    def look(self, batch: LanguageBatch, precision: Precision) -> TeacherStates:
-        """Returns its last hidden states at every position that predicts, (B * (T - 1), H)."""
-        own = LanguageBatch(
-            self.token_ids.to(batch.input_ids.device)[batch.input_ids],
-            batch.labels,
-            batch.position_ids,
-            batch.document_ids,
-        )
-        return TeacherStates(last_hidden_states(self.model, own, self.separation, precision), self.head)
+        targets = TokenTargets(labels=batch.followers, teacher=teacher)
+        return vocabulary_losses(hidden, self.head(), targets, objective).sums
 
 
 @dataclass(frozen=True)
@@ -109,7 +86,9 @@ class LanguageLesson:
     """Sequences to train on."""
     validation: PackedTokens
     """Sequences that decide which weights are kept."""
-    teacher: LanguageTeacher | None = None
+    teacher: LanguageSource | None = None
+    writer: StudentWriter | None = None
+    """Lets the student write the text of some steps; the teacher then runs beside it."""
     unit: Literal["rows", "tokens"] = field(default="tokens", init=False)
 
     @property
@@ -120,23 +99,31 @@ class LanguageLesson:
     @cached_property
     def learned(self) -> np.ndarray:
         """Tokens that are learned in each sequence, (sequences,), int64."""
-        store = self.tokens.store
-        sums = np.concatenate([[0], np.cumsum(store.learned, dtype=np.int64)])
-        starts = np.concatenate([[0], store.ends[:-1]]).astype(np.int64)
-        of_piece = sums[store.ends] - sums[starts]
-        return np.array([of_piece[self.tokens.packing.members(row)].sum() for row in range(len(self.tokens))])
+        of_piece = learned_tokens(self.tokens.store)
+        packing = self.tokens.packing
+        starts = np.concatenate([[0], packing.ends[:-1]]).astype(np.int64)
+        return np.add.reduceat(of_piece[packing.pieces], starts)
 
     def place(self, device: torch.device) -> None:
         """Moves the teacher to `device`."""
         if self.teacher is not None:
-            self.teacher.model.to(device)  # type: ignore[arg-type, unused-ignore]
+            self.teacher.place(device)
 
-    def batch(self, chosen: list[int], device: torch.device) -> LanguageBatch:
-        """Returns the tensors of the sequences `chosen`."""
-        return read_batch(self.tokens, chosen, device)
+    def prepare(self, window: Window, step: int, accelerator: Accelerator) -> Prepared:
+        """Returns the batches of a step, read when they are asked for, or all of them written by the student."""
+        if self.writer is not None and self.writer.writes(step):
+            written = [
+                self.writer.write(self.learner.model, self.tokens, chosen, step, accelerator.device)
+                for chosen in window.passes
+            ]
+            own = sum(len(batch.rows) for batch in written[: len(written) - window.repeats])
+            count = sum_over_processes(own, accelerator)
+            return Prepared({"soft_targets": self.learner.objective.soft_targets / max(count, 1)}, written)
+        batches = (read_batch(self.tokens, chosen, accelerator.device) for chosen in window.passes)
+        return Prepared(self.coefficients(window.rows), batches)
 
-    def look(self, batch: LanguageBatch, precision: Precision) -> TeacherStates | None:
-        """Returns the teacher's hidden states; None without a teacher."""
+    def look(self, batch: LanguageBatch, precision: Precision) -> Teacher | None:
+        """Returns what the teacher says of the tokens that are learned; None without a teacher."""
         return None if self.teacher is None else self.teacher.look(batch, precision)
 
     def coefficients(self, chosen: list[int]) -> dict[str, float]:
@@ -147,17 +134,24 @@ class LanguageLesson:
 
     def evaluate(self, accelerator: Accelerator, precision: Precision) -> Score:
         """Returns the mean negative log likelihood of the validation tokens, nats."""
-        totals = torch.zeros(2, dtype=torch.float64)
-        training = self.learner.training
+        objective = VocabularyObjective(
+            soft_targets=0.0, cross_entropy=1.0, chunk_tokens=self.learner.objective.chunk_tokens
+        )
+        total, count, training = 0.0, 0, self.learner.training
         self.learner.eval()
-        with torch.inference_mode():
-            for row in range(accelerator.process_index, len(self.validation), accelerator.num_processes):
-                batch = read_batch(self.validation, [row], accelerator.device)
-                totals += self._score(batch, precision)
+        with torch.no_grad():
+            for first in range(0, len(self.validation), accelerator.num_processes):
+                row = first + accelerator.process_index
+                # a sharded model needs all processes in every pass: those without a sequence of their own repeat one
+                batch = read_batch(self.validation, [min(row, len(self.validation) - 1)], accelerator.device)
+                found = float(self.learner(batch, None, objective)["cross_entropy"])
+                if row < len(self.validation):
+                    total, count = total + found, count + len(batch.rows)
         self.learner.train(training)
-        if accelerator.num_processes > 1:
-            totals = accelerator.reduce(totals.float().to(accelerator.device), reduction="sum").cpu().double()
-        return Score(accuracy=None, cross_entropy=float(totals[0] / totals[1]))
+        return Score(
+            accuracy=None,
+            cross_entropy=sum_over_processes(total, accelerator) / sum_over_processes(count, accelerator),
+        )
 
     def name(self, row: int) -> str:
         """Returns the number of a sequence."""
@@ -167,33 +161,6 @@ class LanguageLesson:
         """Returns the first token ids of a sequence."""
         return " ".join(map(str, self.tokens.batch([row]).input_ids[0, :_SHOWN_TOKENS].tolist()))
 
-    def _score(self, batch: LanguageBatch, precision: Precision) -> Tensor:
-        """Returns the sum of the negative log likelihoods and how many there are, (2,)."""
-        hidden = last_hidden_states(self.learner.model, batch, self.learner.separation, precision)
-        objective = VocabularyObjective(
-            soft_targets=0.0, cross_entropy=1.0, chunk_tokens=self.learner.objective.chunk_tokens
-        )
-        found = vocabulary_losses(hidden, self.learner.head(), TokenTargets(labels=batch.followers()), objective)
-        sums = (found.sums["cross_entropy"], found.counts["cross_entropy"])
-        return torch.tensor([float(value) for value in sums], dtype=torch.float64)
-
-
-def read_batch(tokens: PackedTokens, chosen: list[int], device: torch.device) -> LanguageBatch:
-    """Returns the tensors of the sequences `chosen`."""
-    found = tokens.batch(chosen)
-    arrays = (found.input_ids, found.labels, found.position_ids, found.document_ids)
-    return LanguageBatch(*(torch.from_numpy(array).to(device) for array in arrays))
-
-
-def last_hidden_states(
-    model: PreTrainedModel, batch: LanguageBatch, separation: Separation, precision: Precision
-) -> Tensor:
-    """Returns the last hidden states of every position but the last of a sequence, (B * (T - 1), H)."""
-    inputs = packed_inputs(batch.input_ids, batch.position_ids, batch.document_ids, separation, model.dtype)
-    with autocast(precision, batch.input_ids.device):
-        hidden: Tensor = model.base_model(**inputs).last_hidden_state
-    return hidden[:, :-1].reshape(-1, hidden.shape[-1])
-
 
 def restricted(head: VocabularyHead, vocabulary: int) -> VocabularyHead:
     """Returns `head` without the rows from `vocabulary` on, which stand for no token; nothing is copied."""
@@ -201,7 +168,3 @@ def restricted(head: VocabularyHead, vocabulary: int) -> VocabularyHead:
         return head
     bias = None if head.bias is None else head.bias[:vocabulary]
     return replace(head, weight=head.weight[:vocabulary], bias=bias)
-
-
-def _counted(batch: LanguageBatch) -> Tensor:
-    return (batch.followers() != IGNORED).float()

@@ -68,6 +68,8 @@ class CaptureRun:
     work_directory: Path | None
     fingerprint: str
     """Tells this capture from any other: parts of another one are not used."""
+    seed: int = 0
+    """Decides what is drawn."""
 
 
 def captured_splits(data: PreparedData, *, use_unlabelled: bool) -> list[str]:

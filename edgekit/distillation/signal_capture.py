@@ -74,7 +74,7 @@ class CapturePlan:
 def capture_shards(
     directory: Path,
     plan: CapturePlan,
-    compute: Callable[[int], Records],
+    compute: Callable[[range], Records],
     tell: Callable[[int, int], None] = lambda finished, total: None,
 ) -> None:
     """Makes every shard that nobody has finished, and returns when all are there.
@@ -85,7 +85,7 @@ def capture_shards(
     Args:
         directory: the work directory, shared; captures of other plans in it are left alone.
         plan: what to capture.
-        compute: the number of a sequence to its records.
+        compute: the numbers of a shard's sequences to their records, one sequence after the other.
         tell: called with (finished, all) tokens after each shard.
 
     Raises:
@@ -104,8 +104,7 @@ def capture_shards(
             for index in missing:
                 with _claim(place, index) as claimed:
                     if claimed and not _is_finished(place, index):
-                        records = np.concatenate([compute(sequence) for sequence in shards[index]])
-                        _write_shard(place, index, records.astype(plan.identity.layout.dtype, copy=False))
+                        _write_shard(place, index, compute(shards[index]))
                         made = True
                 if made:
                     break

@@ -10,20 +10,22 @@ Making it is `signal_capture.py`'s matter, reading it `token_store.py`'s.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgekit.artifact import FileRecord, hash_file
-from edgekit.distillation.token_signal import TokenLayout, TokenSignalConfig
+from edgekit.distillation.config import TokenSignalConfig
+from edgekit.distillation.token_signal import TokenLayout
 from edgekit.errors import CorruptArtifactError
 
 DESCRIPTION_FILE, OFFSETS_FILE = "signal.json", "offsets.npy"
 FORMAT = 2
 """Of `signal.json`; format 1 is that of a classifier's logits."""
+_BLOCK = 1 << 20
 
 
 class SignalIdentity(BaseModel):
@@ -64,14 +66,11 @@ class SignalDescription(BaseModel):
     files: dict[str, FileRecord]
 
 
-def digest_sequences(sequences: Sequence[NDArray[np.int64]], starts: Sequence[NDArray[np.int64]] | None = None) -> str:
-    """Returns the SHA-256 over token ids and, where sequences hold several documents, where these start."""
-    digest = hashlib.sha256()
-    for index, token_ids in enumerate(sequences):
-        begin = np.zeros(1, dtype=np.int64) if starts is None else np.asarray(starts[index], dtype=np.int64)
-        for part in (token_ids, begin):
-            digest.update(np.int64(len(part)).tobytes())
-            digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+def digest_sequences(token_ids: NDArray[np.integer[Any]], ends: NDArray[np.int64]) -> str:
+    """Returns the SHA-256 over sequences that lie one after the other and end at `ends`; mapped files are read once."""
+    digest = hashlib.sha256(np.ascontiguousarray(ends, dtype="<i8").tobytes())
+    for start in range(0, len(token_ids), _BLOCK):
+        digest.update(token_ids[start : start + _BLOCK].astype("<u4").tobytes())
     return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from pydantic import JsonValue
 
@@ -19,6 +19,7 @@ from edgekit.distillation.config import (
     Precision,
     Schedule,
     TrainingConfig,
+    token_capture_config,
 )
 from edgekit.errors import UnsupportedError
 from edgekit.models.tasks import read_task
@@ -73,11 +74,18 @@ def finetune(inputs: StageInputs, config: FinetuneConfig, context: StageContext)
 
 
 def capture(inputs: StageInputs, config: CaptureConfig, context: StageContext) -> Artifact:
-    """Runs a teacher over the training and the unlabelled text and returns its logits as an artifact.
+    """Runs a teacher over the training text and returns its outputs as an artifact.
+
+    Of a classifier these are its logits, for the unlabelled text as well; of a language model what `config.language`
+    says, for every token that is learned. A language model reads the text with the tokenizer of `inputs.model`, the
+    student, where one is given and its vocabulary is another.
 
     Raises:
-        DataError: the data's labels are not the teacher's.
+        DataError: the data's labels are not the teacher's, or a text cannot be turned into tokens.
+        ModelError: a token of the student is not one of the teacher's.
+        UsageError: more than 300 bytes a token would be kept.
         TrainingError: a logit is not finite.
+        EnvironmentLacksError: the disk is full; what is finished is kept in the work directory.
     """
     from edgekit.data.prepared import PreparedData
     from edgekit.distillation.material import check_data_labels
@@ -88,10 +96,13 @@ def capture(inputs: StageInputs, config: CaptureConfig, context: StageContext) -
     teacher, data_artifact = inputs.require("teacher", "capture"), inputs.require("data", "capture")
     data = PreparedData.open(data_artifact)
     check_data_labels(data, read_task(teacher), "teacher")
-    loaded = load_model(teacher)
-    signal = capture_logits(loaded, data, config, _capture_run("capture", teacher, data_artifact, config, context))
-    description = describe(teacher, data_artifact, loaded, signal)
+    run = _capture_run("capture", teacher, data_artifact, config, context)
     lineage = lineage_of("capture", inputs, config, context)
+    if read_task(teacher).kind == "causal-lm":
+        return _capture_tokens(inputs, data, config, run, context)
+    loaded = load_model(teacher)
+    signal = capture_logits(loaded, data, config, run)
+    description = describe(teacher, data_artifact, loaded, signal)
     return _publish(context.out, "signal", lineage, lambda directory: write_signal(directory, signal, description))
 
 
@@ -120,16 +131,49 @@ def distill(inputs: StageInputs, config: DistillConfig, context: StageContext) -
     student = load_model(model)
     run = _run("distill", inputs, config, context)
     if student.task.kind == "causal-lm":
-        train_language_student(student, teacher, data, config, run)
+        train_language_student(student, inputs, data, config, run)
     else:
         train_student(student, teacher, (data, _signal(inputs, data, config, context)), config, run)
     lineage = lineage_of("distill", inputs, config, context)
     return _publish(context.out, "model", lineage, lambda directory: save_model(student, directory))
 
 
-def capture_config(config: DistillConfig) -> CaptureConfig:
-    """Returns the capture that a distillation with `config` needs."""
+@overload
+def capture_config(config: DistillConfig) -> CaptureConfig: ...
+
+
+@overload
+def capture_config(config: DistillConfig, task: str) -> CaptureConfig | None: ...
+
+
+def capture_config(config: DistillConfig, task: str = "text-classification") -> CaptureConfig | None:
+    """Returns the capture that a distillation with `config` needs; None for a language model's online teacher.
+
+    Args:
+        config: the distillation's.
+        task: what teacher and student are for, a name of `models/tasks.py`.
+    """
+    if config.language.signal != "online":
+        return token_capture_config(config)
+    if task == "causal-lm":
+        return None
     return CaptureConfig(use_unlabelled=config.use_unlabelled, precision=config.precision)
+
+
+def _capture_tokens(
+    inputs: StageInputs, data: PreparedData, config: CaptureConfig, run: CaptureRun, context: StageContext
+) -> Artifact:
+    """Returns what is kept of a language model, as an artifact."""
+    from edgekit.distillation.capture_session import capture_language, workplace
+    from edgekit.distillation.signal_capture import assemble
+    from edgekit.models.tokenizer import load_tokenizer
+
+    teacher = inputs.require("teacher", "capture")
+    reader = None if inputs.model is None else load_tokenizer(inputs.model.path)
+    with workplace(context.work_directory) as folder:
+        plan = capture_language(teacher, reader, data, config, run, folder)
+        lineage = lineage_of("capture", inputs, config, context)
+        return _publish(context.out, "signal", lineage, lambda directory: assemble(folder / "signal", plan, directory))
 
 
 def _signal(inputs: StageInputs, data: PreparedData, config: DistillConfig, context: StageContext) -> Signal:
@@ -170,7 +214,8 @@ def _capture_run(
     from edgekit.distillation.signal import CaptureRun
 
     digests: dict[str, JsonValue] = {"teacher": teacher.digest, "data": data.digest}
-    return CaptureRun(stage, context.events, context.work_directory, _fingerprint(digests, config, context))
+    fingerprint = _fingerprint(digests, config, context)
+    return CaptureRun(stage, context.events, context.work_directory, fingerprint, context.seed)
 
 
 def _fingerprint(digests: dict[str, JsonValue], config: StageConfig, context: StageContext) -> str:

@@ -13,15 +13,13 @@ probability is within 0.025 % down to e^-32, where float16 would be within 0.4 %
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
-from edgekit.contract import StageConfig
+from edgekit.distillation.config import TokenSignalConfig
 from edgekit.distillation.vocabulary_head import VocabularyHead
 from edgekit.distillation.vocabulary_targets import SampledTargets, TopKTargets
 from edgekit.errors import TrainingError, UsageError
@@ -33,21 +31,6 @@ Records = NDArray[np.void]
 _LOG_STEPS = 2048  # steps a nat of a log-probability
 _ENTROPY_STEPS = 4096  # steps a nat of an entropy, at most 16 nats
 _MAX_CODE = 65535
-
-
-class TokenSignalConfig(StageConfig):
-    """What to keep of the teacher's distribution at each token."""
-
-    kind: Literal["top-k", "sampled"] = "top-k"
-    """`top-k`: the likeliest tokens and the mass of the others; `sampled`: draws from the teacher, without bias."""
-    k: int = Field(default=48, ge=1)
-    """Tokens kept by `top-k`."""
-    draws: int = Field(default=64, ge=1, le=255)
-    """Draws of `sampled`; tokens drawn twice share a place."""
-    temperature: float = Field(default=1.0, gt=0, le=100)
-    """Temperature of the distribution that is kept: that of the loss, which refuses another one."""
-    proposal_exponent: float = Field(default=1.0, gt=0, le=2)
-    """Draws come from the teacher's distribution to this power; 1: from itself; below 1: rare tokens more often."""
 
 
 @dataclass(frozen=True)

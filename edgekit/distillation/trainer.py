@@ -20,8 +20,16 @@ from edgekit.distillation.config import TrainingConfig
 from edgekit.distillation.lesson import Lesson
 from edgekit.distillation.logs import Logs
 from edgekit.distillation.optimization import learning_rate, make_optimizer, set_learning_rate
+from edgekit.distillation.processes import (
+    describe_failures,
+    lost_process,
+    make_accelerator,
+    number_of,
+    sums_over_processes,
+)
 from edgekit.distillation.progress import Best, Progress
 from edgekit.distillation.randomness import derived_seed, preserved_random_states
+from edgekit.distillation.throughput import Throughput
 from edgekit.errors import TrainingError
 from edgekit.events import Event, EventSink
 from edgekit.work_directory import TENSORBOARD
@@ -63,13 +71,7 @@ class _Trainer:
     """The state of one run."""
 
     def __init__(self, lesson: Lesson, config: TrainingConfig, run: Run) -> None:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
-
-        # Precision is the learner's matter, so that a state left by the caller's own Accelerator does not clash.
-        self.accelerator = Accelerator(
-            mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
-        )
+        self.accelerator = make_accelerator()
         self.learner, self.lesson, self.config, self.settings = lesson.learner, lesson, config, run
         _own_memory(self.learner)
         self.learner.to(self.accelerator.device)
@@ -91,11 +93,20 @@ class _Trainer:
         self.weights_settled = True
         """False only while the optimizer writes: weights and step count do not belong together then."""
         self.saved_at, self.pause = time.monotonic(), CHECKPOINT_SECONDS
+        self.save_is_due = False
+        """Agreed by all processes in each step: a sharded model is gathered by all of them."""
 
     def run(self) -> Best:
         """Trains from the newest checkpoint, or from the start, to the end."""
+        with lost_process(self.settings.stage, self.accelerator):
+            return self._run()
+
+    def _run(self) -> Best:
         if self.checkpoints is not None:
             self.progress = self.checkpoints.load(self.learner, self.optimizer)
+        if self.accelerator.num_processes > 1:
+            how = "a share of the weights (FSDP)" if self._is_sharded else "all weights"
+            self._tell("message", f"{self.accelerator.num_processes} processes, each with {how}.")
         if self.progress.step:
             self._tell("message", f"Resumed after step {self.progress.step} of {self.total}.")
         directory = self.settings.work_directory
@@ -103,7 +114,7 @@ class _Trainer:
             try:
                 self._loop(logs)
             except KeyboardInterrupt:
-                if self.weights_settled:
+                if self.weights_settled and not self._is_sharded:
                     self._save()
                 raise
         best = self.progress.best
@@ -116,21 +127,24 @@ class _Trainer:
     def _is_main(self) -> bool:
         return bool(self.accelerator.is_main_process)
 
+    @property
+    def _is_sharded(self) -> bool:
+        return bool(self.accelerator.is_fsdp2)
+
     def _loop(self, logs: Logs) -> None:
-        started, first = time.monotonic(), self.progress.step
-        done = 0
+        first = self.progress.step
+        throughput = Throughput(self.lesson.unit, self.total, self.accelerator.device)
         while True:
             if self._evaluation_is_due():
                 self._evaluate(logs)
             if self._is_finished():
                 return
-            if self._checkpoint_is_due():
+            if self.save_is_due:
                 self._save()
             window = self.plan.window(self.progress.step)
             values = self._step(window)
-            done += self._amount(window)
             logs.scalars(self.progress.step, {f"training/{name}": value for name, value in values.items()})
-            values[f"{self.lesson.unit}_per_s"] = done / max(time.monotonic() - started, 1e-9)
+            values.update(throughput.after_step(self.progress.step, self._amount(window)))
             text = "training" if first == 0 else "training (resumed)"
             self._tell("progress", text, completed=self.progress.step, values=values)
 
@@ -143,37 +157,41 @@ class _Trainer:
     def _step(self, window: Window) -> dict[str, float]:
         """Makes one optimizer step and returns its loss, gradient norm and learning rate."""
         step = self.progress.step
-        coefficients = self.lesson.coefficients(window.rows)
+        prepared = self.lesson.prepare(window, step, self.accelerator)
         self._set_mode()
         self.wrapped_optimizer.zero_grad()
-        loss_sum = 0.0
+        loss_sum, failure = 0.0, None
         counted = len(window.passes) - window.repeats
-        for index, chosen in enumerate(window.passes):
+        for index, batch in enumerate(prepared.batches):
             self._seed(step, index)
-            batch = self.lesson.batch(chosen, self.accelerator.device)
             with torch.no_grad():
                 seen = self.lesson.look(batch, self.config.precision)
             is_last = index == len(window.passes) - 1
             with self.accelerator.no_sync(self.wrapped) if not is_last else nullcontext():
-                loss = _weighted(self.wrapped(batch, seen), coefficients)
+                loss = _weighted(self.wrapped(batch, seen), prepared.coefficients)
                 value = float(loss.detach())
                 if not math.isfinite(value):
-                    self._fail(f"the loss is {value}", chosen)
+                    failure = failure or self._describe(f"the loss is {value}", window.passes[index])
+                    if self.accelerator.num_processes == 1:
+                        self._fail(failure)
                 # gradients are averaged over the processes: undo that, the coefficients know all rows
                 scale = self.accelerator.num_processes if index < counted else 0
                 self.accelerator.backward(loss * scale)
             loss_sum += value if index < counted else 0.0
         trainable = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
-        norm = float(self.accelerator.clip_grad_norm_(trainable, self.config.max_gradient_norm))
-        if not math.isfinite(norm):
-            self._fail(f"the gradient's norm is {norm}", window.rows)
+        norm = number_of(self.accelerator.clip_grad_norm_(trainable, self.config.max_gradient_norm))
+        loss_sum, due = sums_over_processes([loss_sum, float(self._checkpoint_is_due())], self.accelerator)
+        if not (math.isfinite(norm) and math.isfinite(loss_sum)):
+            failures = describe_failures(failure, self.accelerator)
+            self._fail(failures or self._describe(f"the gradient's norm is {norm}", window.rows))
         rate = learning_rate(self.config, step, self.total)
         self.weights_settled = False
         set_learning_rate(self.optimizer, rate)
         self.wrapped_optimizer.step()
         self.progress = replace(self.progress, step=step + 1)
         self.weights_settled = True
-        return {"loss": self._sum_over_processes(loss_sum), "learning_rate": rate, "gradient_norm": norm}
+        self.save_is_due = due > 0
+        return {"loss": loss_sum, "learning_rate": rate, "gradient_norm": norm}
 
     def _set_mode(self) -> None:
         """Turns on training mode; without dropout evaluation mode is the same and cheaper, but keeps activations."""
@@ -209,14 +227,21 @@ class _Trainer:
 
     def _save(self) -> None:
         """Writes a checkpoint, and waits longer for the next one where that takes long."""
-        if self.checkpoints is None or not self._is_main:
+        if self.checkpoints is None or not (self._is_main or self._is_sharded):
             return
         started = time.monotonic()
-        self.checkpoints.save(self.learner, self.optimizer, self.progress)
+        self.checkpoints.save(self.learner, self.optimizer, self.progress, writes=self._is_main)
         self.saved_at = time.monotonic()
         self.pause = max(CHECKPOINT_SECONDS, (self.saved_at - started) / _CHECKPOINT_SHARE)
 
-    def _fail(self, what: str, chosen: list[int]) -> None:
+    def _describe(self, what: str, chosen: list[int]) -> str:
+        """Returns what is wrong with which rows."""
+        names = ", ".join(self.lesson.name(row) for row in chosen[:8]) + (", ..." if len(chosen) > 8 else "")
+        return (
+            f"{what}, expected a finite number. The batch: {names}; it begins with {self.lesson.excerpt(chosen[0])!r}."
+        )
+
+    def _fail(self, failure: str) -> None:
         """Raises the error for a batch that cannot be learned from; the weights are those before the step.
 
         Raises:
@@ -225,18 +250,11 @@ class _Trainer:
         if self.checkpoints is not None and self.checkpoints.latest is None:
             self._save()
         kept = self.checkpoints.latest if self.checkpoints is not None else None
-        names = ", ".join(self.lesson.name(row) for row in chosen[:8]) + (", ..." if len(chosen) > 8 else "")
         where = f"The last good checkpoint is {kept}." if kept else "No work directory was given, so nothing was kept."
         raise TrainingError(
-            f"{self.settings.stage}: step {self.progress.step + 1} of {self.total}: {what}, expected a finite number. "
-            f"The batch: {names}; it begins with {self.lesson.excerpt(chosen[0])!r}. {where} "
+            f"{self.settings.stage}: step {self.progress.step + 1} of {self.total}: {failure} {where} "
             "Lower learning_rate or max_gradient_norm, use precision float32, or check these rows and the weights."
         )
-
-    def _sum_over_processes(self, value: float) -> float:
-        if self.accelerator.num_processes == 1:
-            return value
-        return float(self.accelerator.reduce(torch.tensor(value, device=self.accelerator.device), reduction="sum"))
 
     def _tell(self, kind: str, text: str, *, completed: int = 0, values: dict[str, float] | None = None) -> None:
         if self._is_main:

@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
-from edgekit.contract import StageConfig
-from edgekit.distillation.config import Precision
+from edgekit.distillation.config import WritingConfig
 from edgekit.distillation.losses import IGNORED
 from edgekit.distillation.precision import autocast
 from edgekit.distillation.randomness import generator
@@ -32,21 +30,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _DRAWS, _CHOICE = 11, 12  # keep these random numbers apart from each other and from the trainer's
-
-
-class WritingConfig(StageConfig):
-    """How a model continues prompts."""
-
-    max_new_tokens: int = Field(default=128, ge=1)
-    """Tokens after which a text is cut."""
-    temperature: float = Field(default=1.0, ge=0, le=100)
-    """Divides the logits; 0: always the likeliest token."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Draws only from the likeliest tokens that together have this probability."""
-    batch_size: int = Field(default=16, ge=1)
-    """Prompts continued at once; the texts do not depend on it, but for the rounding of sums."""
-    precision: Precision = "auto"
-    """`float32`; `bf16`: matrix products in bf16; `auto`: bf16 where the hardware has it."""
 
 
 @dataclass(frozen=True)

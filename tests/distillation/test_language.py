@@ -6,20 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
 from edgekit.distillation.config import LanguageConfig
 from edgekit.distillation.stage import DistillConfig, FinetuneConfig, distill, finetune
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, TrainingError
 from edgekit.models.source import load_model
 from edgekit.models.vocabulary_map import teacher_token_ids
-from tests.distillation.training import Recorder, weights
+from tests.distillation.training import Recorder, poisoned_decoder, weights
 from tests.pico import pico_tokenizer, publish_model
 from tests.pico_decoders import pico_byte_tokenizer, pico_decoder
 from tests.pico_language import pico_language_data
 
 LANGUAGE = LanguageConfig(sequence_length=64)
+TRAINING = {"epochs": 2, "batch_size": 4, "precision": "float32", "language": LANGUAGE}
 DISTILL = DistillConfig(
     epochs=2, batch_size=4, learning_rate=5e-3, alpha=1.0, temperature=1.0, precision="float32", language=LANGUAGE
 )
@@ -125,6 +127,25 @@ def test_a_teacher_with_more_tokens_in_another_order_says_the_same(
 def test_a_teacher_with_other_tokens_is_refused() -> None:
     with pytest.raises(ModelError, match=r"tokens that the teacher does not have, first .*choose a teacher with"):
         teacher_token_ids(pico_byte_tokenizer(), pico_tokenizer("roberta"))
+
+
+def test_a_batch_that_loses_its_numbers_is_named_and_the_weights_before_it_are_kept(
+    trained: tuple[Artifact, Recorder], place: Path, tmp_path: Path
+) -> None:
+    broken, data = poisoned_decoder(tmp_path / "broken"), pico_language_data(tmp_path, seed=1)
+    inputs = StageInputs(model=broken, teacher=trained[0], data=data)
+    work = tmp_path / "work"
+    for config, stage in ((DISTILL, "distill"), (FinetuneConfig(**TRAINING), "finetune")):
+        given = inputs if stage == "distill" else StageInputs(model=broken, data=data)
+        context = StageContext(tmp_path / "out", work_directory=work / stage)
+        message = (
+            rf"{stage}: step \d+ of \d+: the loss is nan, .*batch: sequence \d+.*good checkpoint is {work / stage}"
+        )
+        with pytest.raises(TrainingError, match=message):
+            (distill if stage == "distill" else finetune)(given, config, context)
+        kept = load_file(next((work / stage / "checkpoints").glob("step-*")) / "learner.safetensors")
+        finite = {name: bool(torch.isfinite(value).all()) for name, value in kept.items() if "embed" not in name}
+        assert all(finite.values())
 
 
 def permuted_teacher(model: Artifact, out: Path) -> Artifact:

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.distillation.config import TokenSignalConfig
 from edgekit.distillation.divergences import Divergence
-from edgekit.distillation.token_signal import TokenLayout, TokenSignalConfig
+from edgekit.distillation.token_signal import TokenLayout
 from edgekit.distillation.vocabulary_head import VocabularyHead
 from edgekit.distillation.vocabulary_losses import TokenTargets, VocabularyObjective, vocabulary_losses
 from edgekit.errors import TrainingError, UsageError

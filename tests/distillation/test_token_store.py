@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import edgekit.distillation.signal_capture as capture_module
 from edgekit.artifact import Artifact, Lineage, publish
+from edgekit.distillation.config import TokenSignalConfig
 from edgekit.distillation.signal_capture import CapturePlan, assemble, capture_shards
 from edgekit.distillation.signal_identity import SignalIdentity, digest_sequences
-from edgekit.distillation.token_signal import TokenSignalConfig
 from edgekit.distillation.token_store import TokenSignal
 from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError
 
@@ -40,6 +40,11 @@ def compute(sequence):
     return records
 
 
+def each(of_sequence):
+    """Makes records of a shard from those of a sequence."""
+    return lambda sequences: np.concatenate([of_sequence(sequence) for sequence in sequences])
+
+
 def finished(directory, name="out", made=None):
     made = made or plan()
     out = directory / name
@@ -50,7 +55,7 @@ def finished(directory, name="out", made=None):
 
 @pytest.fixture
 def captured(tmp_path):
-    capture_shards(tmp_path / "work", plan(), compute)
+    capture_shards(tmp_path / "work", plan(), each(compute))
     return finished(tmp_path)
 
 
@@ -90,7 +95,7 @@ def test_every_sequence_is_in_exactly_one_shard(lengths, shard_tokens):
 
 
 def test_it_is_an_artifact_like_any_other(tmp_path):
-    capture_shards(tmp_path / "work", plan(), compute)
+    capture_shards(tmp_path / "work", plan(), each(compute))
     lineage = Lineage(stage="capture")
     with publish(tmp_path / "artifact", kind="signal", lineage=lineage) as staging:
         assemble(tmp_path / "work", plan(), staging)
@@ -100,7 +105,7 @@ def test_it_is_an_artifact_like_any_other(tmp_path):
 
 def test_progress_counts_tokens(tmp_path):
     seen = []
-    capture_shards(tmp_path, plan(), compute, lambda done, total: seen.append((done, total)))
+    capture_shards(tmp_path, plan(), each(compute), lambda done, total: seen.append((done, total)))
     assert seen == [(0, 36), (8, 36), (16, 36), (24, 36), (34, 36), (36, 36)]
 
 
@@ -115,11 +120,11 @@ def test_a_capture_that_stopped_goes_on_with_what_is_missing(captured, tmp_path)
 
     work = tmp_path / "again" / "work"
     with pytest.raises(KeyboardInterrupt):
-        capture_shards(work, plan(), stop)
+        capture_shards(work, plan(), each(stop))
     with pytest.raises(ArtifactError, match=r"shard-00002.npy: missing. Run the capture to its end first"):
         finished(tmp_path / "again", "early")
     resumed = []
-    capture_shards(work, plan(), lambda sequence: resumed.append(sequence) or compute(sequence))
+    capture_shards(work, plan(), each(lambda sequence: resumed.append(sequence) or compute(sequence)))
     assert resumed == [3, 4, 5, 6, 7]
     assert contents(finished(tmp_path / "again")) == contents(captured)
 
@@ -135,7 +140,7 @@ def work_on(directory, log):
             stream.write(f"{os.getpid()} {sequence}\n")
         return slow(sequence)
 
-    capture_shards(Path(directory), plan(), logged)
+    capture_shards(Path(directory), plan(), each(logged))
 
 
 def start(directory, log):
@@ -168,7 +173,7 @@ def test_the_shard_of_a_killed_process_is_taken_over(captured, tmp_path):
     made = list(work.glob("*/shard-*.npy"))
     assert 1 <= len(made) < 5
     before = {file: file.stat().st_mtime_ns for file in made}
-    capture_shards(work, plan(), compute)
+    capture_shards(work, plan(), each(compute))
     assert {file: file.stat().st_mtime_ns for file in made} == before
     assert contents(finished(tmp_path / "killed")) == contents(captured)
 
@@ -177,7 +182,7 @@ def test_captures_of_another_teacher_or_seed_do_not_meet(captured, tmp_path):
     work = tmp_path / "work"
     for changed in (plan(teacher="u" * 64), plan(seed=1), plan(shard_tokens=9), plan(config=TokenSignalConfig(k=2))):
         before = len(list(work.glob("*/shard-*.npy")))
-        capture_shards(work, changed, lambda sequence: compute(sequence)[:0])
+        capture_shards(work, changed, each(lambda sequence: compute(sequence)[:0]))
         assert len(list(work.glob("*/shard-*.npy"))) == before + len(changed.shards)
 
 
@@ -192,11 +197,11 @@ def test_a_full_disk_is_an_error_that_keeps_what_is_finished(tmp_path, monkeypat
 
     monkeypatch.setattr(capture_module.np, "save", full)
     with pytest.raises(EnvironmentLacksError, match=r"No space left .* 2 of 5 shards are finished and kept"):
-        capture_shards(tmp_path, plan(), compute)
+        capture_shards(tmp_path, plan(), each(compute))
     assert not list(tmp_path.glob("*/.*partial*"))
     monkeypatch.setattr(capture_module.np, "save", save)
     calls = []
-    capture_shards(tmp_path, plan(), lambda sequence: calls.append(sequence) or compute(sequence))
+    capture_shards(tmp_path, plan(), each(lambda sequence: calls.append(sequence) or compute(sequence)))
     assert calls == [3, 4, 5, 6, 7]
 
 
@@ -241,14 +246,13 @@ def test_a_directory_that_is_no_capture_is_refused(tmp_path):
         TokenSignal.open(tmp_path)
 
 
-def test_the_digest_of_sequences_sees_ids_lengths_and_document_starts():
-    first, second = np.array([1, 2, 3]), np.array([4])
+def test_the_digest_of_sequences_sees_ids_and_lengths_but_not_how_ids_are_stored():
+    ids, ends = np.array([1, 2, 3, 4], dtype=np.uint16), np.array([3, 4], dtype=np.int64)
     digests = {
-        digest_sequences([first, second]),
-        digest_sequences([np.array([1, 2]), np.array([3, 4])]),
-        digest_sequences([first, np.array([5])]),
-        digest_sequences([second, first]),
-        digest_sequences([first, second], [np.array([0, 2]), np.array([0])]),
+        digest_sequences(ids, ends),
+        digest_sequences(ids, np.array([2, 4])),
+        digest_sequences(np.array([1, 2, 3, 5]), ends),
+        digest_sequences(ids[::-1], ends),
     }
-    assert len(digests) == 5
-    assert digest_sequences([first.astype(np.int32), second]) == digest_sequences([first, second])
+    assert len(digests) == 4
+    assert digest_sequences(ids.astype(np.uint32), ends) == digest_sequences(ids, ends)

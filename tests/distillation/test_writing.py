@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.distillation.writing import WritingConfig, _choose, student_writes, write_sequences
+from edgekit.distillation.config import WritingConfig
+from edgekit.distillation.writing import _choose, student_writes, write_sequences
 from edgekit.errors import DataError, TrainingError, UsageError
 from tests.pico_decoders import CONTEXT, DECODERS, pico_decoder
 

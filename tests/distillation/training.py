@@ -16,8 +16,13 @@ from safetensors.torch import load_file
 import edgekit.distillation.trainer as trainer
 from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
-from edgekit.distillation.stage import DistillConfig, FinetuneConfig, distill, finetune
+from edgekit.distillation import language_capture
+from edgekit.distillation.config import LanguageConfig, TokenCaptureConfig
+from edgekit.distillation.stage import CaptureConfig, DistillConfig, FinetuneConfig, capture, distill, finetune
 from edgekit.events import Event
+from edgekit.models.tasks import read_task
+from tests.pico import publish_model
+from tests.pico_decoders import pico_decoder
 
 FINETUNE = FinetuneConfig(epochs=2, batch_size=8, learning_rate=2e-3, dropout=0.1, evaluations_per_epoch=3)
 DISTILL = DistillConfig(
@@ -31,17 +36,31 @@ DISTILL = DistillConfig(
 )
 
 
+LANGUAGE_DISTILL = DistillConfig(
+    epochs=1,
+    batch_size=4,
+    learning_rate=2e-3,
+    alpha=1.0,
+    temperature=1.0,
+    precision="float32",
+    evaluations_per_epoch=2,
+    language=LanguageConfig(sequence_length=64),
+)
+
 SHARED_ROWS = 16
 
 
 class Recorder:
     """An event sink that keeps what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, prints: bool = False) -> None:
         self.events: list[Event] = []
+        self.prints = prints
 
     def __call__(self, event: Event) -> None:
         self.events.append(event)
+        if self.prints and event.kind in ("progress", "message"):
+            print(event.text, event.completed, flush=True)  # noqa: T201
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.kind == kind]
@@ -60,11 +79,24 @@ def assert_same_weights(first: Artifact, second: Artifact) -> None:
         assert torch.equal(left[name], right[name]), name
 
 
+def poisoned_decoder(out: Path) -> Artifact:
+    """Publishes a language model that loses its numbers at the token 'w', which few of the pico documents hold."""
+    loaded = pico_decoder("llama", tied=False)
+    token = loaded.tokenizer.convert_tokens_to_ids("w")
+    loaded.model.get_input_embeddings().weight.data[token] = float("nan")
+    return publish_model(loaded, out)
+
+
 def share(student: Artifact, data: Artifact, work: Path, out: Path, teacher: Artifact) -> None:
     """Distills on all processes of the group and prints what the main one was told."""
-    recorder = Recorder()
+    recorder = Recorder(prints=True)
+    trainer.CHECKPOINT_SECONDS, trainer._CHECKPOINT_SHARE = 0.0, 1e9
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     config = DISTILL.model_copy(update={"batch_size": SHARED_ROWS // processes, "dropout": 0.0, "learning_rate": 1e-4})
+    if read_task(student).kind == "causal-lm":
+        changes = json.loads(os.environ.get("EDGEKIT_TEST_CONFIG", "{}"))
+        whole = LANGUAGE_DISTILL.model_dump() | {"batch_size": 4 // processes, "alpha": 0.7} | changes
+        config = DistillConfig.model_validate(whole)
     inputs = StageInputs(model=student, data=data, teacher=teacher)
     distill(inputs, config, StageContext(out, seed=3, events=recorder, work_directory=work))
     steps = [event.values for event in recorder.of("progress") if "loss" in event.values]
@@ -88,6 +120,12 @@ def main(arguments: list[str]) -> None:
             print(event.text, event.completed, flush=True)  # noqa: T201
 
     context = StageContext(Path(out), seed=3, events=tell, work_directory=Path(work))
+    if kind == "capture":
+        language_capture._SMALLEST_SHARD = 300
+        config = CaptureConfig(precision="float32", language=TokenCaptureConfig(sequence_length=64))
+        inputs = StageInputs(teacher=Artifact.open(model), data=Artifact.open(data))
+        capture(inputs, config, StageContext(Path(out), events=tell, work_directory=Path(work)))
+        return
     inputs = StageInputs(model=Artifact.open(model), data=Artifact.open(data))
     if kind == "finetune":
         finetune(inputs, FINETUNE, context)

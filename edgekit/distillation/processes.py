@@ -1,0 +1,114 @@
+"""What the processes of one run tell each other; a single process tells itself nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from edgekit.errors import TrainingError, UnsupportedError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# What torch's backends say when a process at the other end is gone.
+_LOST = ("closed by peer", "reset by peer", "connection refused", "broken pipe", "timed out", "socket timeout")
+
+
+def make_accelerator() -> Accelerator:
+    """Returns what places models and exchanges numbers: one process, DDP, or FSDP2 where the launcher asks for it.
+
+    Raises:
+        UnsupportedError: the launcher asks for the first version of FSDP, or for DeepSpeed.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+
+    # Precision is the learner's matter, so that a state left by the caller's own Accelerator does not clash.
+    accelerator = Accelerator(
+        mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+    )
+    other = accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+    if other or (accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2):
+        raise UnsupportedError(
+            f"found the launcher's choice {accelerator.distributed_type.value} in its first version, expected FSDP2 or "
+            "plain data parallelism. Start with `accelerate launch --use_fsdp --fsdp_version 2`, or without."
+        )
+    if accelerator.is_fsdp2:  # every process has read the weights
+        accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = False
+    return accelerator
+
+
+def number_of(value: torch.Tensor) -> float:
+    """Returns a scalar that may be spread over processes."""
+    return float(whole(value))
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns a tensor with all its parts; where it is spread over processes, all of them call this."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
+    """Returns a whole `tensor`, the same on every process, spread as `model` is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(model, DTensor) or tensor.shape != model.shape:
+        return tensor
+    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
+
+
+def describe_failures(own: str | None, accelerator: Accelerator) -> str | None:
+    """Returns what the first process that failed says of it; every process calls it."""
+    if accelerator.num_processes == 1:
+        return own
+    from accelerate.utils import gather_object
+
+    found: list[str | None] = gather_object([own])
+    return next((failure for failure in found if failure is not None), None)
+
+
+def sum_over_processes(value: float, accelerator: Accelerator) -> float:
+    """Returns the sum of each process's `value`, exact for whole numbers; every process calls it."""
+    if accelerator.num_processes == 1:
+        return value
+    return _reduce([value], accelerator)[0]
+
+
+def sums_over_processes(values: list[float], accelerator: Accelerator) -> list[float]:
+    """Returns the sum of each number over the processes, in one exchange; every process calls it."""
+    return values if accelerator.num_processes == 1 else _reduce(values, accelerator)
+
+
+@contextmanager
+def lost_process(stage: str, accelerator: Accelerator) -> Iterator[None]:
+    """Turns the backend's error about a process that is gone into one that says what to do.
+
+    Raises:
+        TrainingError: in place of the backend's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if accelerator.num_processes == 1 or not any(sign in text.lower() for sign in _LOST):
+            raise
+        raise TrainingError(
+            f"{stage}: process {accelerator.process_index} of {accelerator.num_processes}: another process of the run "
+            f"is gone ({text.splitlines()[0][:160]}), expected all of them to the end. See what it wrote last, or "
+            "whether the system ended it for want of memory. Run the same command again: it goes on from the last "
+            "checkpoint."
+        ) from error
+
+
+def _reduce(values: list[float], accelerator: Accelerator) -> list[float]:
+    # float64 where the device has it: counts of tokens are beyond float32's whole numbers
+    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    found: torch.Tensor = accelerator.reduce(
+        torch.tensor(values, dtype=dtype, device=accelerator.device), reduction="sum"
+    )
+    return [float(value) for value in found]
