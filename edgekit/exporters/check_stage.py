@@ -66,7 +66,8 @@ class CheckConfig(StageConfig):
 def check(inputs: StageInputs, config: CheckConfig, context: StageContext) -> Artifact:
     """Compares an export (`model`) with the torch model it came from (`reference`) and keeps the result.
 
-    A failed check is a result too: pass it to `require_parity` to turn it into an error.
+    A failed check is a result too: pass it to `require_parity` to turn it into an error. So is a language model's that
+    was not compared, because the runtime is not here: it has not passed, and says what to install.
 
     Raises:
         DataError: no such split, or it is empty.
@@ -80,9 +81,7 @@ def check(inputs: StageInputs, config: CheckConfig, context: StageContext) -> Ar
     texts = _draw_texts(inputs, config, context.seed)
     tokens = _compare_tokenizers(model, reference, texts, read_task(model).max_length)
     if read_task(model).kind == "causal-lm":
-        from edgekit.exporters.language_check import check_language_model
-
-        parity: AnyParity = check_language_model(inputs, config, context, texts, tokens)
+        parity = _check_language(inputs, config, context, (texts, tokens))
     else:
         runtime, differences, own = _compare_logits(inputs, config, context, texts)
         evidence = Evidence(differences, own, tokens, len(texts), runtime, model.digest)
@@ -90,6 +89,26 @@ def check(inputs: StageInputs, config: CheckConfig, context: StageContext) -> Ar
     with publish(context.out, kind="parity", lineage=lineage_of("check", inputs, config, context)) as directory:
         (directory / PARITY_FILE).write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Artifact.open(context.out)
+
+
+def _check_language(
+    inputs: StageInputs, config: CheckConfig, context: StageContext, material: tuple[list[str], TokenizerCheck]
+) -> AnyParity:
+    """Returns the result, or why nothing was compared."""
+    from edgekit.exporters.language_check import check_language_model
+    from edgekit.results import Unverified
+    from edgekit.runtimes.generation import missing_runtime
+
+    model = inputs.require("model", "check")
+    missing = missing_runtime(model.kind, config.runtime)
+    if missing is None:
+        return check_language_model(inputs, config, context, *material)
+    return Unverified(
+        runtime=missing.name,
+        reason=missing.reason,
+        failures=[f"Unverified under {missing.name}: {missing.reason}"],
+        model_digest=model.digest,
+    )
 
 
 def _compare_logits(

@@ -24,6 +24,7 @@ from edgekit.runtimes.generation import (
     GenerationConfig,
     GenerationRuntime,
     GenerationSession,
+    Templated,
     Templating,
     Tokenizing,
     generation_runtime_for,
@@ -166,7 +167,7 @@ def _with_own_text(
     changes: dict[str, Any] = {}
     failures = list(parity.failures)
     if isinstance(session, Tokenizing):
-        given = [text for text in [*NASTY_TEXTS, *texts] if _END not in text]
+        given = [text for text in [*NASTY_TEXTS, *texts] if text and _END not in text]
         wrong = [text for text in given if session.tokenize(text) != list(tokenizer(text)["input_ids"])]
         changes |= {"tokenizer_mismatches": len(wrong), "tokenizer_texts": len(given)}
         if wrong:
@@ -183,6 +184,11 @@ def _with_own_text(
                 f"{len(wrong)} of {len(conversations)} conversations are rendered otherwise by {parity.runtime}, first "
                 f"{wrong[0][:_SHOWN]!r}."
             )
+    elif isinstance(session, Templated) and tokenizer.chat_template:
+        same = session.chat_template() == tokenizer.chat_template
+        changes |= {"template_mismatches": int(not same), "template_texts": 1}
+        if not same:
+            failures.append(f"The chat template in the file that {parity.runtime} reads is not the tokenizer's.")
     return parity.model_copy(update={**changes, "failures": failures, "passed": not failures})
 
 

@@ -17,6 +17,7 @@ from edgekit.results import (
     LanguageParity,
     LanguageQuality,
     Measurement,
+    Unverified,
 )
 
 
@@ -70,7 +71,7 @@ def measurements_text(manifest: Manifest) -> str:
     facts = manifest.facts
     parts = []
     if facts.parity is not None:
-        parts.append(_parity(facts.parity))
+        parts += [_parity(parity) for parity in (facts.parity, *facts.other_parities)]
     if facts.measurement is not None:
         parts.append(_measured(facts.measurement, manifest))
     if facts.speed_up is not None:
@@ -88,6 +89,8 @@ def measurements_text(manifest: Manifest) -> str:
 
 
 def _parity(parity: AnyParity) -> str:
+    if isinstance(parity, Unverified):
+        return f"Not compared with torch under {parity.runtime}: {flat(parity.reason)}"
     tokenizer = f"{parity.tokenizer_mismatches} of {parity.tokenizer_texts} texts are tokenized otherwise."
     difference = f"the largest difference of a logit is {parity.max_abs_diff:.2g}, the mean {parity.mean_abs_diff:.2g}"
     if not isinstance(parity, LanguageParity):

@@ -15,8 +15,8 @@ from edgekit.results.generation import DecodeFit, GenerationDepth, GenerationMea
 from edgekit.results.headline import Headline, MetricName, Timing
 from edgekit.results.machine import Machine
 from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement
-from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector
-from edgekit.results.quality import AnyQuality, LanguageQuality, Quality
+from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector, Unverified
+from edgekit.results.quality import AnyQuality, LanguageQuality, MultipleChoiceQuality, Quality
 
 __all__ = [
     "AnyMeasurement",
@@ -40,6 +40,7 @@ __all__ = [
     "Machine",
     "Measurement",
     "MetricName",
+    "MultipleChoiceQuality",
     "Parity",
     "PreparationResult",
     "Quality",
@@ -47,4 +48,5 @@ __all__ = [
     "StageResult",
     "Timing",
     "TokenizerVector",
+    "Unverified",
 ]

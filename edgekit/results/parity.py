@@ -106,4 +106,19 @@ class LanguageParity(Result):
     """Digest of the export that was compared."""
 
 
-AnyParity = Parity | LanguageParity
+class Unverified(Result):
+    """An export that was not compared with torch, for the runtime that ships it is not here. It has not passed."""
+
+    runtime: str
+    """Name of the runtime."""
+    reason: str
+    """What is missing, and how to install it."""
+    passed: Literal[False] = False
+    """Nothing passes unseen."""
+    failures: list[str] = []
+    """The reason, as a sentence."""
+    model_digest: str = ""
+    """Digest of the export that was not compared."""
+
+
+AnyParity = Parity | LanguageParity | Unverified
