@@ -216,7 +216,6 @@ def _measure(
     if entry.precision == "as-is" and not writes and (chain.model.path / "quantization.json").is_file():
         floats = export_config(entry.model_copy(update={"precision": "float32"}), target)
         reference = chain.cache.run("export", StageInputs(model=chain.model), floats).artifact
-    here = verified_with(chain.recipe, entry.runtime)
     measured = chain.cache.run(
         "bench",
         StageInputs(model=exported, reference=reference, data=chain.data if config.inputs == "texts" else None),
