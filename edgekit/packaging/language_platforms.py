@@ -16,10 +16,10 @@ _SNIPPETS = {
     "llama.cpp": ("npm install node-llama-cpp @huggingface/jinja", "node usage_llama_cpp.mjs {example}"),
 }
 _BROWSER = ("npm install @huggingface/transformers", "node usage_transformers_js.mjs {example}")
-_EXAMPLE = '"What is the capital of France?"'
+_EXAMPLE = '"Who wrote Faust?"'
 _ON_PHONES = {
-    "onnx": "In an app, onnxruntime-genai's interface for Java, Swift or C opens the directory as it is: copy it to the "
-    "app's files. The Python example makes the same calls.",
+    "onnx": "In an app, onnxruntime-genai's interface for Java, Swift or C opens the directory as it is: copy it to "
+    "the app's files. The Python example makes the same calls.",
     "gguf": "In an app, llama.cpp's C interface opens `model.gguf`, which holds tokenizer and chat template as well.",
 }
 _ON_BOARDS = (

@@ -10,7 +10,7 @@ from edgekit.packaging.manifest import Manifest
 MAX_NEW_TOKENS = 256
 
 _ONNXRUNTIME = '''\
-"""{purpose}: python usage_onnxruntime.py "{example}" It needs onnxruntime, tokenizers, {jinja}numpy."""
+"""{purpose} (onnxruntime, tokenizers, {jinja}numpy): python usage_onnxruntime.py "{example}"."""
 import json, pathlib, sys
 import {jinja_module}numpy, onnxruntime, tokenizers
 
@@ -35,14 +35,15 @@ for _ in range(min({limit}, manifest["max_length"] - len(ids))):
 print(tokenizer.decode(answer))
 '''
 _RENDER = """\
-template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string((here / "{template}").read_text())
+environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+template = environment.from_string((here / "{template}").read_text(encoding="utf-8"))
 messages = [{{"role": "user", "content": " ".join(sys.argv[1:])}}]
 prompt = template.render(messages=messages, add_generation_prompt=True, **manifest["writing"]["special_tokens"])
 ids = tokenizer.encode(prompt, add_special_tokens=False).ids"""
 _ENCODE = 'ids = tokenizer.encode(" ".join(sys.argv[1:])).ids'
 
 _GENAI = '''\
-"""{purpose}: python usage_onnxruntime_genai.py "{example}" It needs onnxruntime-genai alone."""
+"""{purpose} (onnxruntime-genai): python usage_onnxruntime_genai.py "{example}"."""
 import json, pathlib, sys
 import onnxruntime_genai
 
@@ -135,7 +136,7 @@ def usage_files(manifest: Manifest) -> dict[str, str]:
 
 def _onnxruntime(manifest: Manifest) -> tuple[str, str]:
     template = _template(manifest)
-    jinja = {"jinja": "jinja2 and ", "jinja_module": "jinja2, "} if template else {"jinja": "and ", "jinja_module": ""}
+    jinja = {"jinja": "jinja2, ", "jinja_module": "jinja2, "} if template else {"jinja": "", "jinja_module": ""}
     prompt = _RENDER.format(template=template) if template else _ENCODE
     return "usage_onnxruntime.py", _ONNXRUNTIME.format(**_words(manifest), **jinja, prompt=prompt)
 
@@ -166,7 +167,7 @@ def _template(manifest: Manifest) -> str | None:
 
 def _words(manifest: Manifest) -> dict[str, str]:
     if _template(manifest):
-        purpose, example = "Answers a question", "What is the capital of France?"
+        purpose, example = "Answers a question", "Who wrote Faust?"
     else:
-        purpose, example = "Writes a text on", "The capital of France is"
+        purpose, example = "Writes a text on", "Faust was written by"
     return {"purpose": purpose, "example": example, "limit": str(MAX_NEW_TOKENS)}

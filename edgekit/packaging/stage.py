@@ -15,8 +15,8 @@ __all__ = ["BundleFacts", "PackageConfig", "package"]
 def package(inputs: StageInputs, config: PackageConfig, context: StageContext) -> Artifact:
     """Makes a bundle: the export's files unchanged, with manifest, labels, vectors, model card and usage examples.
 
-    Requires an `onnx` or `gguf` artifact whose parity check passed and whose budget, if it has one, is met. Ensures that
-    the bundle's tokenizer and model were run as an app runs them before it was published.
+    Requires an `onnx` or `gguf` artifact whose parity check passed and whose budget, if it has one, is met. Ensures
+    that the bundle's tokenizer and model were run as an app runs them before it was published.
 
     Raises:
         UsageError: no model, no parity check, or evidence about another model.
