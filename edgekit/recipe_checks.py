@@ -11,7 +11,7 @@ from edgekit.benchmarking.limits import misplaced_limits
 from edgekit.data.stage import PrepareConfig
 from edgekit.distillation.config import TrainingConfig
 from edgekit.errors import UnsupportedError
-from edgekit.exporters.block_types import block_type
+from edgekit.exporters.block_types import BLOCK, block_type
 from edgekit.pruning.stage import PruneConfig
 from edgekit.quantization.stage import QuantizeConfig, coded_parts
 from edgekit.recipe_parts import ExportEntry, Frame, RecipeStage
@@ -192,9 +192,15 @@ def _without_block(stages: Stages, key: str) -> list[str]:
     """Returns a problem for each part of a model whose codes no GGUF block holds."""
     problems = []
     for index, stage in enumerate(stages):
-        if stage is None or not isinstance(stage.config, QuantizeConfig):
+        config = None if stage is None else stage.config
+        if isinstance(config, PruneConfig) and (config.intermediate_size or 0) % BLOCK:
+            problems.append(
+                f"{key}.format: stage.{index}.intermediate_size: found {config.intermediate_size}, expected a multiple "
+                f"of {BLOCK}: gguf stores codes in blocks of so many."
+            )
+        if not isinstance(config, QuantizeConfig):
             continue
-        for name, codes in coded_parts(stage.config).items():
+        for name, codes in coded_parts(config).items():
             try:
                 block_type(codes, _USUAL_COLUMNS)
             except UnsupportedError as error:

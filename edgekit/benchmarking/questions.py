@@ -68,9 +68,10 @@ def read_questions(config: QuestionsConfig) -> list[Question]:
         except ValueError as error:
             problems.append(f"line {number}: {error}")
     if problems:
-        rest = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        count = "1 wrong row" if len(problems) == 1 else f"{len(problems)} wrong rows"
+        count += f", the first {_SHOWN} of them" if len(problems) > _SHOWN else ""
         listed = "\n".join(f"- {problem}" for problem in problems[:_SHOWN])
-        raise DataError(f"{config.source}: {len(problems)} wrong rows{rest and ', the first'}:\n{listed}\n{_EXPECTED}")
+        raise DataError(f"{config.source}: {count}:\n{listed}\n{_EXPECTED}")
     if not questions:
         raise DataError(f"{config.source}: holds no question. {_EXPECTED}")
     return questions[: config.max_rows]
@@ -108,8 +109,8 @@ def _read_row(line: str, config: QuestionsConfig, place: str) -> Question:
     """
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"is not JSON ({error}).") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON ({error.msg}, column {error.colno}).") from error
     if not isinstance(row, dict):
         raise ValueError(f"found a JSON {type(row).__name__}, expected an object.")
     missing = [key for key in ("question", "choices", "answer") if key not in row]
