@@ -57,6 +57,7 @@ group_size = 32
 algorithm = "gptq"
 calibration_rows = 16
 embeddings = 8
+embeddings_group_size = 32
 [[export]]
 format = "onnx"
 targets = ["laptop-x86", "pixel-8"]
@@ -73,6 +74,11 @@ documents = 4
 max_tokens = 40
 greedy_prompts = 2
 greedy_tokens = 8
+[bench]
+depths = [8]
+new_tokens = 8
+min_runs = 6
+min_seconds = 0.05
 [budget]
 perplexity_ratio = 3.0
 file_bytes = 2_000_000

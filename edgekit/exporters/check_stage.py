@@ -43,12 +43,15 @@ class CheckConfig(StageConfig):
     batch_sizes: list[int] = Field(default=[1, 8], min_length=1)
     """Texts a call; every text is run once for each size."""
     divergence: float | None = Field(default=None, ge=0)
-    """Language models: largest mean KL(torch || export), nats a token. By default 0.00001; where activations or the
-    cache are rounded 0.02, and the two limits on logits do not hold."""
+    """Language models: largest mean KL(torch || export), nats a token. By default 0.00001; where activations are
+    rounded 0.02, and the two limits on logits do not hold. Under llama.cpp 0.001, or twice what rounding activations in
+    its blocks does to the torch model on the same texts, whichever is more."""
     divergence_p99: float | None = Field(default=None, ge=0)
-    """Language models: largest 99th percentile of the same. By default 0.0001, where rounded 0.2."""
+    """Language models: largest 99th percentile of the same. By default 0.0001, where rounded 0.2; under llama.cpp 0.01,
+    or twice torch's own."""
     top1_agreement: float | None = Field(default=None, ge=0, le=1)
-    """Language models: smallest share of tokens with the same likeliest token. By default 0.995, where rounded 0.93."""
+    """Language models: smallest share of tokens with the same likeliest token. By default 0.995, where rounded 0.93;
+    under llama.cpp at most 3 % of tokens may differ, or twice torch's own."""
     greedy_equal_share: float | None = Field(default=None, ge=0, le=1)
     """Language models: smallest share of prompts that both continue alike. By default 0.75, where rounded 0."""
     documents: int = Field(default=16, ge=1)

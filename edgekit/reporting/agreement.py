@@ -100,8 +100,9 @@ def rows(parity: AnyParity) -> list[tuple[str, str]]:
 
 
 def divergence(parity: LanguageParity) -> str:
-    """Returns the distance of the two distributions, mean and p99, in nats a token."""
-    return f"{wording.small(parity.divergence)} nats (p99 {wording.small(parity.divergence_p99)})"
+    """Returns the distance of the two distributions, mean and p99, in nats a token; what rounding alone does beside."""
+    own = "" if parity.own_divergence is None else f", torch so rounded {wording.small(parity.own_divergence)}"
+    return f"{wording.small(parity.divergence)} nats (p99 {wording.small(parity.divergence_p99)}{own})"
 
 
 def greedy(parity: LanguageParity) -> str:

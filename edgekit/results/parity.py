@@ -82,6 +82,12 @@ class LanguageParity(Result):
     """99th percentile over tokens of the same."""
     top1_agreement: float = Field(ge=0, le=1)
     """Share of tokens for which both hold the same token most likely, 0 to 1."""
+    own_divergence: float | None = None
+    """Mean KL between torch and torch with activations rounded as the runtime rounds them; None where it does not."""
+    own_divergence_p99: float | None = None
+    """99th percentile over tokens of the same."""
+    own_top1_agreement: float | None = None
+    """Share of tokens for which torch and torch so rounded hold the same token most likely, 0 to 1."""
     greedy_prompts: int
     """Prompts that both wrote on from, always choosing the likeliest token; 0 when none was tried."""
     greedy_tokens: int

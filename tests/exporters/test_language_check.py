@@ -87,8 +87,10 @@ def test_a_gguf_passes_under_llama_cpp_with_its_tokenizer_and_template(coded, tm
     require_parity(parity)
     assert parity.runtime.startswith("llama.cpp 0.5")
     assert (parity.driving, parity.documents, parity.greedy_prompts) == ("engine", 4, 2)
-    assert 0 < parity.divergence <= parity.divergence_p99 < 0.2
-    assert parity.top1_agreement >= 0.93
+    assert 0 < parity.divergence < max(1e-3, 2 * parity.own_divergence)
+    assert parity.divergence_p99 < max(1e-2, 2 * parity.own_divergence_p99)
+    assert parity.own_divergence > 0
+    assert parity.top1_agreement >= 0.9
     assert parity.tokenizer_texts > 30
     assert (parity.tokenizer_mismatches, parity.template_texts, parity.template_mismatches) == (0, 1, 0)
 
