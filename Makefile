@@ -32,10 +32,10 @@ test: $(STAMP)  ## the default tests
 test-slow: $(STAMP)  ## real models and foreign runtimes
 	$(BIN)/python -m pytest -m "(slow or runtime) and not gpu"
 
-test-peers: $(STAMP) $(PEERS)/.installed  ## the default tests, and those that open bundles in foreign tools
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test-peers: $(STAMP) $(PEERS)/.installed  ## the default tests, and those that open files in foreign tools
+	EDGEKIT_LLAMA_CPP=$$(ls -d $(CURDIR)/$(PEERS)/node_modules/@node-llama-cpp/*/bins/*) $(BIN)/python -m pytest -m "not slow and not gpu"
 
-peers: $(PEERS)/.installed  ## transformers.js and optimum-onnx in .peers; needs node and npm
+peers: $(PEERS)/.installed  ## transformers.js, llama.cpp and optimum-onnx in .peers; needs node and npm
 
 check: $(STAMP)  ## lint, format, types, layers
 	$(BIN)/ruff check .

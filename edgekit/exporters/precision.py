@@ -6,7 +6,7 @@ runtime widens them when it loads it, so torch with the rounded weights is an ex
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -32,7 +32,7 @@ def apply_precision(network: nn.Module, precision: Precision) -> None:
         if isinstance(module, QuantizedModule):
             floats = _float_module(module)
             # A tied table and head stay one.
-            floats.weight = weights.setdefault(module.weight_codes.data_ptr(), floats.weight)
+            floats.weight = weights.setdefault(module.weight_codes.data_ptr(), cast("nn.Parameter", floats.weight))
             replace_module(network, module, floats)
     if precision == "float16":
         _round_matrices(network)

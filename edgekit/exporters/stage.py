@@ -107,16 +107,22 @@ def _write_beside(
 ) -> None:
     """Writes configuration, tokenizer, task and description beside the model."""
     from edgekit.exporters.description import ExportDescription, TensorDescription, write_description
+    from edgekit.models.tasks import read_task
 
     for name in _COPIED:
         shutil.copyfile(model.path / name, directory / name)
     config = _read_json(model.path / "config.json")
+    task = read_task(model)
+    if task.kind == "text-classification":
+        # A pipeline that truncates reads the length here; the teacher's own may be longer than the student was taught.
+        tokenizer = _read_json(directory / "tokenizer_config.json")
+        tokenizer["model_max_length"] = min(tokenizer.get("model_max_length", task.max_length), task.max_length)
+        _write_json(tokenizer, directory / "tokenizer_config.json")
     # transformers.js opens `model_quantized.onnx` unless it is told that the plain name is the one.
     config["transformers.js_config"] = {"dtype": "fp32"}
     if (directory / f"{MODEL_FILE}_data").is_file():
         config["transformers.js_config"]["use_external_data_format"] = True
-    text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
-    (directory / "config.json").write_text(text + "\n", encoding="utf-8")
+    _write_json(config, directory / "config.json")
     graph = exported.model.graph
 
     def describe(value: Any) -> TensorDescription:
@@ -138,6 +144,10 @@ def _write_beside(
             model_digest=model.digest,
         ),
     )
+
+
+def _write_json(content: dict[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

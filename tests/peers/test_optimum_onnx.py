@@ -45,7 +45,6 @@ def test_a_long_text_is_cut_to_the_recipes_length(found, bundle):
     np.testing.assert_allclose(alone["logits"][0], open_bundle(bundle.path).logits(LONG), atol=TOLERANCE)
 
 
-@pytest.mark.xfail(reason="an export's tokenizer_config.json says the teacher's model_max_length, not the recipe's")
 def test_its_pipeline_cuts_a_long_text_to_the_recipes_length(found, bundle):
     (prediction,) = open_bundle(bundle.path).predict([LONG])
     assert found["scores"][-1] == pytest.approx(prediction.scores, abs=TOLERANCE)
