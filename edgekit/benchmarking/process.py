@@ -1,29 +1,15 @@
-"""The parent's side of a measuring process: starts it, asks it, and ends it whatever happens."""
+"""A classifier in a measuring process of its own, as the parent sees it."""
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
 
-from edgekit import errors
 from edgekit.artifact import Artifact
-from edgekit.benchmarking.machine import choose_cores
 from edgekit.benchmarking.memory import Memory
 from edgekit.benchmarking.scenario import Scenario
-from edgekit.errors import EdgekitError, MeasurementError
+from edgekit.benchmarking.worker_process import WorkerProcess
 from edgekit.runtimes.protocol import Runtime
 
-_TAIL_BYTES = 2000
 _MODULE = "edgekit.benchmarking.worker"
 
 
@@ -48,150 +34,44 @@ class Opened:
     library_bytes: int
 
 
-class MeasuringProcess:
+class MeasuringProcess(WorkerProcess):
     """A fresh process that has opened one model; use it in a `with` statement, which ends it."""
 
     opened: Opened
 
     def __init__(self, subject: Subject, timeout_s: float) -> None:
         """Starts nothing yet; `timeout_s` is how long one answer may take beyond the sampling it was asked for."""
+        name = f"{subject.model.path} in {subject.runtime.name}"
+        super().__init__(_MODULE, name, threads=subject.threads, timeout_s=timeout_s)
         self.subject = subject
-        self._timeout_s = timeout_s
-        self._answers: queue.Queue[str | None] = queue.Queue()
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
-        self._process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Self:
-        """Starts the process, opens the model and hands over the inputs.
+    def prepare(self) -> None:
+        """Opens the model and hands over the inputs.
 
         Raises:
             ModelError: the runtime cannot open the model.
             MeasurementError: the process died or hung.
         """
-        try:
-            self._start()
-            self._open()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Ends the process, at once if it does not end by itself."""
-        self._end()
-
-    def sample(self, runs: int, seconds: float) -> list[int]:
-        """Returns the durations in ns of up to `runs` calls, at least one, stopping when `seconds` have passed."""
-        answer = self._ask("sample", extra_s=seconds, runs=runs, seconds=seconds)
-        samples: list[int] = answer["samples_ns"]
-        return samples
-
-    def memory(self) -> Memory:
-        """Returns the memory of the process until now."""
-        return Memory(**self._ask("memory"))
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-X", "faulthandler", "-m", _MODULE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            encoding="utf-8",
-            env=_environment(self.subject.threads),
-            start_new_session=True,  # Ctrl-C goes to the parent, which ends the child in order
-        )
-        threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
-
-    def _open(self) -> None:
         subject = self.subject
         kind = type(subject.runtime)
-        answer = self._ask(
+        answer = self.ask(
             "open",
             runtime=f"{kind.__module__}:{kind.__qualname__}",
             path=str(subject.model.path.resolve()),
             kind=subject.model.kind,
             threads=subject.threads,
             graph_optimization=subject.graph_optimization,
-            cores=choose_cores(subject.threads),
+            cores=self.cores,
         )
         self.opened = Opened(answer["load_ms"], answer["cores"], answer["baseline_bytes"], answer["library_bytes"])
-        self._ask("inputs", input_ids=subject.scenario.input_ids)
+        self.ask("inputs", input_ids=subject.scenario.input_ids)
 
-    def _read(self, stream: IO[str]) -> None:
-        """Passes answers on, then None when the process has closed its end."""
-        with stream:
-            for line in stream:
-                self._answers.put(line)
-        self._answers.put(None)
+    def sample(self, runs: int, seconds: float) -> list[int]:
+        """Returns the durations in ns of up to `runs` calls, at least one, stopping when `seconds` have passed."""
+        answer = self.ask("sample", extra_s=seconds, runs=runs, seconds=seconds)
+        samples: list[int] = answer["samples_ns"]
+        return samples
 
-    def _ask(self, command: str, extra_s: float = 0.0, **fields: Any) -> dict[str, Any]:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"command": command, **fields}) + "\n")
-            self._process.stdin.flush()
-            line = self._answers.get(timeout=self._timeout_s + extra_s)
-        except BrokenPipeError:
-            line = None
-        except queue.Empty:
-            raise MeasurementError(
-                f"{self._name()}: no answer to '{command}' within {self._timeout_s + extra_s:.0f} s, so its process "
-                f"was ended. Raise timeout_s if one call may take that long.{self._tail()}"
-            ) from None
-        if line is None:
-            raise MeasurementError(f"{self._name()}: its process {self._fate()} during '{command}'.{self._tail()}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise self._failure(command, answer)
-        return answer
-
-    def _failure(self, command: str, answer: dict[str, Any]) -> EdgekitError:
-        """Returns the error that happened over there: the same one when it is edgekit's."""
-        kind = getattr(errors, answer["type"], None)
-        if isinstance(kind, type) and issubclass(kind, EdgekitError):
-            return kind(answer["error"])
-        message = str(answer["error"]).strip().splitlines()[0]
-        return MeasurementError(f"{self._name()}: failed during '{command}': {answer['type']}: {message}{self._tail()}")
-
-    def _name(self) -> str:
-        return f"{self.subject.model.path} in {self.subject.runtime.name}"
-
-    def _fate(self) -> str:
-        """Says how the process ended."""
-        assert self._process is not None
-        code = self._process.wait(timeout=10)
-        if code >= 0:
-            return f"ended with exit code {code}"
-        name = signal.Signals(-code).name
-        advice = " (often: out of memory)" if name == "SIGKILL" else ""
-        return f"was ended by {name}{advice}"
-
-    def _tail(self) -> str:
-        """Returns the end of what the process wrote to stderr, as a further sentence; empty when it wrote nothing."""
-        size = self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, size - _TAIL_BYTES))
-        text = self._errors.read().decode("utf-8", errors="replace").strip()
-        return f" The end of its error output:\n{text}" if text else ""
-
-    def _end(self) -> None:
-        process = self._process
-        if process is not None:
-            assert process.stdin is not None
-            try:
-                process.stdin.close()  # it ends at the end of its input
-                process.wait(timeout=1)
-            except (OSError, subprocess.TimeoutExpired):
-                process.kill()
-                process.wait()
-        self._errors.close()
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """Returns the child's environment: this process's, its import path, and thread pools of the right size."""
-    paths = [str(Path(errors.__file__).parent.parent), *(entry or str(Path.cwd()) for entry in sys.path)]
-    pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**os.environ, **pools, **quiet, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    def memory(self) -> Memory:
+        """Returns the memory of the process until now."""
+        return Memory(**self.ask("memory"))

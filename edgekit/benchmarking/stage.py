@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -10,7 +10,7 @@ from edgekit.artifact import Artifact, publish
 from edgekit.benchmarking.questions import QuestionsConfig
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
 from edgekit.errors import ArtifactError, UsageError
-from edgekit.results import AnyMeasurement, AnyQuality, Comparison
+from edgekit.results import AnyMeasurement, AnyQuality, Comparison, GenerationComparison
 
 if TYPE_CHECKING:
     from edgekit.benchmarking.harness import Sampling
@@ -45,22 +45,33 @@ class BenchConfig(StageConfig):
 
     runtime: str | None = None
     """Runtime to measure with; by default the one that opens such a model."""
+    sweep_runtimes: list[str] = []
+    """Language models: further runtimes, measured in turn with the first."""
     threads: int = Field(default=1, ge=1, le=1024)
     """Threads that one call may use; the process is pinned to as many cores."""
+    sweep_threads: list[Annotated[int, Field(ge=1, le=1024)]] = []
+    """Language models: further numbers of threads, measured in turn with the first."""
     batch: int = Field(default=1, ge=1)
     """Rows a call."""
     length: int = Field(default=64, ge=1)
     """Tokens a row, all of them attended to."""
     inputs: Literal["random", "texts"] = "random"
-    """`random` draws token ids from the seed; `texts` takes those of real texts, of the data's test split."""
+    """`random` draws token ids from the seed; `texts` takes those of real texts, of the data's test split. A language
+    model goes on from real texts whenever there is data."""
+    depths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
+    """Language models: tokens of the prompts to write after; by default 16, 128 and 512, as far as there is room."""
+    new_tokens: int = Field(default=32, ge=1)
+    """Language models: tokens written after the first one in each run."""
     min_samples: int = Field(default=30, ge=2)
-    """Samples at least."""
+    """Samples at least; of a language model see `min_runs`."""
+    min_runs: int = Field(default=6, ge=2)
+    """Language models: runs at each depth at least; 6 bound a median from both sides."""
     min_seconds: float = Field(default=3.0, gt=0)
     """Seconds of sampling at least."""
     decide_p95_ms: float | None = Field(default=None, gt=0)
     """A p95 limit to decide: sampling goes on until the interval clears it, up to `max_seconds`."""
     max_seconds: float = Field(default=30.0, gt=0)
-    """Seconds of sampling at most when a limit is to be decided."""
+    """Seconds of sampling at most when a limit is to be decided, or a language model's intervals are still wide."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Seconds that one call, or the load, may take before it counts as hung."""
 
@@ -76,9 +87,7 @@ def evaluate(inputs: StageInputs, config: EvaluateConfig, context: StageContext)
         ModelError: the labels of model and data differ, or a token of the model is not one of the teacher's.
         UsageError: the teacher was evaluated on other rows, or no runtime opens the model.
     """
-    from edgekit.models.tasks import read_task
-
-    if read_task(inputs.require("model", "evaluate")).kind == "causal-lm":
+    if is_language_model(inputs.require("model", "evaluate")):
         return _evaluate_language(inputs, config, context)
     return _evaluate_classifier(inputs, config, context)
 
@@ -121,15 +130,26 @@ def _evaluate_language(inputs: StageInputs, config: EvaluateConfig, context: Sta
 def bench(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Artifact:
     """Measures a model's latency and memory; with a reference, the two take turns and their ratio is given as well.
 
-    The result depends on the machine: a cache must count `machine_fingerprint()` among the inputs.
+    Of a language model it measures writing: see `generation_stage.bench_language_model`. The result depends on the
+    machine: a cache must count `machine_fingerprint()` among the inputs.
 
     Raises:
         UsageError: more threads than cores, a length beyond the model's, or no runtime opens the model.
         ModelError: the runtime cannot open the model.
         MeasurementError: a measuring process died or hung.
     """
+    if is_language_model(inputs.require("model", "bench")):
+        from edgekit.benchmarking.generation_stage import bench_language_model
+
+        return bench_language_model(inputs, config, context)
+    return _bench_classifier(inputs, config, context)
+
+
+def _bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Artifact:
     from edgekit.benchmarking.harness import compare, measure
 
+    if config.sweep_threads or config.sweep_runtimes or config.depths:
+        raise UsageError("bench: depths, sweep_threads and sweep_runtimes are for language models; found a classifier.")
     model = inputs.require("model", "bench")
     subject, sampling = _subject(model, config.runtime, inputs, config, context.seed), _sampling(config)
     comparison: Comparison | None = None
@@ -176,6 +196,30 @@ def read_comparison(artifact: Artifact) -> Comparison | None:
     if artifact.kind == "measurement" and COMPARISON_FILE not in artifact.files:
         return None
     return Comparison.model_validate_json(_read(artifact, "measurement", COMPARISON_FILE))
+
+
+def read_generation_comparison(artifact: Artifact) -> GenerationComparison | None:
+    """Returns all that was measured in turn in a `measurement` artifact; None where it was one language model alone.
+
+    Raises:
+        ArtifactError: the artifact is of another kind.
+    """
+    from edgekit.benchmarking.generation_stage import GENERATION_COMPARISON_FILE
+
+    if artifact.kind == "measurement" and GENERATION_COMPARISON_FILE not in artifact.files:
+        return None
+    return GenerationComparison.model_validate_json(_read(artifact, "measurement", GENERATION_COMPARISON_FILE))
+
+
+def is_language_model(model: Artifact) -> bool:
+    """Returns whether an artifact is a language model.
+
+    Raises:
+        ModelError: its `task.json` is missing or not valid.
+    """
+    from edgekit.models.tasks import read_task
+
+    return read_task(model).kind == "causal-lm"
 
 
 def _read(artifact: Artifact, kind: str, name: str) -> str:

@@ -112,10 +112,12 @@ def expanded_tail(blocks: float, confidence: float) -> float:
 def median_ratio(ratios: Sequence[float], *, seed: int, confidence: float = CONFIDENCE) -> tuple[float, Interval]:
     """Returns the median of the rounds' ratios and its bootstrap percentile interval; a round is drawn whole."""
     values = np.asarray(ratios, dtype=np.float64)
-    rows = np.random.default_rng(seed).integers(0, len(values), size=(_RESAMPLES, len(values)))
-    tail = expanded_tail(len(values), confidence)
-    low, high = np.quantile(np.median(values[rows], axis=1), [tail, 1 - tail])
-    return float(np.median(values)), Interval(low=float(low), high=float(high), confidence=confidence)
+    return float(np.median(values)), _bootstrap(values, np.median, seed, confidence)
+
+
+def mean_interval(values: Sequence[float], *, seed: int, confidence: float = CONFIDENCE) -> Interval:
+    """Returns the bootstrap percentile interval of the mean of independent values, such as the times of whole runs."""
+    return _bootstrap(np.asarray(values, dtype=np.float64), np.mean, seed, confidence)
 
 
 def has_settled(samples: Sequence[float], *, window: int, spread: float, drift: float) -> bool:
@@ -166,6 +168,14 @@ def paired_change_interval(
     low = change - _third_side(share - new.low, old.high - reference_share, correlation)
     high = change + _third_side(reference_share - old.low, new.high - share, correlation)
     return Interval(low=max(low, -1.0), high=min(high, 1.0), confidence=confidence)
+
+
+def _bootstrap(values: Floats, statistic: Callable[..., Floats], seed: int, confidence: float) -> Interval:
+    """Returns the percentile interval of a statistic along an axis, with the tails of `expanded_tail`."""
+    rows = np.random.default_rng(seed).integers(0, len(values), size=(_RESAMPLES, len(values)))
+    tail = expanded_tail(len(values), confidence)
+    low, high = np.quantile(statistic(values[rows], axis=1), [tail, 1 - tail])
+    return Interval(low=float(low), high=float(high), confidence=confidence)
 
 
 def _paired_correlation(right: NDArray[np.bool_], reference_right: NDArray[np.bool_]) -> float:

@@ -1,6 +1,6 @@
 """The process that runs a model while it is measured: `python -m edgekit.benchmarking.worker`.
 
-It reads one JSON object a line from stdin and answers each with one line; `harness.py` is the other side.
+It reads one JSON object a line from stdin and answers each with one line; `process.py` is the other side.
 
     {"command": "open", "runtime": "module:Class", "path": ..., "kind": ..., "threads": 1, "cores": [1], ...}
         -> {"load_ms": ..., "input_names": [...], "cores": [...], "baseline_bytes": ..., "library_bytes": ...}
@@ -21,9 +21,10 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekit.benchmarking.memory import read_memory
 from edgekit.runtimes.protocol import Session, SessionConfig, load_runtime, select_inputs
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 Message = dict[str, Any]
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
@@ -85,26 +87,32 @@ class Measured:
 
 def open_model(request: Message) -> tuple[Measured, Message]:
     """Pins the process, imports the runtime's libraries, then opens the model and times that."""
-    cores = _pin(request["cores"])
-    baseline = read_memory().resident_bytes
     runtime = load_runtime(request["runtime"])
-    for library in runtime.libraries:
+    config = SessionConfig(request["threads"], request["graph_optimization"])
+    session, answer = timed_open(request, runtime.libraries, lambda location: runtime.open(location, config))
+    return Measured(session), {**answer, "input_names": list(session.input_names)}
+
+
+def timed_open(
+    request: Message, libraries: Sequence[str], opener: Callable[[Location], Opened]
+) -> tuple[Opened, Message]:
+    """Pins the process and imports the libraries, then times `opener` on the model that `request` names.
+
+    Returns what it opened and what the parent wants to know of it.
+    """
+    cores = pin(request["cores"])
+    baseline = read_memory().resident_bytes
+    for library in libraries:
         importlib.import_module(library)
     library_bytes = read_memory().resident_bytes
-    config = SessionConfig(request["threads"], request["graph_optimization"])
     started = time.perf_counter_ns()
-    session = runtime.open(Location(Path(request["path"]), request["kind"]), config)
+    opened = opener(Location(Path(request["path"]), request["kind"]))
     load_ms = (time.perf_counter_ns() - started) / 1e6
-    return Measured(session), {
-        "load_ms": load_ms,
-        "input_names": list(session.input_names),
-        "cores": cores,
-        "baseline_bytes": baseline,
-        "library_bytes": library_bytes,
-    }
+    facts = {"load_ms": load_ms, "cores": cores, "baseline_bytes": baseline, "library_bytes": library_bytes}
+    return opened, facts
 
 
-def _pin(cores: list[int]) -> list[int]:
+def pin(cores: list[int]) -> list[int]:
     """Binds this process, and so every thread it starts, to `cores`; returns them, or [] where that cannot be."""
     if not cores or not hasattr(os, "sched_setaffinity"):
         return []
@@ -115,29 +123,37 @@ def _pin(cores: list[int]) -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def serve() -> None:
-    """Answers requests until stdin ends."""
+def answer_requests(handle: Callable[[Message], Message]) -> None:
+    """Answers one JSON line with one until stdin ends; what `handle` raises is answered as an error."""
     # Libraries print where they like; only answers may go to the pipe.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    measured: Measured | None = None
     for line in sys.stdin:
-        request: Message = json.loads(line)
-        command = request["command"]
         try:
-            if command == "open":
-                measured, answer = open_model(request)
-            elif command == "memory":
-                answer = dict(read_memory().as_dict())
-            elif measured is None:
-                raise ValueError(f"'{command}' before 'open'")
-            else:
-                answer = measured.set_inputs(request) if command == "inputs" else measured.sample(request)
+            answer = handle(json.loads(line))
         except Exception as error:  # noqa: BLE001 (whatever it is, the parent must hear of it)
             answer = {"error": str(error) or type(error).__name__, "type": type(error).__name__}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
+class _Classifying:
+    """Answers the requests above."""
+
+    def __init__(self) -> None:
+        self._measured: Measured | None = None
+
+    def __call__(self, request: Message) -> Message:
+        command = request["command"]
+        if command == "open":
+            self._measured, answer = open_model(request)
+            return answer
+        if command == "memory":
+            return dict(read_memory().as_dict())
+        if self._measured is None:
+            raise ValueError(f"'{command}' before 'open'")
+        return self._measured.set_inputs(request) if command == "inputs" else self._measured.sample(request)
+
+
 if __name__ == "__main__":
-    serve()
+    answer_requests(_Classifying())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.artifact import Artifact
 from edgekit.models.files import weight_files
 
+_FLOATS = ("F", "BF")
 _NOT_WEIGHTS = (".weight_scales", ".weight_zero_points", ".position_ids")
 
 
@@ -29,6 +31,30 @@ def count_parameters(model: Artifact) -> int:
             # Exact where the codes of a row fill whole bytes; a row's last byte may count as more codes than it holds.
             total += math.prod(entry["shape"][:-1]) * (entry["shape"][-1] * 8 // bits if entry["shape"] else 1)
     return total
+
+
+@dataclass(frozen=True)
+class TensorSize:
+    """What a safetensors header says of a tensor."""
+
+    shape: tuple[int, ...]
+    element_bytes: int
+    """Bytes of one element."""
+    is_float: bool
+
+
+def tensor_sizes(directory: Path) -> dict[str, TensorSize]:
+    """Returns the size of every tensor in the weight files of a model, by name."""
+    return {
+        name: TensorSize(
+            tuple(entry["shape"]),
+            (entry["data_offsets"][1] - entry["data_offsets"][0]) // max(1, math.prod(entry["shape"])),
+            str(entry["dtype"]).startswith(_FLOATS),
+        )
+        for file in weight_files(directory)
+        for name, entry in _header(file).items()
+        if name != "__metadata__"
+    }
 
 
 def _bits_of_modules(directory: Path) -> dict[str, int]:

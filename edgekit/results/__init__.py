@@ -11,7 +11,13 @@ from edgekit.results.base import Interval, Result
 from edgekit.results.budget import BudgetCheck, BudgetResult, CheckStatus
 from edgekit.results.build import BuildResult, ExportResult, PreparationResult, StageResult
 from edgekit.results.estimate import Estimate
-from edgekit.results.generation import DecodeFit, GenerationDepth, GenerationMeasurement
+from edgekit.results.generation import (
+    DecodeFit,
+    GenerationComparison,
+    GenerationDepth,
+    GenerationMeasurement,
+    GenerationRatio,
+)
 from edgekit.results.headline import Headline, MetricName, Timing
 from edgekit.results.machine import Machine
 from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement
@@ -31,8 +37,10 @@ __all__ = [
     "Driving",
     "Estimate",
     "ExportResult",
+    "GenerationComparison",
     "GenerationDepth",
     "GenerationMeasurement",
+    "GenerationRatio",
     "Headline",
     "Interval",
     "LanguageParity",

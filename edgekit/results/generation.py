@@ -38,7 +38,7 @@ class GenerationDepth(Result):
     """Time between successive tokens, all runs after the warm-up in order; evenly thinned out above 10,000."""
     bytes_per_token: int | None = None
     """Bytes that one step of decoding must read at this depth: the weights that it uses, and the keys and values of the
-    context; None when not known."""
+    prompt and half of the tokens written; None when not known."""
     roofline_share: float | None = None
     """`decode_tokens_per_s` over memory_bandwidth_bytes_per_s / bytes_per_token, 0 to 1; None when one is not known."""
 
@@ -88,7 +88,9 @@ class GenerationMeasurement(Result):
     memory_bandwidth_bytes_per_s: float | None = None
     """Read bandwidth of the memory with as many threads, measured in the same run; None when it was not."""
     fit: DecodeFit | None = None
-    """None with a single depth, or where `bytes_per_token` is not known."""
+    """None with a single depth, where `bytes_per_token` is not known, or where a token's time does not grow with it."""
+    context_length: int | None = None
+    """Tokens that the session made room for; caches of a fixed size take memory for all of them."""
     peak_rss_bytes: int
     """VmHWM of the process that ran the model."""
     rss_anonymous_bytes: int
@@ -118,3 +120,32 @@ class GenerationMeasurement(Result):
     def timing(self) -> Timing:
         """Returns the times between tokens at the deepest context."""
         return self.deepest.timing
+
+
+class GenerationRatio(Result):
+    """One language model against the first of a run, at one depth."""
+
+    measurement: int = Field(ge=1)
+    """Place in `GenerationComparison.measurements`."""
+    context_tokens: int = Field(ge=1)
+    """Tokens of the prompt."""
+    token_time: float
+    """Its time between tokens over the first's: above 1, the first is faster."""
+    token_time_interval: Interval
+    """Bootstrap interval over the paired rounds."""
+    first_token_time: float
+    """Its time to the first token over the first's."""
+    first_token_time_interval: Interval
+
+
+class GenerationComparison(Result):
+    """Language models, runtimes or numbers of threads that were measured in turn in one run."""
+
+    names: list[str]
+    """What each is called."""
+    measurements: list[GenerationMeasurement] = Field(min_length=1)
+    """In the same order."""
+    ratios: list[GenerationRatio]
+    """Each of the others against the first, at each depth."""
+    rounds: int
+    """Times that they took turns."""

@@ -188,11 +188,16 @@ def model_file(model: ModelOnDisk) -> Path:
     raise ArtifactError(f"{usual}: missing; other {usual.suffix} files: {found}. Export the model again.")
 
 
-def model_bytes(model: ModelOnDisk) -> int:
-    """Returns the size of the files that a runtime reads: the model file and its external data beside it, if any."""
+def model_files(model: ModelOnDisk) -> list[Path]:
+    """Returns the files that a runtime reads: the model file and its external data beside it, if any."""
     file = model_file(model)
     pattern = f"*{file.suffix}" if model.kind == "model" else f"{file.name}*"
-    return sum(part.stat().st_size for part in file.parent.glob(pattern) if part.is_file())
+    return sorted(part for part in file.parent.glob(pattern) if part.is_file())
+
+
+def model_bytes(model: ModelOnDisk) -> int:
+    """Returns the size of the files that a runtime reads."""
+    return sum(file.stat().st_size for file in model_files(model))
 
 
 def pad_token_id(model: ModelOnDisk) -> int:

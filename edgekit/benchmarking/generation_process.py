@@ -1,0 +1,88 @@
+"""A language model in a measuring process of its own, as the parent sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekit.artifact import Artifact
+from edgekit.benchmarking.memory import Memory
+from edgekit.benchmarking.process import Opened
+from edgekit.benchmarking.worker_process import WorkerProcess
+from edgekit.runtimes.generation import GenerationRuntime
+
+_MODULE = "edgekit.benchmarking.generation_worker"
+
+
+@dataclass(frozen=True)
+class GenerationSubject:
+    """One language model, the runtime that runs it, and what it goes on from."""
+
+    model: Artifact
+    runtime: GenerationRuntime
+    prompt: list[int]
+    """Tokens of the longest prompt; a shorter one is its beginning."""
+    threads: int = 1
+
+    @property
+    def label(self) -> str:
+        """Returns how tables call it, for example `student-int4, onnxruntime, 2 threads`."""
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.model.path.name}, {self.runtime.name}, {threads}"
+
+    @property
+    def name(self) -> str:
+        """Returns how errors and progress call it."""
+        return f"{self.model.path} in {self.runtime.name}"
+
+
+@dataclass(frozen=True)
+class Written:
+    """The times of one run, ns."""
+
+    prefill_ns: int
+    """From the prompt to its logits."""
+    first_token_ns: int
+    """The same, and the choice of a token."""
+    token_ns: list[int]
+    """From each token to the next."""
+
+
+class GenerationProcess(WorkerProcess):
+    """A fresh process that has opened one language model; use it in a `with` statement, which ends it."""
+
+    opened: Opened
+
+    def __init__(self, subject: GenerationSubject, context_length: int, timeout_s: float) -> None:
+        """Starts nothing yet; `context_length` is what the session makes room for, tokens."""
+        super().__init__(_MODULE, subject.name, threads=subject.threads, timeout_s=timeout_s)
+        self.subject = subject
+        self.context_length = context_length
+
+    def prepare(self) -> None:
+        """Opens the model.
+
+        Raises:
+            ModelError: the runtime cannot open the model.
+            UsageError: the model has a shorter context.
+            MeasurementError: the process died or hung.
+        """
+        subject = self.subject
+        kind = type(subject.runtime)
+        answer = self.ask(
+            "open",
+            runtime=f"{kind.__module__}:{kind.__qualname__}",
+            path=str(subject.model.path.resolve()),
+            kind=subject.model.kind,
+            threads=subject.threads,
+            context_length=self.context_length,
+            cores=self.cores,
+        )
+        self.opened = Opened(answer["load_ms"], answer["cores"], answer["baseline_bytes"], answer["library_bytes"])
+
+    def write(self, depth: int, new_tokens: int) -> Written:
+        """Returns the times of writing `new_tokens` after the first one, after a prompt of `depth` tokens."""
+        return Written(**self.ask("write", prompt=self.subject.prompt[:depth], new_tokens=new_tokens))
+
+    def memory(self) -> Memory:
+        """Returns the memory of the process until now."""
+        return Memory(**self.ask("memory"))

@@ -1,0 +1,104 @@
+"""What the stage `bench` does for language models: chooses prompts, runtimes and threads, measures, publishes."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+from edgekit.artifact import Artifact, publish
+from edgekit.benchmarking.generation import GenerationSampling, measure_generation
+from edgekit.benchmarking.generation_process import GenerationSubject
+from edgekit.benchmarking.scenario import random_scenario, text_scenario
+from edgekit.contract import StageContext, StageInputs, lineage_of
+from edgekit.errors import UsageError
+from edgekit.models.tasks import read_task
+from edgekit.runtimes.generation import GenerationRuntime, generation_runtime_for, get_generation_runtime
+
+if TYPE_CHECKING:
+    from edgekit.benchmarking.stage import BenchConfig
+
+DEPTHS = (16, 128, 512)
+"""Tokens of the prompts, where the model has room for them."""
+MEASUREMENT_FILE = "measurement.json"
+GENERATION_COMPARISON_FILE = "generation_comparison.json"
+
+
+def bench_language_model(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Artifact:
+    """Measures a language model, in every runtime and number of threads asked for, and a reference in turn with it.
+
+    Raises:
+        UsageError: a context longer than a model's, more threads than cores, or a runtime that opens no model given.
+        ModelError: a runtime cannot open a model.
+        MeasurementError: a measuring process died or hung.
+    """
+    model = inputs.require("model", "bench")
+    models = [model] if inputs.reference is None else [model, inputs.reference]
+    depths = _depths(models, config)
+    sampling = GenerationSampling(
+        depths=depths,
+        new_tokens=config.new_tokens,
+        min_runs=config.min_runs,
+        min_seconds=config.min_seconds,
+        max_seconds=config.max_seconds,
+        timeout_s=config.timeout_s,
+    )
+    runtimes = _runtimes(models, config)
+    prompts = [_prompt(each, inputs, config, depths[-1], context.seed) for each in models]
+    subjects = [
+        GenerationSubject(each, runtime, prompt, threads)
+        for each, opening, prompt in zip(models, runtimes, prompts, strict=True)
+        for runtime, threads in product(opening, dict.fromkeys([config.threads, *config.sweep_threads]))
+    ]
+    found = measure_generation(subjects, sampling, seed=context.seed, events=context.events)
+    with publish(context.out, kind="measurement", lineage=lineage_of("bench", inputs, config, context)) as directory:
+        text = found.measurements[0].model_dump_json(indent=2)
+        (directory / MEASUREMENT_FILE).write_text(text + "\n", encoding="utf-8")
+        if len(subjects) > 1:
+            file = directory / GENERATION_COMPARISON_FILE
+            file.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return Artifact.open(context.out)
+
+
+def _depths(models: list[Artifact], config: BenchConfig) -> tuple[int, ...]:
+    """Returns the lengths of the prompts, rising: those asked for, or the usual ones that fit."""
+    smallest = min(models, key=lambda model: read_task(model).max_length)
+    room = read_task(smallest).max_length - config.new_tokens - 1
+    if config.depths is None:
+        fitting = tuple(depth for depth in DEPTHS if depth <= room)
+        if fitting:
+            return fitting
+    depths = tuple(sorted(set(config.depths or DEPTHS[:1])))
+    if depths[-1] > room:
+        raise UsageError(
+            f"depths: found a prompt of {depths[-1]} tokens and new_tokens = {config.new_tokens}, expected at most "
+            f"{room + config.new_tokens} together: {smallest.path} has a context of {room + config.new_tokens + 1}. "
+            "Ask for less of one of them."
+        )
+    return depths
+
+
+def _runtimes(models: list[Artifact], config: BenchConfig) -> list[list[GenerationRuntime]]:
+    """Returns the runtimes of each model: those asked for that open it, else the usual one for such a model."""
+    names = dict.fromkeys((config.runtime, *config.sweep_runtimes))
+    asked = [get_generation_runtime(name) for name in names if name is not None]
+    for runtime in asked:
+        if not any(model.kind in runtime.formats for model in models):
+            generation_runtime_for(models[0], runtime.name)  # raises, and says why
+    found = []
+    for place, model in enumerate(models):
+        opening = [runtime for runtime in asked if model.kind in runtime.formats]
+        if not opening:
+            # The model itself must run in what was asked for; a reference may be of another kind.
+            opening = [generation_runtime_for(model, config.runtime if place == 0 else None)]
+        found.append(opening)
+    return found
+
+
+def _prompt(model: Artifact, inputs: StageInputs, config: BenchConfig, length: int, seed: int) -> list[int]:
+    """Returns `length` tokens: of the data's test split where there is data, else drawn from the seed."""
+    if inputs.data is None and config.inputs == "random":
+        return random_scenario(model, 1, length, seed=seed).input_ids[0][0]
+    from edgekit.data.prepared import PreparedData
+
+    texts = PreparedData.open(inputs.require("data", "bench")).split("test").texts
+    return text_scenario(model, texts, 1, length, seed=seed).input_ids[0][0]

@@ -1,0 +1,159 @@
+"""The parent's side of any worker: starts a fresh process, asks it one question a line, ends it whatever happens.
+
+What is asked is the subclasses' matter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from edgekit import errors
+from edgekit.benchmarking.machine import choose_cores
+from edgekit.errors import EdgekitError, MeasurementError
+
+_TAIL_BYTES = 2000
+
+
+class WorkerProcess:
+    """A fresh Python process; use it in a `with` statement, which ends it."""
+
+    def __init__(self, module: str, name: str, *, threads: int, timeout_s: float) -> None:
+        """Starts nothing yet.
+
+        Args:
+            module: what to run, as `python -m` takes it; it answers with `worker.answer_requests`.
+            name: what errors call it.
+            threads: size of the process's thread pools, and the cores it is to be pinned to.
+            timeout_s: how long one answer may take beyond the time that it was asked for.
+        """
+        self.cores = choose_cores(threads)
+        self._module, self._name, self._threads, self._timeout_s = module, name, threads, timeout_s
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        """Starts the process and prepares it.
+
+        Raises:
+            MeasurementError: the process died or hung.
+            EdgekitError: whatever the preparation raises there.
+        """
+        try:
+            self._start()
+            self.prepare()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Ends the process, at once if it does not end by itself."""
+        self._end()
+
+    def prepare(self) -> None:
+        """Asks what must be asked first; nothing by default."""
+
+    def ask(self, command: str, extra_s: float = 0.0, **fields: Any) -> dict[str, Any]:
+        """Returns the answer to one question; `extra_s` is how long that takes by itself.
+
+        Raises:
+            MeasurementError: the process died or hung, or failed in a way that is not edgekit's.
+            EdgekitError: the error that was raised there.
+        """
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"command": command, **fields}) + "\n")
+            self._process.stdin.flush()
+            line = self._answers.get(timeout=self._timeout_s + extra_s)
+        except BrokenPipeError:
+            line = None
+        except queue.Empty:
+            raise MeasurementError(
+                f"{self._name}: no answer to '{command}' within {self._timeout_s + extra_s:.0f} s, so its process "
+                f"was ended. Raise timeout_s if one call may take that long.{self._tail()}"
+            ) from None
+        if line is None:
+            raise MeasurementError(f"{self._name}: its process {self._fate()} during '{command}'.{self._tail()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise self._failure(command, answer)
+        return answer
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-X", "faulthandler", "-m", self._module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            encoding="utf-8",
+            env=_environment(self._threads),
+            start_new_session=True,  # Ctrl-C goes to the parent, which ends the child in order
+        )
+        threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
+
+    def _read(self, stream: IO[str]) -> None:
+        """Passes answers on, then None when the process has closed its end."""
+        with stream:
+            for line in stream:
+                self._answers.put(line)
+        self._answers.put(None)
+
+    def _failure(self, command: str, answer: dict[str, Any]) -> EdgekitError:
+        """Returns the error that happened over there: the same one when it is edgekit's."""
+        kind = getattr(errors, answer["type"], None)
+        if isinstance(kind, type) and issubclass(kind, EdgekitError):
+            return kind(answer["error"])
+        message = str(answer["error"]).strip().splitlines()[0]
+        return MeasurementError(f"{self._name}: failed during '{command}': {answer['type']}: {message}{self._tail()}")
+
+    def _fate(self) -> str:
+        """Says how the process ended."""
+        assert self._process is not None
+        code = self._process.wait(timeout=10)
+        if code >= 0:
+            return f"ended with exit code {code}"
+        name = signal.Signals(-code).name
+        advice = " (often: out of memory)" if name == "SIGKILL" else ""
+        return f"was ended by {name}{advice}"
+
+    def _tail(self) -> str:
+        """Returns the end of what the process wrote to stderr, as a further sentence; empty when it wrote nothing."""
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - _TAIL_BYTES))
+        text = self._errors.read().decode("utf-8", errors="replace").strip()
+        return f" The end of its error output:\n{text}" if text else ""
+
+    def _end(self) -> None:
+        process = self._process
+        if process is not None:
+            assert process.stdin is not None
+            try:
+                process.stdin.close()  # it ends at the end of its input
+                process.wait(timeout=1)
+            except (OSError, subprocess.TimeoutExpired):
+                process.kill()
+                process.wait()
+        self._errors.close()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Returns the child's environment: this process's, its import path, and thread pools of the right size."""
+    paths = [str(Path(errors.__file__).parent.parent), *(entry or str(Path.cwd()) for entry in sys.path)]
+    pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, **pools, **quiet, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
