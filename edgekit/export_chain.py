@@ -116,7 +116,7 @@ def _judge(
     exported, result = written
     evaluated = StageInputs(model=exported, data=chain.data, teacher=chain.teacher)
     evaluation = chain.recipe.evaluate.model_copy(update={"runtime": entry.runtime})
-    verified = verified_with(chain.recipe, entry.runtime, "torch")
+    verified = judged_with(chain.recipe, entry.runtime, "torch")
     quality = read_quality(chain.cache.run("evaluate", evaluated, evaluation, outside=verified).artifact)
     measurement, comparison = _measure(chain, entry, target, exported)
     on_target = host_matches(target) and measurement.threads == target.runtime(entry.runtime).threads
@@ -173,7 +173,7 @@ def _bundle(
 
 
 def verified_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
-    """Returns what a verification depends on besides its inputs: the runtimes' versions, the processor, the questions.
+    """Returns what a verification depends on besides its inputs: the runtimes' versions, and the processor.
 
     Kernels differ between versions and processors, so a result of an older runtime or of another machine does not stand
     for this one. A runtime that is not here has no version: once it is installed, its exports are verified.
@@ -181,10 +181,14 @@ def verified_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
     machine = machine_fingerprint()
     writes = recipe.task.kind == "causal-lm"
     versions: dict[str, JsonValue] = {name: _version(name, writes=writes) for name in runtimes}
+    return {**versions, "cpu": machine.cpu, "cpu_features": list[JsonValue](machine.cpu_features)}
+
+
+def judged_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
+    """Returns what an evaluation depends on besides its inputs: as a verification, and on the questions' file."""
     asked = recipe.evaluate.multiple_choice
     questions: dict[str, JsonValue] = {} if asked is None else {"questions": questions_digest(asked)}
-    features = list[JsonValue](machine.cpu_features)
-    return {**versions, **questions, "cpu": machine.cpu, "cpu_features": features}
+    return {**verified_with(recipe, *runtimes), **questions}
 
 
 def _version(runtime: str, *, writes: bool) -> str | None:
@@ -212,13 +216,14 @@ def _measure(
     if host_matches(target) and not writes:
         limit = merged_budget(chain.recipe, entry, target).p95_ms
         config = config.model_copy(update={"decide_p95_ms": limit})
+    reads_text = writes or config.inputs == "texts"
     reference = None
     if entry.precision == "as-is" and not writes and (chain.model.path / "quantization.json").is_file():
         floats = export_config(entry.model_copy(update={"precision": "float32"}), target)
         reference = chain.cache.run("export", StageInputs(model=chain.model), floats).artifact
     measured = chain.cache.run(
         "bench",
-        StageInputs(model=exported, reference=reference, data=chain.data if config.inputs == "texts" else None),
+        StageInputs(model=exported, reference=reference, data=chain.data if reads_text else None),
         config,
         outside={
             "machine": machine_fingerprint().model_dump(mode="json"),

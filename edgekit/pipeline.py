@@ -18,7 +18,7 @@ from edgekit.cache import Cache, locked
 from edgekit.contract import StageConfig, StageInputs
 from edgekit.data.stage import source_digest as data_digest
 from edgekit.events import Event, EventSink, ignore
-from edgekit.export_chain import ExportChain, export_all, verified_with
+from edgekit.export_chain import ExportChain, export_all, judged_with
 from edgekit.exporters.parity import has_failed
 from edgekit.models.stage import source_digest as model_digest
 from edgekit.models.weights import count_parameters, weight_bytes
@@ -140,7 +140,7 @@ def _capture(fold: _Fold, config: StageConfig) -> Artifact | None:
 
 def _evaluate(fold: _Fold, model: Artifact) -> Artifact:
     inputs = StageInputs(model=model, data=fold.data, teacher=_judged_against(fold))
-    outside = verified_with(fold.recipe, "torch")
+    outside = judged_with(fold.recipe, "torch")
     return fold.cache.run("evaluate", inputs, fold.recipe.evaluate, outside=outside).artifact
 
 

@@ -153,6 +153,8 @@ def beyond_context(frame: Frame, stages: Stages, where: str) -> list[str]:
         part = getattr(frame, section)
         if "max_tokens" in part.model_fields_set:
             asked.append((f"{section}.max_tokens", part.max_tokens))
+    if frame.bench.depths is not None:
+        asked.append(("bench.depths and new_tokens together", max(frame.bench.depths) + frame.bench.new_tokens + 1))
     return [
         f"{where}: {key}: found {length}, expected at most {longest}, which is task.max_length. Lower it, or raise "
         "that where the teacher has the positions."

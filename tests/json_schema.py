@@ -56,6 +56,6 @@ def _inside(value: Any, schema: dict[str, Any], whole: dict[str, Any], where: st
             yield f"{where}: {len(value)} items"
         for index, inner in enumerate(value):
             yield from problems(inner, schema.get("items", True), whole, f"{where}.{index}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value < schema.get("minimum", value) or value > schema.get("maximum", value):
-            yield f"{where}: {value} is out of range"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        yield f"{where}: {value} is out of range"

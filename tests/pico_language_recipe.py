@@ -79,6 +79,7 @@ depths = [8]
 new_tokens = 8
 min_runs = 6
 min_seconds = 0.05
+max_seconds = 0.5
 [budget]
 perplexity_ratio = 3.0
 file_bytes = 2_000_000

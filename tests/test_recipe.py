@@ -324,6 +324,11 @@ def test_a_language_models_recipe_is_valid_and_gguf_ships_with_llama_cpp(tmp_pat
         ),
         ("[evaluate]", "[evaluate]\nmax_tokens = 300", "evaluate.max_tokens: found 300, expected at most 256"),
         ("[evaluate]", "[parity]\nmax_tokens = 300\n[evaluate]", "parity.max_tokens: found 300, expected at most 256"),
+        (
+            "[evaluate]",
+            "[bench]\ndepths = [16, 250]\n[evaluate]",
+            "depths and new_tokens together: found 283",
+        ),
         ("[evaluate]", '[parity]\nruntime = "lama.cpp"\n[evaluate]', "unknown. Did you mean 'llama.cpp'?"),
         ('form = "text"', "", "labels, form: found neither"),
         (

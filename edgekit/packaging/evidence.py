@@ -63,6 +63,10 @@ def _language_rows(quality: LanguageQuality) -> list[str]:
         )
     if quality.divergence is not None:
         rows.append(f"| KL from the teacher | {quality.divergence:.3g} nats a token | |")
+    asked = quality.multiple_choice
+    if asked is not None:
+        name = f"questions answered rightly, of {asked.questions:,} (guesses {_percent(asked.chance)})"
+        rows.append(_share_row(name, asked.accuracy, asked.accuracy_interval))
     return rows
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from gguf.quants import dequantize, quantize
 from gguf import GGMLQuantizationType
+from gguf.quants import dequantize, quantize
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ from edgekit.models.quantized import QuantizedLinear, Scheme
 from tests.coded_decoders import code_linears
 from tests.pico_decoders import pico_decoder
 
-GOOD = {name: 0.0 for name in EXACT} | {"top1_agreement": 1.0, "greedy_equal_share": 1.0}
+GOOD = dict.fromkeys(EXACT, 0.0) | {"top1_agreement": 1.0, "greedy_equal_share": 1.0}
 
 
 def test_limits_by_hand():
