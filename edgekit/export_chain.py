@@ -25,7 +25,7 @@ from edgekit.contract import StageInputs
 from edgekit.errors import BundleSizeError, EnvironmentLacksError
 from edgekit.events import Event
 from edgekit.exporters.description import EXPORT_FILE
-from edgekit.exporters.parity import has_failed, read_parity
+from edgekit.exporters.parity import read_parity
 from edgekit.packaging.manifest import MANIFEST_FILE
 from edgekit.packaging.stage import BundleFacts, PackageConfig
 from edgekit.recipe import Recipe, bundle_name, export_config, merged_budget
@@ -76,7 +76,7 @@ def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportRes
     exported = chain.cache.run("export", StageInputs(model=chain.model), export_config(entry, target)).artifact
     parity, *others = [_check(chain, runtime, exported) for runtime in _runtimes(chain, entry, target)]
     notes = _export_notes(exported)
-    notes += [f"Not verified under {other.runtime}." for other in others if isinstance(other, Unverified)]
+    notes += [_set_aside(other) for other in others if not other.passed and not other.file_differs]
     result = ExportResult(
         format=entry.format,
         target=target.name,
@@ -88,7 +88,7 @@ def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportRes
         budget=BudgetResult(met=False, checks=[]),
         notes=notes,
     )
-    if not parity.passed or any(map(has_failed, others)):
+    if not parity.passed or any(other.file_differs for other in others):
         return result
     return _bundle(chain, entry, target, (exported, _judge(chain, entry, target, (exported, result))))
 
@@ -196,6 +196,13 @@ def _version(runtime: str, *, writes: bool) -> str | None:
         return get_runtime(runtime).version()
     found = load_generation_runtime(list_generation_runtimes()[runtime])
     return None if found.unavailable_reason() is not None else found.version()
+
+
+def _set_aside(other: AnyParity) -> str:
+    """Returns why an export is not bundled for a runtime besides the one that ships it, though the file is right."""
+    if isinstance(other, Unverified):
+        return f"Not verified under {other.runtime}, and not bundled for it: it is not here."
+    return f"Not bundled for {other.runtime}, whose own reading of text differs: {' '.join(other.failures)}"
 
 
 def _export_notes(exported: Artifact) -> list[str]:

@@ -19,14 +19,13 @@ from edgekit.contract import StageConfig, StageInputs
 from edgekit.data.stage import source_digest as data_digest
 from edgekit.events import Event, EventSink, ignore
 from edgekit.export_chain import ExportChain, export_all, judged_with
-from edgekit.exporters.parity import has_failed
 from edgekit.models.stage import source_digest as model_digest
 from edgekit.models.weights import count_parameters, weight_bytes
 from edgekit.preflight import check_before, check_teacher
 from edgekit.recipe import Recipe
 from edgekit.recipe_parts import RecipeStage
 from edgekit.reporting.files import BUILD_FILE, write_reports
-from edgekit.results import AnyQuality, BuildResult, ExportResult, PreparationResult, StageResult
+from edgekit.results import AnyQuality, BuildResult, ExportResult, PreparationResult, StageResult, Unverified
 
 
 @dataclass
@@ -173,19 +172,28 @@ def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: AnyQual
 
 def _exit_code(exports: list[ExportResult]) -> int:
     """Returns 3 where a file differs from its model, 4 where nobody looked, 1 where a budget is not met, else 0."""
-    if any(has_failed(parity) for export in exports for parity in (export.parity, *export.other_parities)):
+    if any(_has_failed(export) for export in exports):
         return 3
     if any(not export.parity.passed for export in exports):
         return 4
     return 1 if any(not export.budget.met for export in exports) else 0
 
 
+def _has_failed(export: ExportResult) -> bool:
+    """Returns whether the runtime that ships an export differs from torch in anything, or another one in the file."""
+    failed = not export.parity.passed and not isinstance(export.parity, Unverified)
+    return failed or any(parity.file_differs for parity in export.other_parities)
+
+
 def _failures(export: ExportResult) -> list[str]:
     """Returns one sentence for each thing that keeps an export from shipping."""
     where = f"{export.format} for {export.target}"
     failed = [f"{where}: parity: {failure}" for failure in export.parity.failures]
-    for parity in filter(has_failed, export.other_parities):
-        failed += [f"{where}: parity under {parity.runtime}: {failure}" for failure in parity.failures]
+    for parity in export.other_parities:
+        told = (
+            parity.failures if parity.file_differs else []
+        )  # else it is a note: the export ships without that runtime
+        failed += [f"{where}: parity under {parity.runtime}: {failure}" for failure in told]
     return failed + [
         f"{where}: {check.name}: {check.explanation}"
         for check in export.budget.checks

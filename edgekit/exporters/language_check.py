@@ -78,7 +78,8 @@ def check_language_model(
         found.append(parity.model_copy(update={"model_digest": model.digest, **own_figures}))
     worst = max(found, key=lambda parity: (not parity.passed, parity.divergence))
     failures = [f"{each.driving}: {failure}" for each in found for failure in each.failures]
-    return worst.model_copy(update={"failures": failures, "passed": not failures})
+    of_text = [f"{each.driving}: {failure}" for each in found for failure in each.text_failures]
+    return worst.model_copy(update={"failures": failures, "text_failures": of_text, "passed": not failures})
 
 
 class _Expected:
@@ -168,7 +169,7 @@ def _with_own_text(
 
     tokenizer = load_tokenizer(reference.path)
     changes: dict[str, Any] = {}
-    failures = list(parity.failures)
+    failures: list[str] = []
     if isinstance(session, Tokenizing):
         given = [text for text in [*NASTY_TEXTS, *texts] if text and _END not in text]
         wrong = [text for text in given if session.tokenize(text) != list(tokenizer(text)["input_ids"])]
@@ -192,7 +193,8 @@ def _with_own_text(
         changes |= {"template_mismatches": int(not same), "template_texts": 1}
         if not same:
             failures.append(f"The chat template in the file that {parity.runtime} reads is not the tokenizer's.")
-    return parity.model_copy(update={**changes, "failures": failures, "passed": not failures})
+    found = [*parity.failures, *failures]
+    return parity.model_copy(update={**changes, "failures": found, "text_failures": failures, "passed": not found})
 
 
 def _conversation(text: str) -> list[dict[str, str]]:

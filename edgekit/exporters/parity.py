@@ -217,11 +217,6 @@ def read_parity(artifact: Artifact) -> AnyParity:
     return found
 
 
-def has_failed(parity: AnyParity) -> bool:
-    """Returns whether the export was compared and differs; one that nobody compared has not failed, nor passed."""
-    return not parity.passed and not isinstance(parity, Unverified)
-
-
 def require_parity(parity: AnyParity) -> None:
     """Does nothing when the check passed.
 

@@ -57,7 +57,7 @@ def verdict(result: BuildResult) -> Verdict:
         broken = [
             export
             for export in result.exports
-            if any(agreement.verdict(parity) == "failed" for parity in (export.parity, *export.other_parities))
+            if agreement.verdict(export.parity) == "failed" or any(one.file_differs for one in export.other_parities)
         ]
         where = join_words([f"{export.format} for {export.target}" for export in broken])
         return Verdict("Parity failed", f"The exported file is not the model that was trained: {where}.", "bad")

@@ -57,6 +57,11 @@ class Parity(Result):
     model_digest: str = ""
     """Digest of the export that was compared."""
 
+    @property
+    def file_differs(self) -> bool:
+        """Returns whether the file computes something else than torch."""
+        return not self.passed
+
 
 class LanguageParity(Result):
     """How far an exported language model, run by the runtime that ships, is from torch running the same weights.
@@ -108,8 +113,15 @@ class LanguageParity(Result):
     """True when every threshold held."""
     failures: list[str] = []
     """One sentence for each threshold that did not hold."""
+    text_failures: list[str] = []
+    """Those of `failures` that are about the runtime's own tokenizer and chat template, not about the file."""
     model_digest: str = ""
     """Digest of the export that was compared."""
+
+    @property
+    def file_differs(self) -> bool:
+        """Returns whether the file computes something else than torch."""
+        return bool(set(self.failures) - set(self.text_failures))
 
 
 class Unverified(Result):
@@ -125,6 +137,11 @@ class Unverified(Result):
     """The reason, as a sentence."""
     model_digest: str = ""
     """Digest of the export that was not compared."""
+
+    @property
+    def file_differs(self) -> bool:
+        """Returns False: nobody looked."""
+        return False
 
 
 AnyParity = Parity | LanguageParity | Unverified
