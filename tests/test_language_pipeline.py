@@ -67,6 +67,10 @@ def test_every_export_is_verified_measured_and_bundled(built):
         manifest = verify_bundle(root / "out" / export.bundle)
         assert manifest.format == export.format
         assert list(manifest.writing.runtimes) == [export.parity.runtime.split()[0], *others]
+    manifest = verify_bundle(root / "out" / result.exports[0].bundle)
+    assert manifest.versions.runtime_minimum == "1.23.2", (
+        "older ones do not read coded tables, whatever the target says"
+    )
     phone = next(export for export in result.exports if export.target == "pixel-8")
     assert not phone.measured_on_target
     assert {estimate.unit for estimate in phone.estimates} == {"tokens/s", "bytes"}
