@@ -211,3 +211,23 @@ def test_files_in_json_are_read_by_other_programs(exports, tmp_path):
     vectors = json.loads((made.path / "template_vectors.json").read_text())
     assert len(vectors) > 10
     assert vectors[1]["text"].startswith("<|im_start|>user\n")
+
+
+def test_a_model_without_a_template_writes_a_text_on(tmp_path):
+    loaded = pico_decoder(layers=2, hidden_size=64, intermediate_size=128, head_dim=16, seed=264)
+    loaded.tokenizer.chat_template = None
+    loaded.model.generation_config.eos_token_id = ENDS
+    model, data = publish_model(loaded, tmp_path / "model"), pico_language_data(tmp_path)
+    export = edgekit.export(model, out=tmp_path / "onnx")
+    found = edgekit.check(export, edgekit.CheckConfig(**CHECK), reference=model, data=data, out=tmp_path / "parity")
+    made = bundle({"onnx": (export, BundleFacts(parity=read_parity(found)))}, "onnx", tmp_path / "bundle")
+    assert not {"chat_template.jinja", "template_vectors.json"} & set(made.files)
+    opened = edgekit.load_language_model(made.path)
+    text = "The old man and the sea"
+    prompt = opened.prompt([{"role": "user", "content": text}])
+    assert prompt == loaded.tokenizer(text)["input_ids"]
+    written = write_greedily(opened.open(GenerationConfig()), prompt, CONTEXT - len(prompt))
+    end = next((place for place, token in enumerate(written) if token in ENDS), len(written))
+    assert run([sys.executable, "-I", str(made.path / "usage_onnxruntime.py"), text], tmp_path) == opened.text(
+        written[:end]
+    ).rstrip("\n")
