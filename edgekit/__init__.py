@@ -25,6 +25,7 @@ _NAMES = {
     "DataSource": "edgekit.data.source",
     "build": "edgekit.api",
     "load": "edgekit.api",
+    "load_language_model": "edgekit.api",
     "load_recipe": "edgekit.recipe",
     "load_target": "edgekit.target",
     "run": "edgekit.api",

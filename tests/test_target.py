@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgekit.benchmarking.machine import FEATURES
 from edgekit.errors import TargetError
+from edgekit.runtimes.generation import list_generation_runtimes
 from edgekit.runtimes.protocol import list_runtimes
 from edgekit.target import Target, list_targets, load_target, target_directory
 
@@ -35,7 +36,7 @@ def test_built_in_targets_are_whole(name):
     assert target.peak_int8_operations_per_s.value >= target.peak_float32_operations_per_s.value
     assert 1e9 < target.memory_bandwidth_bytes_per_s.value < 1e12
     assert set(target.cpu_features) <= FEATURES
-    assert {runtime.name for runtime in target.runtimes} <= set(list_runtimes())
+    assert {runtime.name for runtime in target.runtimes} <= {*list_runtimes(), *list_generation_runtimes()}
     assert None not in (target.budget.file_bytes, target.budget.p95_ms, target.budget.peak_memory_bytes)
     assert target.budget.peak_memory_bytes < target.memory_bytes
 

@@ -16,6 +16,8 @@ import torch
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.language_quality import TokenScores, score_tokens
 from edgekit.benchmarking.machine import usable_cores
+from edgekit.benchmarking.multiple_choice import Reader, answer_questions, judge_choices
+from edgekit.benchmarking.questions import QuestionsConfig, questions_digest, read_questions
 from edgekit.data.conversations import EncodedDocument, encode_documents
 from edgekit.data.prepared import PreparedData
 from edgekit.errors import DataError
@@ -23,6 +25,7 @@ from edgekit.events import EventSink, track
 from edgekit.models.tasks import read_task
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.models.vocabulary_map import teacher_token_ids
+from edgekit.results import MultipleChoiceQuality
 from edgekit.runtimes.generation import GenerationConfig, GenerationSession, generation_runtime_for
 
 if TYPE_CHECKING:
@@ -43,7 +46,9 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _Teacher:
+class TeacherReader:
+    """A teacher that reads the model's tokens as its own."""
+
     session: GenerationSession
     token_ids: torch.Tensor
     """(V_model,), int64: the teacher's id of each of the model's tokens."""
@@ -68,7 +73,7 @@ def score_documents(
     tokenizer = load_tokenizer(model.path)
     config = GenerationConfig(threads=len(usable_cores()) or 1)
     session = generation_runtime_for(model, reading.runtime).open(model, config)
-    beside = None if teacher is None else _open_teacher(teacher, tokenizer, config)
+    beside = None if teacher is None else open_teacher(teacher, tokenizer, config)
     longest = min(reading.max_tokens, read_task(model).max_length, session.context_length)
     found: dict[str, list[TokenScores]] = {}
     for name in dict.fromkeys(reading.splits):
@@ -80,9 +85,42 @@ def score_documents(
     return found
 
 
-def _open_teacher(teacher: Artifact, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> _Teacher:
+def answer(
+    model: Artifact, teacher: Artifact | None, config: QuestionsConfig, runtime: str | None, events: EventSink
+) -> MultipleChoiceQuality:
+    """Returns how many questions the model answers rightly, and its teacher on the same ones.
+
+    Raises:
+        DataError: a row is wrong, or does not fit into the context.
+        ModelError: a token of the model is not one of the teacher's.
+        UsageError: no runtime writes with the model.
+    """
+    questions = read_questions(config)
+    tokenizer = load_tokenizer(model.path)
+    settings = GenerationConfig(threads=len(usable_cores()) or 1)
+    session = generation_runtime_for(model, runtime).open(model, settings)
+
+    def read(ids: list[int]) -> torch.Tensor:
+        session.reset()
+        return torch.from_numpy(session.logits(np.array(ids, dtype=np.int64)))
+
+    readers: list[Reader] = [read]
+    if teacher is not None:
+        readers.append(open_teacher(teacher, tokenizer, settings).logits)
+    longest = min(read_task(model).max_length, session.context_length)
+    right = answer_questions(questions, readers, tokenizer, longest, events)
+    beside = right[1] if teacher is not None else None
+    return judge_choices(questions, right[0], beside, source_digest=questions_digest(config))
+
+
+def open_teacher(teacher: Artifact, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> TeacherReader:
+    """Returns the teacher, open.
+
+    Raises:
+        ModelError: a token of the model is not one of the teacher's.
+    """
     token_ids = teacher_token_ids(tokenizer, load_tokenizer(teacher.path))
-    return _Teacher(generation_runtime_for(teacher).open(teacher, config), token_ids)
+    return TeacherReader(generation_runtime_for(teacher).open(teacher, config), token_ids)
 
 
 def _documents(
@@ -93,7 +131,7 @@ def _documents(
 
 
 def _score(
-    document: EncodedDocument, session: GenerationSession, teacher: _Teacher | None, longest: int
+    document: EncodedDocument, session: GenerationSession, teacher: TeacherReader | None, longest: int
 ) -> TokenScores | None:
     """Returns the scores of the tokens that are learned, each predicted from those before it; None without any."""
     ids, learned = document.ids[:longest], torch.tensor(document.learned[1:longest])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from edgekit.artifact import Artifact, publish
+from edgekit.benchmarking.questions import QuestionsConfig
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
 from edgekit.errors import ArtifactError, UsageError
 from edgekit.results import AnyMeasurement, AnyQuality, Comparison, GenerationComparison
@@ -33,6 +34,8 @@ class EvaluateConfig(StageConfig):
     """Texts a call. By default 1 for an export, as it ships, and 64 for a torch model."""
     max_tokens: int = Field(default=512, ge=2)
     """Language models: tokens of each text that are judged, from its start; at most the model's context."""
+    multiple_choice: QuestionsConfig | None = None
+    """Language models: questions to answer besides, each with a few possible answers."""
     runtime: str | None = None
     """Runtime to run the model with; by default the one that opens such a model."""
 
@@ -109,13 +112,16 @@ def _evaluate_classifier(inputs: StageInputs, config: EvaluateConfig, context: S
 
 
 def _evaluate_language(inputs: StageInputs, config: EvaluateConfig, context: StageContext) -> Artifact:
-    from edgekit.benchmarking.language_predictions import Reading, score_documents
+    from edgekit.benchmarking.language_predictions import Reading, answer, score_documents
     from edgekit.benchmarking.language_quality import judge_language
 
     model, data = inputs.require("model", "evaluate"), inputs.require("data", "evaluate")
     reading = Reading(config.splits, config.max_rows, config.max_tokens, config.runtime)
     scores = score_documents(model, inputs.teacher, data, reading, context.events)
     quality = judge_language(scores, seed=context.seed).model_copy(update={"model_digest": model.digest})
+    if config.multiple_choice is not None:
+        answered = answer(model, inputs.teacher, config.multiple_choice, config.runtime, context.events)
+        quality = quality.model_copy(update={"multiple_choice": answered})
     with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
         (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Artifact.open(context.out)

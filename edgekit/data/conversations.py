@@ -74,6 +74,16 @@ def encode_documents(
             row += 1
 
 
+def encode_choice(prompt: str, choice: str, tokenizer: PreTrainedTokenizerBase, place: str) -> EncodedDocument:
+    """Returns a prompt and what may follow it as tokens, the latter marked as learned; no end token is added.
+
+    Raises:
+        DataError: the two cannot be told apart in tokens.
+    """
+    encoded, before, _ = _encode_parts(Completion(prompt, choice), tokenizer, place)
+    return EncodedDocument([*before, *encoded.ids], [*[False] * len(before), *encoded.learned])
+
+
 def answer_spans(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, place: str) -> tuple[str, list[Span]]:
     """Returns a conversation as the chat template writes it, and which characters of that the assistant says.
 
@@ -132,14 +142,22 @@ def _encode_conversation(conversation: Conversation, tokenizer: PreTrainedTokeni
 
 
 def _encode_completion(document: Completion, tokenizer: PreTrainedTokenizerBase, place: str) -> EncodedDocument:
+    encoded, before, after = _encode_parts(document, tokenizer, place)
+    end = after or ([] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)])
+    ids = [*before, *encoded.ids, *end]
+    return EncodedDocument(ids, [False, *[*[False] * len(before), *encoded.learned, *[True] * len(end)][1:]])
+
+
+def _encode_parts(
+    document: Completion, tokenizer: PreTrainedTokenizerBase, place: str
+) -> tuple[EncodedDocument, list[int], list[int]]:
+    """Returns the tokens of prompt and completion, and the special tokens that the tokenizer puts before and after."""
     backend: Tokenizer = tokenizer.backend_tokenizer
     encoded = _encode_pieces([(document.prompt, False), (document.completion, True)], backend, place)
     sample = backend.encode("a")
     before = _leading_specials(sample.ids, sample.special_tokens_mask)
     after = _leading_specials(sample.ids[::-1], sample.special_tokens_mask[::-1])[::-1]
-    end = after or ([] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)])
-    ids = [*before, *encoded.ids, *end]
-    return EncodedDocument(ids, [False, *[*[False] * len(before), *encoded.learned, *[True] * len(end)][1:]])
+    return encoded, before, after
 
 
 def _encode_pieces(pieces: Sequence[tuple[str, bool]], backend: Tokenizer, place: str) -> EncodedDocument:

@@ -13,16 +13,12 @@ A group of 64 or 128, or a whole row, becomes several blocks with one scale.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from edgekit.errors import UnsupportedError
+from edgekit.exporters.block_types import BLOCK, BlockType, block_type
 from edgekit.models.quantized import QuantizedTensor, Scheme
-
-BLOCK = 32
-BlockType = Literal["Q8_0", "Q4_0", "Q4_1"]
-_TYPES: dict[tuple[int, bool], BlockType] = {(8, True): "Q8_0", (4, True): "Q4_0", (4, False): "Q4_1"}
 
 
 @dataclass(frozen=True)
@@ -32,32 +28,6 @@ class Blocks:
     type: BlockType
     data: np.ndarray
     """uint8 `(out, bytes of a row)`."""
-
-
-def block_type(scheme: Scheme, columns: int) -> BlockType:
-    """Returns the block that holds codes of `scheme` in rows of `columns` weights exactly.
-
-    Raises:
-        UnsupportedError: there is none.
-    """
-    kind = _TYPES.get((scheme.bits, scheme.symmetric))
-    described = f"{scheme.bits}-bit {'symmetric' if scheme.symmetric else 'asymmetric'} codes"
-    if kind is None:
-        raise UnsupportedError(
-            f"gguf: found {described}, for which it has no block; expected 8-bit symmetric codes (Q8_0), 4-bit "
-            "symmetric ones (Q4_0) or 4-bit asymmetric ones (Q4_1)."
-        )
-    if columns % BLOCK:
-        raise UnsupportedError(
-            f"gguf: found {described} in rows of {columns} weights; {kind} blocks need a multiple of {BLOCK}. Leave "
-            "the module float, or quantize it for another format."
-        )
-    if scheme.group_size is not None and scheme.group_size % BLOCK:
-        raise UnsupportedError(
-            f"gguf: found {described} in groups of {scheme.group_size}; expected groups of {BLOCK}, 64 or 128, or one "
-            f"scale a row: a {kind} block of {BLOCK} weights has one scale."
-        )
-    return kind
 
 
 def encode(weight: QuantizedTensor) -> Blocks:

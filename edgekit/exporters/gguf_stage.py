@@ -90,6 +90,23 @@ def export_gguf_artifact(inputs: StageInputs, config: ExportConfig, context: Sta
     return Artifact.open(context.out)
 
 
+def require_expressible(model: Artifact) -> None:
+    """Does nothing where llama.cpp has the model's architecture and tokenizer; reads no weights.
+
+    Raises:
+        UnsupportedError: it does not have them.
+    """
+    from transformers import AutoConfig
+
+    from edgekit.models.gguf_configuration import metadata_of
+    from edgekit.models.gguf_vocabulary import vocabulary_of
+    from edgekit.models.tokenizer import load_tokenizer
+
+    config = AutoConfig.from_pretrained(model.path, local_files_only=True)
+    metadata_of(config)
+    vocabulary_of(load_tokenizer(model.path), config.vocab_size, None)
+
+
 def _lineage(model: Artifact, max_length: int) -> dict[str, str]:
     """Returns what the file itself says of where it comes from."""
     from edgekit._version import __version__

@@ -18,46 +18,30 @@ from edgekit.errors import ModelError
 from edgekit.events import track
 from edgekit.exporters.description import EXPORT_FILE
 from edgekit.exporters.generation_parity import GreedyRuns, TokenDifferences, common_prefix, write_greedily
+from edgekit.exporters.language_limits import EXACT, ROUNDED, OwnRounding, broken
 from edgekit.exporters.parity import TokenizerCheck
 from edgekit.results import LanguageParity
 from edgekit.runtimes.generation import (
     GenerationConfig,
     GenerationRuntime,
     GenerationSession,
+    Templated,
     Templating,
     Tokenizing,
     generation_runtime_for,
 )
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from edgekit.exporters.check_stage import CheckConfig
     from edgekit.results.parity import Driving
 
-# Float sums in another order, and nothing else.
-_EXACT: dict[str, float] = {
-    "max_abs_diff": 0.02,
-    "mean_abs_diff": 1e-3,
-    "divergence": 1e-5,
-    "divergence_p99": 1e-4,
-    "top1_agreement": 0.995,
-    "greedy_equal_share": 0.75,
-}
-# Activations or the cache are rounded: a value on an edge falls to either side, and the text may part there.
-_ROUNDED: dict[str, float] = {
-    "max_abs_diff": float("inf"),
-    "mean_abs_diff": float("inf"),
-    "divergence": 0.02,
-    "divergence_p99": 0.2,
-    "top1_agreement": 0.93,
-    "greedy_equal_share": 0.0,
-}
 # Libraries in C end a text here.
 _END = "\0"
 _TEMPLATED = 16
 _SHOWN = 40
-_AT_LEAST = ("top1_agreement", "greedy_equal_share")
 
 
 @dataclass(frozen=True)
@@ -80,20 +64,22 @@ def check_language_model(
     """
     model, reference = inputs.require("model", "check"), inputs.require("reference", "check")
     runtime = generation_runtime_for(model, config.runtime)
-    original = _open_reference(reference, model)
+    network, original = _open_reference(reference, model)
     given = _encode(model, config, texts[: config.documents], tokens, original.context_length)
-    limits = _limits(config, rounded=_rounds(model, reference))
     expected = _Expected(original, given, config)
+    own = expected.rounded(network) if model.kind == "gguf" else None
+    limits, own_figures = _limits(config, model, reference, own), own.figures() if own is not None else {}
     found: list[LanguageParity] = []
     for driving, shared in _ways(runtime):
         session = runtime.open(model, GenerationConfig(shared_cache=shared))
         parity = expected.compare(session, context, f"{runtime.name} {runtime.version()}", driving, limits)
         parity = _with_own_text(parity, session, reference, texts)
         session.close()
-        found.append(parity.model_copy(update={"model_digest": model.digest}))
+        found.append(parity.model_copy(update={"model_digest": model.digest, **own_figures}))
     worst = max(found, key=lambda parity: (not parity.passed, parity.divergence))
     failures = [f"{each.driving}: {failure}" for each in found for failure in each.failures]
-    return worst.model_copy(update={"failures": failures, "passed": not failures})
+    of_text = [f"{each.driving}: {failure}" for each in found for failure in each.text_failures]
+    return worst.model_copy(update={"failures": failures, "text_failures": of_text, "passed": not failures})
 
 
 class _Expected:
@@ -104,6 +90,20 @@ class _Expected:
         self._given = given
         self._length = config.greedy_tokens
         self._written = [write_greedily(session, prompt, self._length) for prompt in given.prompts]
+
+    def rounded(self, network: nn.Module) -> OwnRounding:
+        """Returns how far torch's logits move when the inputs of coded linears are rounded in blocks."""
+        from edgekit.exporters.block_rounding import rounding_in_blocks
+
+        differences = TokenDifferences()
+        for ids in self._given.documents:
+            array = np.array(ids, dtype=np.int64)
+            self._session.reset()
+            exact = self._session.logits(array)
+            self._session.reset()
+            with rounding_in_blocks(network):
+                differences.add(exact, self._session.logits(array))
+        return OwnRounding(differences.divergence, differences.divergence_p99, differences.agreement)
 
     def compare(
         self,
@@ -134,7 +134,12 @@ class _Expected:
             "top1_agreement": differences.agreement,
             "greedy_equal_share": runs.share_equal,
         }
-        failures = _failures(measured, limits, given.tokens)
+        failures = broken(measured, limits)
+        if given.tokens.mismatches:
+            failures.append(
+                f"{len(given.tokens.mismatches)} of {given.tokens.texts} texts are tokenized otherwise than by "
+                "transformers."
+            )
         return LanguageParity(
             runtime=runtime,
             driving=driving,
@@ -164,9 +169,9 @@ def _with_own_text(
 
     tokenizer = load_tokenizer(reference.path)
     changes: dict[str, Any] = {}
-    failures = list(parity.failures)
+    failures: list[str] = []
     if isinstance(session, Tokenizing):
-        given = [text for text in [*NASTY_TEXTS, *texts] if _END not in text]
+        given = [text for text in [*NASTY_TEXTS, *texts] if text and _END not in text]
         wrong = [text for text in given if session.tokenize(text) != list(tokenizer(text)["input_ids"])]
         changes |= {"tokenizer_mismatches": len(wrong), "tokenizer_texts": len(given)}
         if wrong:
@@ -183,7 +188,13 @@ def _with_own_text(
                 f"{len(wrong)} of {len(conversations)} conversations are rendered otherwise by {parity.runtime}, first "
                 f"{wrong[0][:_SHOWN]!r}."
             )
-    return parity.model_copy(update={**changes, "failures": failures, "passed": not failures})
+    elif isinstance(session, Templated) and tokenizer.chat_template:
+        same = session.chat_template() == tokenizer.chat_template
+        changes |= {"template_mismatches": int(not same), "template_texts": 1}
+        if not same:
+            failures.append(f"The chat template in the file that {parity.runtime} reads is not the tokenizer's.")
+    found = [*parity.failures, *failures]
+    return parity.model_copy(update={**changes, "failures": found, "text_failures": failures, "passed": not found})
 
 
 def _conversation(text: str) -> list[dict[str, str]]:
@@ -213,15 +224,18 @@ def _ways(runtime: GenerationRuntime) -> list[tuple[Driving, bool]]:
     return [("engine", True)]
 
 
-def _open_reference(reference: Artifact, export: Artifact) -> GenerationSession:
-    """Returns torch running what the export should compute."""
+def _open_reference(reference: Artifact, export: Artifact) -> tuple[nn.Module, GenerationSession]:
+    """Returns torch running what the export should compute; for llama.cpp, which rounds in its own way, unrounded."""
+    from edgekit.exporters.block_rounding import multiply_floats
     from edgekit.exporters.precision import apply_precision
     from edgekit.models.source import load_model
     from edgekit.runtimes.torch_generation import TorchGenerationSession
 
     loaded = load_model(reference)
     apply_precision(loaded.model, _description(export)["precision"])
-    return TorchGenerationSession(loaded.model, loaded.task.max_length)
+    if export.kind == "gguf":
+        multiply_floats(loaded.model)
+    return loaded.model, TorchGenerationSession(loaded.model, loaded.task.max_length)
 
 
 def _encode(
@@ -241,16 +255,16 @@ def _encode(
     return _Texts(documents, prompts, tokens)
 
 
-def _limits(config: CheckConfig, *, rounded: bool) -> dict[str, float]:
-    default = _ROUNDED if rounded else _EXACT
+def _limits(config: CheckConfig, model: Artifact, reference: Artifact, own: OwnRounding | None) -> dict[str, float]:
+    """Returns what must hold: as configured, else as the kind of rounding asks for."""
+    rounded = ROUNDED if _rounds_activations(model, reference) else EXACT
+    default = rounded if own is None else own.limits()
     given = {name: getattr(config, name) for name in default}
     return {name: default[name] if value is None else value for name, value in given.items()}
 
 
-def _rounds(model: Artifact, reference: Artifact) -> bool:
-    """Returns whether the export rounds activations, or its runtime the cache."""
-    if model.kind == "gguf":
-        return True
+def _rounds_activations(model: Artifact, reference: Artifact) -> bool:
+    """Returns whether the export rounds activations to 8 bits."""
     file = reference.path / "quantization.json"
     if _description(model)["precision"] != "as-is" or not file.is_file():
         return False
@@ -261,19 +275,3 @@ def _rounds(model: Artifact, reference: Artifact) -> bool:
 def _description(export: Artifact) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((export.path / EXPORT_FILE).read_text(encoding="utf-8"))
     return content
-
-
-def _failures(measured: dict[str, float], limits: dict[str, float], tokens: TokenizerCheck) -> list[str]:
-    failures = []
-    for name, value in measured.items():
-        limit = limits[name]
-        # A comparison with NaN is false, so the good case is the one that is asked for.
-        if name in _AT_LEAST and not value >= limit:
-            failures.append(f"{name} {value:.4f} is below {limit:g}.")
-        elif name not in _AT_LEAST and not value <= limit:
-            failures.append(f"{name} {value:.3g} is above {limit:.3g}.")
-    if tokens.mismatches:
-        failures.append(
-            f"{len(tokens.mismatches)} of {tokens.texts} texts are tokenized otherwise than by transformers."
-        )
-    return failures

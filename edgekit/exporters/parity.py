@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from edgekit.artifact import Artifact
-from edgekit.errors import ArtifactError, ParityError
-from edgekit.results import AnyParity, Parity, TokenizerVector
+from edgekit.errors import ArtifactError, EnvironmentLacksError, ParityError
+from edgekit.results import AnyParity, Parity, TokenizerVector, Unverified
 
 if TYPE_CHECKING:
     from edgekit.runtimes.protocol import Session
@@ -222,7 +222,10 @@ def require_parity(parity: AnyParity) -> None:
 
     Raises:
         ParityError: it did not; lists every failure.
+        EnvironmentLacksError: nothing was compared, for the runtime is not here.
     """
+    if isinstance(parity, Unverified):
+        raise EnvironmentLacksError(f"The export is unverified: {parity.reason}")
     if not parity.passed:
         listed = "\n".join(f"- {failure}" for failure in parity.failures)
         raise ParityError(f"The export, run by {parity.runtime}, differs from the model it was made from:\n{listed}")

@@ -12,9 +12,9 @@ from edgekit.artifact import Artifact, FileRecord, hash_file
 from edgekit.errors import BundleSizeError
 from edgekit.models.tasks import TASKS, read_task
 from edgekit.models.tokenizer import NASTY_TEXTS, TOKENIZER_FILE, load_bare_tokenizer, tokenizer_vectors
-from edgekit.packaging.bundle import LABELS_FILE, VECTORS_FILE, check_behaviour, check_labels
-from edgekit.packaging.classifier import open_classifier
+from edgekit.packaging.bundle import LABELS_FILE, VECTORS_FILE, check_behaviour, check_contents
 from edgekit.packaging.config import PackageConfig
+from edgekit.packaging.language_bundle import describe_language, language_files
 from edgekit.packaging.manifest import Manifest, SessionSettings, read_versions, summarize, write_manifest
 from edgekit.packaging.model_card import CARD_FILE, CardTexts, render_card
 from edgekit.packaging.platforms import platform_of
@@ -37,19 +37,23 @@ def fill(staging: Path, model: Artifact, config: PackageConfig) -> None:
     for name in model.files:
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model.path / name, staging / name)
-    manifest = _describe(model, config)
-    _write_json(staging / LABELS_FILE, list[JsonValue](manifest.labels))
-    _write_vectors(staging, manifest)
-    (staging / USAGE_FILE).write_text(USAGE, encoding="utf-8")
-    for name, content in platform_of(manifest).app_files(manifest).items():
+    writes = read_task(model).kind == "causal-lm"
+    manifest = describe_language(model, config) if writes else _describe(model, config)
+    own = language_files(staging, manifest) if writes else _classifier_files(manifest)
+    for name, content in {**own, **platform_of(manifest).app_files(manifest)}.items():
         (staging / name).write_text(content, encoding="utf-8")
+    _write_vectors(staging, manifest)
     manifest = _with_files(manifest, staging)
     card = render_card(manifest, CardTexts(config.description, config.license))
     (staging / CARD_FILE).write_text(card, encoding="utf-8")
     manifest = _with_files(manifest, staging)
     _check_size(manifest.total_bytes + write_manifest(staging, manifest), config.target)
-    check_labels(staging, manifest)
-    check_behaviour(staging, open_classifier(staging, manifest))
+    check_contents(staging, manifest)
+    check_behaviour(staging, manifest)
+
+
+def _classifier_files(manifest: Manifest) -> dict[str, str]:
+    return {LABELS_FILE: _as_json(list[JsonValue](manifest.labels)), USAGE_FILE: USAGE}
 
 
 def _describe(model: Artifact, config: PackageConfig) -> Manifest:
@@ -91,7 +95,8 @@ def _write_vectors(staging: Path, manifest: Manifest) -> None:
     """Writes texts that tokenizers are known to disagree on, with the ids that the bundle's tokenizer gives."""
     tokenizer = load_bare_tokenizer(staging / manifest.tokenizer)
     vectors = tokenizer_vectors(tokenizer, NASTY_TEXTS, manifest.max_length)
-    _write_json(staging / VECTORS_FILE, [vector.model_dump(mode="json") for vector in vectors])
+    text = _as_json([vector.model_dump(mode="json") for vector in vectors])
+    (staging / VECTORS_FILE).write_text(text, encoding="utf-8")
 
 
 def _check_size(found: int, target: Target) -> None:
@@ -110,5 +115,5 @@ def _pad_id(config: Path) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _write_json(file: Path, value: JsonValue) -> None:
-    file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+def _as_json(value: JsonValue) -> str:
+    return json.dumps(value, indent=1) + "\n"

@@ -8,8 +8,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from edgekit.artifact import DESCRIPTOR, Artifact
-from edgekit.errors import ArtifactError, CorruptArtifactError
+from edgekit.errors import ArtifactError, CorruptArtifactError, UsageError
 from edgekit.packaging.classifier import Classifier, open_classifier
+from edgekit.packaging.language_bundle import LanguageBundle, check_language
 from edgekit.packaging.manifest import MANIFEST_FILE, Manifest, read_manifest
 from edgekit.results import TokenizerVector
 
@@ -23,15 +24,32 @@ def open_bundle(path: Path | str) -> Classifier:
     Raises:
         ArtifactError: there is no bundle.
         CorruptArtifactError: a file is missing, truncated, altered or was added, or two files disagree.
+        UsageError: it holds a language model.
         EnvironmentLacksError: onnxruntime or tokenizers is not installed.
     """
     path = Path(path)
-    artifact = Artifact.open(path, kind="bundle")
-    manifest = read_manifest(path)
-    _check_file_list(artifact, manifest)
-    _check_lineage(artifact, manifest)
-    check_labels(path, manifest)
+    manifest = _read_verified(path)
+    if manifest.writing is not None:
+        raise UsageError(
+            f"{path}: holds a language model, expected a classifier. Open it with edgekit.load_language_model, or run "
+            "the usage example in it."
+        )
     return open_classifier(path, manifest)
+
+
+def open_language_bundle(path: Path | str) -> LanguageBundle:
+    """Returns the language model in a bundle, verified as `open_bundle` does; a session is opened when asked for.
+
+    Raises:
+        ArtifactError: there is no bundle.
+        CorruptArtifactError: a file is missing, truncated, altered or was added, or two files disagree.
+        UsageError: it holds a classifier.
+    """
+    path = Path(path)
+    manifest = _read_verified(path)
+    if manifest.writing is None:
+        raise UsageError(f"{path}: holds a classifier, expected a language model. Open it with edgekit.load.")
+    return LanguageBundle(path, manifest)
 
 
 def verify_bundle(path: Path | str) -> Manifest:
@@ -40,11 +58,38 @@ def verify_bundle(path: Path | str) -> Manifest:
     Raises:
         ArtifactError: there is no bundle.
         CorruptArtifactError: names the file that is missing, altered or disagrees with another.
-        EnvironmentLacksError: onnxruntime or tokenizers is not installed.
+        EnvironmentLacksError: the runtime or tokenizers is not installed.
     """
-    classifier = open_bundle(path)
-    check_behaviour(Path(path), classifier)
-    return classifier.manifest
+    path = Path(path)
+    manifest = _read_verified(path)
+    check_behaviour(path, manifest)
+    return manifest
+
+
+def check_contents(directory: Path, manifest: Manifest) -> None:
+    """Checks that the files name the same labels as the manifest, where the task has labels.
+
+    Raises:
+        CorruptArtifactError: naming the file that disagrees.
+    """
+    if manifest.writing is None:
+        check_labels(directory, manifest)
+
+
+def check_behaviour(directory: Path, manifest: Manifest) -> None:
+    """Checks that tokenizer, chat template and model do what was recorded, by running them.
+
+    Raises:
+        CorruptArtifactError: naming the file and the first text that differs.
+        EnvironmentLacksError: the runtime or tokenizers is not installed.
+    """
+    if manifest.writing is not None:
+        check_tokenizer(directory, manifest)
+        check_language(LanguageBundle(directory, manifest))
+        return
+    classifier = open_classifier(directory, manifest)
+    check_tokenizer(directory, manifest)
+    _check_logits(directory, classifier)
 
 
 def check_labels(directory: Path, manifest: Manifest) -> None:
@@ -67,17 +112,14 @@ def check_labels(directory: Path, manifest: Manifest) -> None:
         )
 
 
-def check_behaviour(directory: Path, classifier: Classifier) -> None:
-    """Checks that the tokenizer gives every vector's ids and that the model gives one finite logit a label.
+def check_tokenizer(directory: Path, manifest: Manifest) -> None:
+    """Checks that the tokenizer gives every vector's ids.
 
     Raises:
-        CorruptArtifactError: naming the file and the first text that differs.
+        CorruptArtifactError: naming the first text that differs.
     """
-    import math
-
     from edgekit.models.tokenizer import load_bare_tokenizer, tokenizer_vectors
 
-    manifest = classifier.manifest
     vectors = read_vectors(directory)
     tokenizer = load_bare_tokenizer(directory / manifest.tokenizer)
     found = tokenizer_vectors(tokenizer, [vector.text for vector in vectors], manifest.max_length)
@@ -87,10 +129,17 @@ def check_behaviour(directory: Path, classifier: Classifier) -> None:
                 f"{directory / manifest.tokenizer}: encodes {expected.text[:60]!r} as {actual.input_ids[:12]}, "
                 f"expected {expected.input_ids[:12]} as in {VECTORS_FILE}. Build the bundle again."
             )
+
+
+def _check_logits(directory: Path, classifier: Classifier) -> None:
+    """Checks that the model gives one finite logit a label."""
+    import math
+
+    vectors = read_vectors(directory)
     for vector in vectors[:: max(len(vectors) // 3, 1)]:
         if not all(math.isfinite(value) for value in classifier.logits(vector.text)):
             raise CorruptArtifactError(
-                f"{directory / manifest.model}: gives a logit that is not finite for {vector.text[:60]!r}. "
+                f"{directory / classifier.manifest.model}: gives a logit that is not finite for {vector.text[:60]!r}. "
                 "Build the bundle again."
             )
 
@@ -109,6 +158,16 @@ def read_vectors(directory: Path) -> list[TokenizerVector]:
     if not vectors:
         raise CorruptArtifactError(f"{file}: holds no text. Build the bundle again.")
     return vectors
+
+
+def _read_verified(path: Path) -> Manifest:
+    """Returns the manifest of a bundle, after checking digests, file list, lineage and labels."""
+    artifact = Artifact.open(path, kind="bundle")
+    manifest = read_manifest(path)
+    _check_file_list(artifact, manifest)
+    _check_lineage(artifact, manifest)
+    check_contents(path, manifest)
+    return manifest
 
 
 def _check_file_list(artifact: Artifact, manifest: Manifest) -> None:

@@ -17,6 +17,7 @@ from edgekit.results import (
     LanguageParity,
     LanguageQuality,
     Measurement,
+    Unverified,
 )
 
 
@@ -62,6 +63,10 @@ def _language_rows(quality: LanguageQuality) -> list[str]:
         )
     if quality.divergence is not None:
         rows.append(f"| KL from the teacher | {quality.divergence:.3g} nats a token | |")
+    asked = quality.multiple_choice
+    if asked is not None:
+        name = f"questions answered rightly, of {asked.questions:,} (guesses {_percent(asked.chance)})"
+        rows.append(_share_row(name, asked.accuracy, asked.accuracy_interval))
     return rows
 
 
@@ -70,7 +75,7 @@ def measurements_text(manifest: Manifest) -> str:
     facts = manifest.facts
     parts = []
     if facts.parity is not None:
-        parts.append(_parity(facts.parity))
+        parts += [_parity(parity) for parity in (facts.parity, *facts.other_parities)]
     if facts.measurement is not None:
         parts.append(_measured(facts.measurement, manifest))
     if facts.speed_up is not None:
@@ -88,6 +93,8 @@ def measurements_text(manifest: Manifest) -> str:
 
 
 def _parity(parity: AnyParity) -> str:
+    if isinstance(parity, Unverified):
+        return f"Not compared with torch under {parity.runtime}: {flat(parity.reason)}"
     tokenizer = f"{parity.tokenizer_mismatches} of {parity.tokenizer_texts} texts are tokenized otherwise."
     difference = f"the largest difference of a logit is {parity.max_abs_diff:.2g}, the mean {parity.mean_abs_diff:.2g}"
     if not isinstance(parity, LanguageParity):

@@ -39,6 +39,8 @@ class BundleFacts(Result):
 
     parity: AnyParity | None = None
     """How far the exported file is from torch."""
+    other_parities: list[AnyParity] = []
+    """The same under the other runtimes that the target ships."""
     quality: AnyQuality | None = None
     """Quality of the exported file itself."""
     measurement: AnyMeasurement | None = None
@@ -59,6 +61,7 @@ class BundleFacts(Result):
         """Returns the facts in an export's result."""
         return cls(
             parity=result.parity,
+            other_parities=result.other_parities,
             quality=result.quality,
             measurement=result.measurement,
             measured_on_target=result.measured_on_target,

@@ -35,10 +35,10 @@ class Versions(Result):
     """Name of the runtime that the file was checked with."""
     runtime_minimum: str
     """Oldest version of the runtime that the target promises."""
-    opset: int
-    """ONNX operator set of the model."""
-    ir_version: int
-    """ONNX IR version of the model."""
+    opset: int | None = None
+    """ONNX operator set of the model; None for another format."""
+    ir_version: int | None = None
+    """ONNX IR version of the model; None for another format."""
 
 
 class SessionSettings(Result):
@@ -50,6 +50,19 @@ class SessionSettings(Result):
     """Session configuration entries that an app must set too."""
 
 
+class WritingSettings(Result):
+    """How to speak to a language model."""
+
+    ends: list[int]
+    """Tokens at which an answer ends."""
+    special_tokens: dict[str, str]
+    """What the chat template may name (`bos_token`, `eos_token` ...), as text."""
+    chat_template: str | None
+    """The file with the Jinja template; None for a model that only writes texts on."""
+    runtimes: dict[str, str]
+    """Runtimes under which the file passed its checks, each with the oldest version that the target promises."""
+
+
 class Manifest(Result):
     """The content of `manifest.json`."""
 
@@ -57,12 +70,12 @@ class Manifest(Result):
     """Version of this schema."""
     name: str
     target: TargetSummary
-    format: Literal["onnx"] = "onnx"
+    format: Literal["onnx", "gguf"] = "onnx"
     task: str
     labels: list[str]
-    """In the order of the logits."""
+    """In the order of the logits; none for a language model."""
     max_length: int
-    """Tokens a text, special tokens included; cut longer ones."""
+    """Tokens a text, special tokens included; cut longer ones. For a language model: prompt and answer together."""
     pad_id: int
     """Token that fills short rows of a batch."""
     model: str
@@ -70,10 +83,12 @@ class Manifest(Result):
     tokenizer: str = "tokenizer.json"
     """The file that a tokenizers library opens."""
     inputs: list[str]
-    """int64 arrays (rows, tokens)."""
+    """int64 arrays (rows, tokens); for a language model past keys and values too."""
     outputs: list[str]
-    """`logits`: float32 (rows, labels)."""
+    """`logits`: float32 (rows, labels); for a language model (rows, tokens, vocabulary), and keys and values."""
     session: SessionSettings
+    writing: WritingSettings | None = None
+    """How to speak to a language model; None for a classifier."""
     versions: Versions
     facts: BundleFacts
     """Quality, parity, measurements with their machine, and estimates, each apart."""
@@ -124,7 +139,7 @@ def read_versions(export: Artifact, target: Target, shipped: RuntimeOnTarget) ->
         ("operator set", found.opset, shipped.opset),
         ("IR version", found.ir_version, shipped.ir_version),
     ):
-        if value > ceiling:
+        if ceiling is not None and value > ceiling:
             raise UnsupportedError(
                 f"{export.path}: found ONNX {what} {value}, but {shipped.name} {shipped.version} on '{target.name}' "
                 f"reads at most {ceiling}. Export the model again for this target."

@@ -61,7 +61,10 @@ def _front_matter(manifest: Manifest, texts: CardTexts) -> str:
     """Returns YAML; every value is JSON, which YAML reads."""
     task = _HUB_TASKS.get(manifest.task, manifest.task)
     lines = [f"license: {json.dumps(texts.license or 'unknown')}", f"pipeline_tag: {task}"]
-    lines += ["library_name: onnxruntime", f"tags: {json.dumps(['edgekit', manifest.format, manifest.target.name])}"]
+    lines += [
+        f"library_name: {manifest.versions.runtime}",
+        f"tags: {json.dumps(['edgekit', manifest.format, manifest.target.name])}",
+    ]
     quality = manifest.facts.quality
     if quality is not None:
         lines += [
@@ -80,10 +83,17 @@ def _what(manifest: Manifest, texts: CardTexts) -> str:
     return (
         f"{paragraph}{_purpose(manifest)} The file is {manifest.format.upper()}, for "
         f"{flat(manifest.target.description)} ({manifest.target.architecture}), and needs {manifest.versions.runtime} "
-        f"{manifest.versions.runtime_minimum} or newer (operator set {manifest.versions.opset}, IR version "
-        f"{manifest.versions.ir_version}). The whole bundle is {mebibytes(manifest.total_bytes)}; `manifest.json` "
-        "lists every file with its SHA-256."
+        f"{manifest.versions.runtime_minimum} or newer{_ceilings(manifest)}. The whole bundle is "
+        f"{mebibytes(manifest.total_bytes)}; `manifest.json` lists every file with its SHA-256."
     )
+
+
+def _ceilings(manifest: Manifest) -> str:
+    """Returns what the reader of an ONNX file must know."""
+    versions = manifest.versions
+    if versions.opset is None:
+        return ""
+    return f" (operator set {versions.opset}, IR version {versions.ir_version})"
 
 
 def _purpose(manifest: Manifest) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgekit.packaging import laptop, phone, single_board
+from edgekit.packaging import language_platforms, laptop, phone, single_board
 from edgekit.packaging.manifest import Manifest
 
 
@@ -19,6 +19,7 @@ class Platform:
     """Markdown for the model card: what to install and where files go."""
 
 
+_WRITING = Platform(lambda manifest: {}, language_platforms.instructions)
 _LAPTOP = Platform(laptop.app_files, laptop.instructions)
 PLATFORMS: dict[str, Platform] = {
     "phone": Platform(phone.app_files, phone.instructions),
@@ -30,5 +31,10 @@ PLATFORMS: dict[str, Platform] = {
 
 
 def platform_of(manifest: Manifest) -> Platform:
-    """Returns the platform of the manifest's target; a form factor without a module gets the laptop's."""
+    """Returns the platform of the manifest's target; a form factor without a module gets the laptop's.
+
+    A language model is run alike everywhere: its platform has one row.
+    """
+    if manifest.writing is not None:
+        return _WRITING
     return PLATFORMS.get(manifest.target.form_factor, _LAPTOP)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageContext, StageInputs, lineage_of
-from edgekit.errors import BudgetError, ParityError, UsageError
+from edgekit.errors import BudgetError, EnvironmentLacksError, ParityError, UsageError
 from edgekit.packaging.config import PackageConfig
 from edgekit.packaging.facts import BundleFacts
+from edgekit.results import Unverified
 
 __all__ = ["BundleFacts", "PackageConfig", "package"]
 
@@ -14,22 +15,23 @@ __all__ = ["BundleFacts", "PackageConfig", "package"]
 def package(inputs: StageInputs, config: PackageConfig, context: StageContext) -> Artifact:
     """Makes a bundle: the export's files unchanged, with manifest, labels, vectors, model card and usage examples.
 
-    Requires an `onnx` artifact whose parity check passed and whose budget, if it has one, is met. Ensures that the
-    bundle's tokenizer and model were run as an app runs them before it was published.
+    Requires an `onnx` or `gguf` artifact whose parity check passed and whose budget, if it has one, is met. Ensures
+    that the bundle's tokenizer and model were run as an app runs them before it was published.
 
     Raises:
         UsageError: no model, no parity check, or evidence about another model.
         ParityError: the parity check failed.
         BudgetError: a budget is not met; as BundleSizeError: the bundle is larger than the target's store allows.
         UnsupportedError: the target's runtime does not read the file.
-        EnvironmentLacksError: the disk is full, or onnxruntime is not installed.
+        EnvironmentLacksError: the disk is full, or the runtime is not installed.
     """
     from edgekit.packaging.assembly import fill
 
     model = inputs.require("model", "package")
-    if model.kind != "onnx":
+    if model.kind not in ("onnx", "gguf"):
         raise UsageError(
-            f"package: {model.path}: found kind '{model.kind}', expected an onnx artifact. Export it first."
+            f"package: {model.path}: found kind '{model.kind}', expected an onnx artifact or a gguf one. Export it "
+            "first."
         )
     require_evidence(model, config.facts)
     lineage = lineage_of("package", inputs, config, context)
@@ -44,6 +46,7 @@ def require_evidence(model: Artifact, facts: BundleFacts) -> None:
     Raises:
         UsageError: no parity check, or evidence about another model.
         ParityError: the parity check failed.
+        EnvironmentLacksError: nothing was compared, for the runtime is not here.
         BudgetError: the budget is not met; names each limit.
     """
     if facts.parity is None:
@@ -51,6 +54,8 @@ def require_evidence(model: Artifact, facts: BundleFacts) -> None:
             "package: found no parity check, and nothing ships unverified. Run `edgekit check` and give its artifact "
             "in `facts`."
         )
+    if isinstance(facts.parity, Unverified):
+        raise EnvironmentLacksError(f"package: the export is unverified: {facts.parity.reason} Nothing was bundled.")
     if not facts.parity.passed:
         raise ParityError(f"package: the parity check failed: {' '.join(facts.parity.failures)} Nothing was bundled.")
     if facts.budget is not None and not facts.budget.met:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -91,6 +92,11 @@ class QuantizeConfig(StageConfig):
     """Other schemes for the linears that a pattern names; the first match wins, `exclude` before all. A classifier's
     output layer stays float unless an override names it."""
 
+    @property
+    def calibrates(self) -> bool:
+        """True when the codes are chosen on text."""
+        return self.algorithm in _CALIBRATED
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         """Refuses what no kernel computes."""
@@ -100,6 +106,32 @@ class QuantizeConfig(StageConfig):
         _check_table(self.embeddings, self.embeddings_group_size, "embeddings")
         _check_table(self.head, self.head_group_size, "head")
         return self
+
+
+@dataclass(frozen=True)
+class CodedPart:
+    """What kind of codes a part of a model gets."""
+
+    bits: int
+    group_size: int | None
+    symmetric: bool
+
+
+def coded_parts(config: QuantizeConfig) -> dict[str, CodedPart]:
+    """Returns the key that decides on a part's codes to their kind: `bits`, `overrides.0`, `embeddings`, `head`.
+
+    Which of them a model has is not known here: a head that shares the table's weight takes the table's codes.
+    """
+    parts = {"bits": CodedPart(config.bits, config.group_size, config.symmetric)}
+    for index, override in enumerate(config.overrides):
+        fields = _settings(config, override)
+        kept = ("bits", "group_size", "symmetric")
+        parts[f"overrides.{index}"] = CodedPart(**{name: fields[name] for name in kept})
+    if config.embeddings is not None:
+        parts["embeddings"] = CodedPart(config.embeddings, config.embeddings_group_size, symmetric=True)
+    if config.head is not None:
+        parts["head"] = CodedPart(config.head, config.head_group_size, symmetric=True)
+    return parts
 
 
 def quantize(inputs: StageInputs, config: QuantizeConfig, context: StageContext) -> Artifact:
@@ -116,13 +148,13 @@ def quantize(inputs: StageInputs, config: QuantizeConfig, context: StageContext)
     from edgekit.quantization.scheme import choose_schemes
 
     model = inputs.require("model", _STAGE)
-    if config.algorithm in _CALIBRATED:
+    if config.calibrates:
         inputs.require("data", f"{_STAGE} with algorithm = '{config.algorithm}'")
     loaded = load_model(model)
     if schemes_of(loaded.model):
         raise UsageError(f"{model.path}: is quantized already; codes are chosen once. Quantize the float model.")
     schemes = choose_schemes(loaded.model, _rules(config), outputs=len(loaded.task.labels))
-    if config.algorithm in _CALIBRATED:
+    if config.calibrates:
         _quantize_layers(loaded, schemes, inputs, config, context)
     quantize_modules(loaded.model, schemes, config, context)
     with publish(context.out, kind="model", lineage=lineage_of(_STAGE, inputs, config, context)) as directory:

@@ -6,7 +6,7 @@ The only module of reporting that knows which kind of parity check it has before
 from __future__ import annotations
 
 from edgekit.reporting import wording
-from edgekit.results import AnyParity, LanguageParity
+from edgekit.results import AnyParity, CheckStatus, LanguageParity, Unverified
 
 METHOD = (
     "The exported file under the runtime that ships, against torch running the same weights, on real text; and the "
@@ -19,13 +19,35 @@ _DRIVINGS = {
 }
 
 
+def verdict(parity: AnyParity) -> str:
+    """Returns `passed`, `failed` or `unverified`."""
+    if isinstance(parity, Unverified):
+        return "unverified"
+    return "passed" if parity.passed else "failed"
+
+
+def status(parity: AnyParity) -> CheckStatus:
+    """Returns the status of a budget check that looks like the verdict."""
+    statuses: dict[str, CheckStatus] = {"passed": "met", "failed": "missed", "unverified": "inconclusive"}
+    return statuses[verdict(parity)]
+
+
+def figure(parity: AnyParity) -> str:
+    """Returns the largest difference of a logit as a bare number, or a dash where nothing was compared."""
+    return wording.ABSENT if isinstance(parity, Unverified) else wording.small(parity.max_abs_diff)
+
+
 def largest(parity: AnyParity) -> str:
     """Returns the largest difference of a logit, for example `max 2.4e-06`."""
+    if isinstance(parity, Unverified):
+        return f"{parity.runtime} is not here"
     return f"max {wording.small(parity.max_abs_diff)}"
 
 
 def same_choice(parity: AnyParity) -> str:
     """Returns how often both choose alike, for example `labels 100.0 %` or `top-1 99.8 %`."""
+    if isinstance(parity, Unverified):
+        return ""
     if isinstance(parity, LanguageParity):
         return f"top-1 {wording.percent(parity.top1_agreement)}"
     return f"labels {wording.percent(parity.label_agreement)}"
@@ -33,6 +55,8 @@ def same_choice(parity: AnyParity) -> str:
 
 def sentence(parity: AnyParity) -> str:
     """Returns the whole check in a sentence."""
+    if isinstance(parity, Unverified):
+        return f"Not compared with torch: {parity.reason}"
     differences = (
         f"largest logit difference {wording.small(parity.max_abs_diff)}, mean {wording.small(parity.mean_abs_diff)}"
     )
@@ -49,6 +73,8 @@ def sentence(parity: AnyParity) -> str:
 
 def rows(parity: AnyParity) -> list[tuple[str, str]]:
     """Returns the figures of a check, each with its title."""
+    if isinstance(parity, Unverified):
+        return [("not compared", parity.reason)]
     differences = [
         ("largest difference", wording.small(parity.max_abs_diff)),
         ("mean difference", wording.small(parity.mean_abs_diff)),
@@ -74,8 +100,9 @@ def rows(parity: AnyParity) -> list[tuple[str, str]]:
 
 
 def divergence(parity: LanguageParity) -> str:
-    """Returns the distance of the two distributions, mean and p99, in nats a token."""
-    return f"{wording.small(parity.divergence)} nats (p99 {wording.small(parity.divergence_p99)})"
+    """Returns the distance of the two distributions, mean and p99, in nats a token; what rounding alone does beside."""
+    own = "" if parity.own_divergence is None else f", torch so rounded {wording.small(parity.own_divergence)}"
+    return f"{wording.small(parity.divergence)} nats (p99 {wording.small(parity.divergence_p99)}{own})"
 
 
 def greedy(parity: LanguageParity) -> str:

@@ -8,8 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgekit.reporting import agreement
 from edgekit.reporting.wording import STATUS_TITLES, check_title, join_words
-from edgekit.results import AnyMeasurement, AnyQuality, BudgetCheck, BuildResult, Comparison, ExportResult, StageResult
+from edgekit.results import (
+    AnyMeasurement,
+    AnyQuality,
+    BudgetCheck,
+    BuildResult,
+    Comparison,
+    ExportResult,
+    StageResult,
+    Unverified,
+)
 
 Tone = Literal["good", "bad", "uncertain"]
 
@@ -44,9 +54,19 @@ def verdict(result: BuildResult) -> Verdict:
         rest = " One limit could not be measured on this machine." if unmeasured == 1 else rest
         return Verdict("Every gate passed", f"{_shipped(result)}.{rest}", "good")
     if result.exit_code == 3:
-        broken = [export for export in result.exports if not export.parity.passed]
+        broken = [
+            export
+            for export in result.exports
+            if agreement.verdict(export.parity) == "failed" or any(one.file_differs for one in export.other_parities)
+        ]
         where = join_words([f"{export.format} for {export.target}" for export in broken])
         return Verdict("Parity failed", f"The exported file is not the model that was trained: {where}.", "bad")
+    if result.exit_code == 4:
+        unseen = [export for export in result.exports if isinstance(export.parity, Unverified)]
+        where = join_words([f"{export.format} for {export.target}" for export in unseen])
+        return Verdict(
+            "Not verified", f"The runtime that ships it is not here, so nothing ships: {where}.", "uncertain"
+        )
     if result.exit_code == 1:
         failed = [(export, check) for export, check in budget_checks(result) if check.status == "missed"]
         open_ones = [(export, check) for export, check in budget_checks(result) if check.status == "inconclusive"]

@@ -88,6 +88,8 @@ def _quality_tile(export: ExportResult) -> Tile | None:
         details.append(f"{metric.change_in_words(quality)}{judged.against_teacher}")
     if quality.parts:
         details.append(metric.values_by_split(quality))
+    if metric.answers(quality):
+        details.append(metric.answers(quality))
     return Tile(judged.title, metric.value(quality), details)
 
 

@@ -100,7 +100,7 @@ def _export_row(export: ExportResult) -> list[str]:
         f"{escape(export.format)} for {escape(export.target)}",
         f"{export.bytes:,}",
         metric.value(export.quality) if export.quality else wording.ABSENT,
-        agreement.largest(export.parity) if export.parity.passed else "**failed**",
+        agreement.largest(export.parity) if export.parity.passed else f"**{agreement.verdict(export.parity)}**",
         latency,
         ratio,
         memory,

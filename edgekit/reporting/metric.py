@@ -193,6 +193,18 @@ def as_classifier(quality: AnyQuality | None) -> Quality | None:
     return quality if isinstance(quality, Quality) else None
 
 
+def answers(quality: AnyQuality) -> str:
+    """Returns how many questions were answered rightly, against blind guesses and the teacher; empty without any."""
+    found = quality.multiple_choice if isinstance(quality, LanguageQuality) else None
+    if found is None:
+        return ""
+    teacher = "" if found.teacher_accuracy is None else f", the teacher {wording.percent(found.teacher_accuracy)}"
+    return (
+        f"{wording.percent(found.accuracy)} ({wording.percent_range(found.accuracy_interval)}) of {found.questions:,} "
+        f"questions answered rightly, guesses {wording.percent(found.chance)}{teacher}"
+    )
+
+
 def details(quality: AnyQuality) -> list[tuple[str, str]]:
     """Returns everything that an evaluation found, each with its title."""
     metric = metric_of(quality)
@@ -203,6 +215,8 @@ def details(quality: AnyQuality) -> list[tuple[str, str]]:
     if isinstance(quality, LanguageQuality):
         rows.append(("texts", f"{quality.documents:,}"))
         rows.append(("likeliest token is the text's", wording.percent(quality.accuracy)))
+        if answers(quality):
+            rows.append(("multiple choice", answers(quality)))
     if quality.headline.change is not None:
         rows.append(("change against the teacher", change_in_words(quality)))
     if isinstance(quality, LanguageQuality) and quality.divergence is not None:

@@ -108,7 +108,7 @@ def quality_table(quality: AnyQuality) -> Table:
 def parity_table(parity: AnyParity) -> Table:
     """Returns the figures of one parity check and what failed."""
     table = _table(f"Parity under {parity.runtime}", ["", ""])
-    table.add_row("result", _text("passed", "green") if parity.passed else _text("failed", "bold red"))
+    table.add_row("result", _text(agreement.verdict(parity), _STATUS_STYLES[agreement.status(parity)]))
     for title, figure in agreement.rows(parity):
         table.add_row(title, figure)
     for failure in parity.failures:
@@ -189,7 +189,7 @@ def _memory_cell(export: ExportResult) -> Text:
 
 def _parity_cell(parity: AnyParity) -> Text:
     if not parity.passed:
-        return _text("failed", "bold red")
+        return _text(agreement.verdict(parity), _STATUS_STYLES[agreement.status(parity)])
     return _text("passed", "green").append(f"\n{agreement.largest(parity)}", style="default")
 
 

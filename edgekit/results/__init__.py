@@ -21,8 +21,8 @@ from edgekit.results.generation import (
 from edgekit.results.headline import Headline, MetricName, Timing
 from edgekit.results.machine import Machine
 from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement
-from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector
-from edgekit.results.quality import AnyQuality, LanguageQuality, Quality
+from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector, Unverified
+from edgekit.results.quality import AnyQuality, LanguageQuality, MultipleChoiceQuality, Quality
 
 __all__ = [
     "AnyMeasurement",
@@ -48,6 +48,7 @@ __all__ = [
     "Machine",
     "Measurement",
     "MetricName",
+    "MultipleChoiceQuality",
     "Parity",
     "PreparationResult",
     "Quality",
@@ -55,4 +56,5 @@ __all__ = [
     "StageResult",
     "Timing",
     "TokenizerVector",
+    "Unverified",
 ]

@@ -53,6 +53,8 @@ class ExportResult(Result):
     bytes: int
     """Size of the model file or files that ship."""
     parity: AnyParity
+    other_parities: list[AnyParity] = []
+    """Under the other runtimes that the target ships for this format, where they are here."""
     quality: AnyQuality | None = None
     """Quality of the exported file itself, run by its runtime."""
     measurement: AnyMeasurement | None

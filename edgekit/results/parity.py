@@ -57,6 +57,11 @@ class Parity(Result):
     model_digest: str = ""
     """Digest of the export that was compared."""
 
+    @property
+    def file_differs(self) -> bool:
+        """Returns whether the file computes something else than torch."""
+        return not self.passed
+
 
 class LanguageParity(Result):
     """How far an exported language model, run by the runtime that ships, is from torch running the same weights.
@@ -82,6 +87,12 @@ class LanguageParity(Result):
     """99th percentile over tokens of the same."""
     top1_agreement: float = Field(ge=0, le=1)
     """Share of tokens for which both hold the same token most likely, 0 to 1."""
+    own_divergence: float | None = None
+    """Mean KL between torch and torch with activations rounded as the runtime rounds them; None where it does not."""
+    own_divergence_p99: float | None = None
+    """99th percentile over tokens of the same."""
+    own_top1_agreement: float | None = None
+    """Share of tokens for which torch and torch so rounded hold the same token most likely, 0 to 1."""
     greedy_prompts: int
     """Prompts that both wrote on from, always choosing the likeliest token; 0 when none was tried."""
     greedy_tokens: int
@@ -102,8 +113,35 @@ class LanguageParity(Result):
     """True when every threshold held."""
     failures: list[str] = []
     """One sentence for each threshold that did not hold."""
+    text_failures: list[str] = []
+    """Those of `failures` that are about the runtime's own tokenizer and chat template, not about the file."""
     model_digest: str = ""
     """Digest of the export that was compared."""
 
+    @property
+    def file_differs(self) -> bool:
+        """Returns whether the file computes something else than torch."""
+        return bool(set(self.failures) - set(self.text_failures))
 
-AnyParity = Parity | LanguageParity
+
+class Unverified(Result):
+    """An export that was not compared with torch, for the runtime that ships it is not here. It has not passed."""
+
+    runtime: str
+    """Name of the runtime."""
+    reason: str
+    """What is missing, and how to install it."""
+    passed: Literal[False] = False
+    """Nothing passes unseen."""
+    failures: list[str] = []
+    """The reason, as a sentence."""
+    model_digest: str = ""
+    """Digest of the export that was not compared."""
+
+    @property
+    def file_differs(self) -> bool:
+        """Returns False: nobody looked."""
+        return False
+
+
+AnyParity = Parity | LanguageParity | Unverified

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from edgekit.results.base import Interval, Result
 from edgekit.results.headline import Headline
 
@@ -49,6 +51,27 @@ class Quality(Result):
         )
 
 
+class MultipleChoiceQuality(Result):
+    """How often a language model holds the right one of several answers likeliest, for its length."""
+
+    accuracy: float = Field(ge=0, le=1)
+    """Share of questions answered rightly, 0 to 1."""
+    accuracy_interval: Interval
+    """Wilson score interval of the accuracy."""
+    questions: int
+    """Questions answered."""
+    chance: float
+    """The accuracy of blind guesses, 0 to 1."""
+    teacher_accuracy: float | None = None
+    """The teacher's accuracy on the same questions; None without a teacher."""
+    accuracy_change: float | None = None
+    """Accuracy less the teacher's; None without a teacher."""
+    accuracy_change_interval: Interval | None = None
+    """Interval of `accuracy_change`, by Newcombe's method for paired shares; None without a teacher."""
+    source_digest: str = ""
+    """SHA-256 of the file that the questions are from."""
+
+
 class LanguageQuality(Result):
     """How well a language model predicts text that it never saw, and how near it is to its teacher."""
 
@@ -76,6 +99,8 @@ class LanguageQuality(Result):
     """99th percentile over tokens of the same; None without a teacher."""
     teacher_agreement: float | None = None
     """Share of tokens for which both hold the same token most likely, 0 to 1; None without a teacher."""
+    multiple_choice: MultipleChoiceQuality | None = None
+    """Answers to questions; None where none were asked."""
     parts: dict[str, LanguageQuality] = {}
     """Split to the quality on it alone, where there are several."""
     model_digest: str = ""

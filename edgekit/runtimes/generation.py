@@ -105,6 +105,14 @@ class Templating(Protocol):
         """Returns a conversation (`role`, `content`) as the model's chat template writes it, ready for an answer."""
 
 
+@runtime_checkable
+class Templated(Protocol):
+    """A session of a model whose file carries a chat template."""
+
+    def chat_template(self) -> str | None:
+        """Returns the template in the file (Jinja); None where there is none."""
+
+
 class GenerationRuntime(Protocol):
     """Something that generates with models of one or more artifact kinds."""
 
@@ -166,11 +174,35 @@ def get_generation_runtime(name: str) -> GenerationRuntime:
     return runtime
 
 
+@dataclass(frozen=True)
+class MissingRuntime:
+    """A runtime that is known and not here."""
+
+    name: str
+    reason: str
+    """What is missing, and how to install it."""
+
+
+def missing_runtime(kind: str, name: str | None = None) -> MissingRuntime | None:
+    """Returns the runtime called `name`, or the first that generates with artifacts of `kind`, where it is not here.
+
+    None: it is here, or there is no such runtime at all, which `generation_runtime_for` says.
+    """
+    known = list_generation_runtimes()
+    names = [name] if name is not None else _in_order(known)
+    loaded = [load_generation_runtime(known[each]) for each in names if each in known]
+    fitting = [runtime for runtime in loaded if kind in runtime.formats]
+    reasons = {runtime.name: runtime.unavailable_reason() for runtime in fitting}
+    if not fitting or None in reasons.values():
+        return None
+    first = fitting[0].name
+    return MissingRuntime(first, reasons[first] or "")
+
+
 def generation_runtimes_for(kind: str) -> list[GenerationRuntime]:
     """Returns the available runtimes that generate with artifacts of `kind`, the built-in ones first."""
     known = list_generation_runtimes()
-    names = [*(name for name in BUILT_IN if name in known), *(name for name in known if name not in BUILT_IN)]
-    runtimes = [load_generation_runtime(known[name]) for name in names]
+    runtimes = [load_generation_runtime(known[name]) for name in _in_order(known)]
     return [runtime for runtime in runtimes if kind in runtime.formats and runtime.unavailable_reason() is None]
 
 
@@ -196,6 +228,11 @@ def generation_runtime_for(model: ModelOnDisk, name: str | None = None) -> Gener
             "what to install."
         )
     return fitting[0]
+
+
+def _in_order(known: dict[str, str]) -> list[str]:
+    """Returns the names, the built-in ones first."""
+    return [*(name for name in BUILT_IN if name in known), *(name for name in known if name not in BUILT_IN)]
 
 
 def choose_context(asked: int | None, available: int) -> int:

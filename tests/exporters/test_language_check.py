@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import onnx
 import pytest
+from gguf import GGUFReader
 from onnx import numpy_helper
 
 import edgekit
 from edgekit.artifact import Artifact, Lineage, publish
-from edgekit.errors import ParityError
+from edgekit.cli import run
+from edgekit.errors import EnvironmentLacksError, ParityError
 from edgekit.exporters.parity import read_parity, require_parity
+from edgekit.results import Unverified
+from tests.models.test_gguf_source import rewrite
 from tests.pico import publish_model
 from tests.pico_decoders import pico_decoder
 from tests.pico_language import pico_language_data
+from tests.runtimes.llama_cpp import needs_llama_cpp
 
 CHECK = {"documents": 4, "max_tokens": 40, "greedy_prompts": 2, "greedy_tokens": 8}
 
@@ -59,3 +64,79 @@ def test_an_altered_export_fails_in_every_way_of_driving(exported, tmp_path):
     assert {failure.split(":")[0] for failure in parity.failures} == {"exact-past", "shared-buffer"}
     with pytest.raises(ParityError, match="divergence"):
         require_parity(parity)
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory):
+    """A model with 4-bit codes and its GGUF."""
+    directory = tmp_path_factory.mktemp("gguf")
+    loaded = pico_decoder(layers=2, hidden_size=64, intermediate_size=128, head_dim=16)
+    model = publish_model(loaded, directory / "floats")
+    config = edgekit.QuantizeConfig(bits=4, group_size=32)
+    codes = edgekit.quantize(model, config, out=directory / "codes")
+    export = edgekit.export(codes, edgekit.ExportConfig(format="gguf"), out=directory / "gguf")
+    return codes, export, pico_language_data(directory)
+
+
+@needs_llama_cpp
+@pytest.mark.runtime
+def test_a_gguf_passes_under_llama_cpp_with_its_tokenizer_and_template(coded, tmp_path):
+    codes, export, data = coded
+    found = edgekit.check(export, edgekit.CheckConfig(**CHECK), reference=codes, data=data, out=tmp_path / "parity")
+    parity = read_parity(found)
+    require_parity(parity)
+    assert parity.runtime.startswith("llama.cpp 0.5")
+    assert (parity.driving, parity.documents, parity.greedy_prompts) == ("engine", 4, 2)
+    assert 0 < parity.divergence < max(1e-3, 2 * parity.own_divergence)
+    assert parity.divergence_p99 < max(1e-2, 2 * parity.own_divergence_p99)
+    assert parity.own_divergence > 0
+    assert parity.top1_agreement >= 0.9
+    assert parity.tokenizer_texts > 30
+    assert (parity.tokenizer_mismatches, parity.template_texts, parity.template_mismatches) == (0, 1, 0)
+
+
+@needs_llama_cpp
+@pytest.mark.runtime
+@pytest.mark.parametrize("fault", ["rotary base", "norm", "template", "merges"])
+def test_a_gguf_that_says_something_else_fails(coded, tmp_path, fault):
+    codes, export, data = coded
+    altered = tmp_path / "altered"
+    with publish(altered, kind="gguf", lineage=Lineage(stage="source")) as directory:
+        for name in export.files:
+            (directory / name).write_bytes((export.path / name).read_bytes())
+        alter(directory / "model.gguf", fault)
+    config = edgekit.CheckConfig(**CHECK)
+    found = edgekit.check(Artifact.open(altered), config, reference=codes, data=data, out=tmp_path / "parity")
+    parity = read_parity(found)
+    assert not parity.passed
+    expected = {"rotary base": "divergence", "norm": "divergence", "template": "chat template in the file"}
+    assert expected.get(fault, "tokenized otherwise by llama.cpp") in " ".join(parity.failures)
+
+
+def alter(file, fault):
+    """Writes a GGUF again with one thing wrong in it."""
+    metadata = {
+        "rotary base": {"llama.rope.freq_base": 100.0},
+        "template": {"tokenizer.chat_template": "{{ messages[0].content }}"},
+        "merges": {"tokenizer.ggml.merges": GGUFReader(file).fields["tokenizer.ggml.merges"].contents()[:10]},
+    }
+    rewritten = rewrite(file, file.with_suffix(".new"), changes=metadata.get(fault, {}))
+    if fault == "norm":
+        reader = GGUFReader(rewritten, "r+")
+        next(tensor for tensor in reader.tensors if tensor.name == "blk.0.attn_norm.weight").data[:] *= 3
+        reader.data.flush()
+    rewritten.replace(file)
+
+
+def test_without_the_runtime_an_export_is_unverified_and_never_passed(coded, tmp_path, monkeypatch):
+    codes, export, data = coded
+    monkeypatch.setenv("EDGEKIT_LLAMA_CPP", str(tmp_path / "nowhere"))
+    out = tmp_path / "parity"
+    parity = read_parity(edgekit.check(export, edgekit.CheckConfig(**CHECK), reference=codes, data=data, out=out))
+    assert isinstance(parity, Unverified)
+    assert (parity.passed, parity.runtime, parity.model_digest) == (False, "llama.cpp", export.digest)
+    assert "npm install node-llama-cpp" in parity.reason
+    with pytest.raises(EnvironmentLacksError, match=r"unverified: .*npm install node-llama-cpp"):
+        require_parity(parity)
+    command = ["check", str(export.path), str(tmp_path / "again"), "--reference", str(codes.path)]
+    assert run([*command, "--data", str(data.path)]) == 4

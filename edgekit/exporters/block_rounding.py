@@ -1,0 +1,41 @@
+"""What llama.cpp does with a linear's input: rounds it to 8 bits in blocks of 32, whatever the codes' scheme says.
+
+Its block is a scale, the largest of 32 values over 127, and 32 codes (`block_q8_0`); torch does the same here, but for
+the order of sums. How far that moves logits is the measure for a GGUF of the same codes: see `language_limits.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from edgekit.exporters.block_types import BLOCK
+from edgekit.models.activation_rounding import round_blocks
+from edgekit.models.quantized import QuantizedLinear
+
+
+def multiply_floats(network: nn.Module) -> None:
+    """Makes every linear on codes take its input as it is, in place; before the network is run for the first time."""
+    for module in network.modules():
+        if isinstance(module, QuantizedLinear):
+            module.scheme = replace(module.scheme, activations="float", reduce_range=False)
+
+
+@contextmanager
+def rounding_in_blocks(network: nn.Module) -> Iterator[None]:
+    """Rounds the input of every linear on codes inside the `with` block, as llama.cpp does."""
+    linears = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
+    hooks = [linear.register_forward_pre_hook(_round) for linear in linears]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _round(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (round_blocks(inputs[0].float(), BLOCK).to(inputs[0].dtype), *inputs[1:])

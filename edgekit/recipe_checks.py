@@ -1,0 +1,210 @@
+"""Whether the parts of a recipe fit together: everything that would fail after the training is said before it.
+
+Each function returns one sentence for each problem, naming file, key, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from edgekit.benchmarking.limits import misplaced_limits
+from edgekit.data.stage import PrepareConfig
+from edgekit.distillation.config import TrainingConfig
+from edgekit.errors import UnsupportedError
+from edgekit.exporters.block_types import BLOCK, block_type
+from edgekit.pruning.stage import PruneConfig
+from edgekit.quantization.stage import QuantizeConfig, coded_parts
+from edgekit.recipe_parts import ExportEntry, Frame, RecipeStage
+from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
+from edgekit.runtimes.protocol import list_runtimes, load_runtime
+from edgekit.spelling import did_you_mean
+from edgekit.target import Target
+
+Stages = Sequence[RecipeStage | None]
+Targets = dict[str, Target]
+
+# Row lengths of real models are multiples of it; whether a model's are is seen when it is exported.
+_USUAL_COLUMNS = 256
+
+
+def find_problems(frame: Frame, stages: Stages, targets: Targets, data: PrepareConfig | None, where: str) -> list[str]:
+    """Returns every problem of sections that are valid by themselves; those that are not are None."""
+    problems = out_of_order(stages, where) + unknown_runtimes(frame, targets, where)
+    problems += unfit_formats(frame, stages, where) + repeated_exports(frame.export, targets, where)
+    problems += misplaced_limits(frame.budget, frame.task.kind, f"{where}: budget")
+    for index, entry in enumerate(frame.export):
+        problems += misplaced_limits(entry.budget, frame.task.kind, f"{where}: export.{index}.budget")
+    problems += [] if data is None else unknown_splits(frame, data, stages, where)
+    if frame.task.kind == "causal-lm":
+        problems += beyond_context(frame, stages, where)
+    return problems + misplaced_questions(frame, where)
+
+
+def given_twice(frame: Frame, where: str) -> list[str]:
+    """Returns a problem for each key that `[task]` sets for all sections."""
+    return [
+        f"{where}: {section}.{key}: found a second one, expected it in [task] alone. Remove it."
+        for section, key, values in (("teacher", "task", frame.teacher), ("data", "labels", frame.data))
+        if key in values
+    ]
+
+
+def out_of_order(stages: Stages, where: str) -> list[str]:
+    """Returns a problem for each stage after `quantize`: every stage that makes a model needs its floats."""
+    kinds = [None if stage is None else stage.kind for stage in stages]
+    if "quantize" not in kinds:
+        return []
+    first = kinds.index("quantize")
+    return [
+        f"{where}: stage.{index} ({kind}): found after 'quantize' (stage.{first}), expected before it: it changes "
+        "floats, and codes are final. Move it."
+        for index, kind in enumerate(kinds)
+        if index > first and kind is not None
+    ]
+
+
+def unknown_runtimes(frame: Frame, targets: Targets, where: str) -> list[str]:
+    """Returns a problem for each runtime that is unknown, that a target does not ship, or that opens other formats."""
+    formats = _formats_of(frame)
+    named = {"evaluate.runtime": frame.evaluate.runtime, "parity.runtime": frame.parity.runtime}
+    problems = [
+        f"{where}: {key}: found '{name}', which is unknown.{did_you_mean(name, formats)} Known: {', '.join(formats)}."
+        for key, name in named.items()
+        if name is not None and name not in formats
+    ]
+    for index, entry in enumerate(frame.export):
+        key = f"{where}: export.{index}.runtime"
+        for target in (targets[name] for name in entry.targets if name in targets):
+            ships = [runtime.name for runtime in target.runtimes]
+            if entry.runtime not in ships:
+                problems.append(
+                    f"{key}: found '{entry.runtime}', which '{target.name}' does not ship."
+                    f"{did_you_mean(entry.runtime, ships)} It ships: {', '.join(ships)}."
+                )
+        if entry.runtime in formats and entry.format not in formats[entry.runtime]:
+            fitting = [name for name, opened in formats.items() if entry.format in opened]
+            problems.append(
+                f"{key}: found '{entry.runtime}', which does not open {entry.format}. Use {' or '.join(fitting)}."
+            )
+    return problems
+
+
+def unfit_formats(frame: Frame, stages: Stages, where: str) -> list[str]:
+    """Returns a problem for each export whose format cannot hold the task's models, or the codes of `quantize`."""
+    problems = []
+    for index, entry in enumerate(frame.export):
+        key = f"{where}: export.{index}"
+        if entry.format == "gguf" and frame.task.kind != "causal-lm":
+            problems.append(
+                f"{key}.format: found 'gguf' for the task '{frame.task.kind}', expected causal-lm: llama.cpp runs "
+                "language models. Use onnx."
+            )
+        elif entry.format == "gguf" and entry.precision == "as-is":
+            problems += _without_block(stages, key)
+    return problems
+
+
+def repeated_exports(exports: Sequence[ExportEntry], targets: Targets, where: str) -> list[str]:
+    """Returns a problem for each target that gets the same export twice: the bundles would overwrite each other."""
+    seen: set[tuple[str, str, str]] = set()
+    problems = []
+    for index, entry in enumerate(exports):
+        for name in entry.targets:
+            target = targets[name].name if name in targets else name
+            key = (entry.format, entry.precision, target)
+            if key in seen:
+                spelled = "" if name == target else f", which is '{target}',"
+                problems.append(
+                    f"{where}: export.{index}.targets: found '{name}'{spelled} again for the same export. Remove it."
+                )
+            seen.add(key)
+    return problems
+
+
+def unknown_splits(frame: Frame, data: PrepareConfig, stages: Stages, where: str) -> list[str]:
+    """Returns a problem for each split that the data will not have."""
+    judged = ["test", "validation", "train", *data.extra_tests]
+    any_text = judged if data.unlabelled is None else [*judged, "unlabelled"]
+    is_labelled = frame.task.kind == "text-classification"
+    labelled = ("Labelled splits", judged) if is_labelled else ("Splits", any_text)
+    asked = [("evaluate.splits", name, *labelled) for name in frame.evaluate.splits]
+    asked.append(("parity.split", frame.parity.split, "Splits", any_text))
+    for index, stage in enumerate(stages):
+        asked += [(f"stage.{index}.{key}", name, "Splits", any_text) for key, name in _splits_read(stage)]
+    return [
+        f"{where}: {key}: found '{name}', which the data does not have.{did_you_mean(name, known)} "
+        f"{what}: {', '.join(known)}."
+        for key, name, what, known in asked
+        if name not in known
+    ]
+
+
+def beyond_context(frame: Frame, stages: Stages, where: str) -> list[str]:
+    """Returns a problem for each length that a person set above the tokens that the task's models read."""
+    longest = frame.task.max_length
+    asked: list[tuple[str, int]] = []
+    for index, stage in enumerate(stages):
+        config = None if stage is None else stage.config
+        if isinstance(config, TrainingConfig) and "sequence_length" in config.language.model_fields_set:
+            asked.append((f"stage.{index}.language.sequence_length", config.language.sequence_length))
+        if isinstance(config, QuantizeConfig) and "calibration_length" in config.model_fields_set:
+            asked.append((f"stage.{index}.calibration_length", config.calibration_length))
+    for section in ("evaluate", "parity"):
+        part = getattr(frame, section)
+        if "max_tokens" in part.model_fields_set:
+            asked.append((f"{section}.max_tokens", part.max_tokens))
+    if frame.bench.depths is not None:
+        asked.append(("bench.depths and new_tokens together", max(frame.bench.depths) + frame.bench.new_tokens + 1))
+    return [
+        f"{where}: {key}: found {length}, expected at most {longest}, which is task.max_length. Lower it, or raise "
+        "that where the teacher has the positions."
+        for key, length in asked
+        if length > longest
+    ]
+
+
+def misplaced_questions(frame: Frame, where: str) -> list[str]:
+    """Returns a problem where a classifier is to answer multiple-choice questions."""
+    if frame.evaluate.multiple_choice is None or frame.task.kind == "causal-lm":
+        return []
+    return [
+        f"{where}: evaluate.multiple_choice: found questions for the task '{frame.task.kind}', expected causal-lm. "
+        "Remove it: a classifier is judged on labelled splits."
+    ]
+
+
+def _formats_of(frame: Frame) -> dict[str, tuple[str, ...]]:
+    """Returns the name of each runtime of the task to the artifact kinds that it opens."""
+    if frame.task.kind == "causal-lm":
+        return {name: load_generation_runtime(place).formats for name, place in list_generation_runtimes().items()}
+    return {name: load_runtime(place).formats for name, place in list_runtimes().items()}
+
+
+def _splits_read(stage: RecipeStage | None) -> Iterable[tuple[str, str]]:
+    """Yields key and name of each split that a stage's configuration names."""
+    config = None if stage is None else stage.config
+    if isinstance(config, QuantizeConfig) and config.calibrates:
+        yield "calibration_split", config.calibration_split
+    if isinstance(config, PruneConfig):
+        for name in config.splits_counted or []:
+            yield "splits_counted", name
+
+
+def _without_block(stages: Stages, key: str) -> list[str]:
+    """Returns a problem for each part of a model whose codes no GGUF block holds."""
+    problems = []
+    for index, stage in enumerate(stages):
+        config = None if stage is None else stage.config
+        if isinstance(config, PruneConfig) and (config.intermediate_size or 0) % BLOCK:
+            problems.append(
+                f"{key}.format: stage.{index}.intermediate_size: found {config.intermediate_size}, expected a multiple "
+                f"of {BLOCK}: gguf stores codes in blocks of so many."
+            )
+        if not isinstance(config, QuantizeConfig):
+            continue
+        for name, codes in coded_parts(config).items():
+            try:
+                block_type(codes, _USUAL_COLUMNS)
+            except UnsupportedError as error:
+                problems.append(f"{key}.format: stage.{index}.{name}: {error}")
+    return problems

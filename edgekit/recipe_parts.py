@@ -1,0 +1,68 @@
+"""The parts of a recipe: what an export, a stage and the file's top level may hold, each validated by itself.
+
+Whether they fit together is `recipe_checks.py`'s matter.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from edgekit.benchmarking.stage import BenchConfig, EvaluateConfig
+from edgekit.contract import StageConfig
+from edgekit.exporters.check_stage import CheckConfig
+from edgekit.models.tasks import TaskConfig
+from edgekit.target import Budget
+
+
+class ExportEntry(BaseModel):
+    """One `[[export]]`: a format, how it is written, and the targets it ships to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    format: Literal["onnx", "gguf"] = "onnx"
+    """The file format; `gguf` is llama.cpp's, for language models."""
+    runtime: str = "onnxruntime"
+    """The runtime that ships it: it is checked and measured with this one. For gguf it is llama.cpp unless given."""
+    precision: Literal["as-is", "float32", "float16"] = "as-is"
+    """`as-is` keeps the student's codes; the others write floats."""
+    targets: list[str] = Field(min_length=1)
+    """Names of built-in targets, or paths to target files."""
+    budget: Budget = Budget()
+    """Limits for this export alone; they go before the recipe's and the target's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_runtime(cls, values: Any) -> Any:
+        """Fills in the runtime that usually runs the format."""
+        is_gguf = isinstance(values, dict) and values.get("format") == "gguf"
+        return {"runtime": "llama.cpp", **values} if is_gguf else values
+
+
+class RecipeStage(BaseModel):
+    """One `[[stage]]` after validation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    config: StageConfig
+
+
+class Frame(BaseModel):
+    """The top level of a recipe file; sections are validated by the classes of their stages afterwards."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str = ""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    task: TaskConfig
+    teacher: dict[str, Any]
+    data: dict[str, Any]
+    stage: list[dict[str, Any]]
+    export: list[ExportEntry] = Field(min_length=1)
+    budget: Budget = Budget()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    parity: CheckConfig = CheckConfig()
+    bench: BenchConfig = BenchConfig()
