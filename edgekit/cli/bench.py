@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
-from edgekit.cli.options import AsJson, Seed
+from edgekit.cli.options import AsJson, Seed, checked_config
 from edgekit.cli.results import conclude
 from edgekit.cli.terminal import listening
 
@@ -77,13 +77,9 @@ def bench(
     compare
         Another model: the two take turns, and how they compare is given with its interval.
     """
-    from pydantic import ValidationError
-
     from edgekit.api import run
     from edgekit.artifact import Artifact
     from edgekit.benchmarking.stage import BenchConfig
-    from edgekit.errors import UsageError
-    from edgekit.validation import explain
 
     opened = Artifact.open(model)
     runtimes: list[str | None] = [*runtime] if runtime else [None]
@@ -103,10 +99,7 @@ def bench(
         "max_seconds": max_seconds,
         "timeout_s": timeout_s,
     }
-    try:
-        config = BenchConfig.model_validate(settings)
-    except ValidationError as error:
-        raise UsageError(explain(error, BenchConfig, "edgekit bench")) from error
+    config = checked_config(BenchConfig, settings, "edgekit bench")
     roles: dict[str, Any] = {role: path for role, path in (("reference", compare), ("data", data)) if path is not None}
     with tempfile.TemporaryDirectory() as scratch:
         place = out or Path(scratch) / "measurement"

@@ -1,10 +1,14 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the way from flags to a config."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:  # the command line shows its help without pydantic
+    from edgekit.contract import StageConfig
 
 AsJson = Annotated[
     bool,
@@ -16,3 +20,22 @@ AsJson = Annotated[
 ]
 Offline = Annotated[bool, Parameter(negative="", help="Forbid any network access.")]
 Seed = Annotated[int, Parameter(help="The only source of randomness.")]
+
+Config = TypeVar("Config", bound="StageConfig")
+
+
+def checked_config(kind: type[Config], values: Mapping[str, Any], command: str) -> Config:
+    """Returns the config that flags spell.
+
+    Raises:
+        UsageError: a value is not valid; one line for each, with the command's name.
+    """
+    from pydantic import ValidationError
+
+    from edgekit.errors import UsageError
+    from edgekit.validation import explain
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(explain(error, kind, command)) from error

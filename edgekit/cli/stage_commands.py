@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import Parameter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from edgekit.api import run
-from edgekit.cli.options import AsJson, Offline, Seed
+from edgekit.cli.options import AsJson, Offline, Seed, checked_config
 from edgekit.cli.results import conclude
 from edgekit.cli.terminal import listening
 from edgekit.contract import StageConfig
-from edgekit.errors import UsageError
 from edgekit.stages import STAGES, StageEntry
-from edgekit.validation import explain
 
 _ROLE_HELP = {
     "model": "The student, where its tokens are not the teacher's: its tokenizer then cuts the text.",
@@ -75,10 +73,7 @@ def _config(entry: StageEntry, values: dict[str, Any]) -> StageConfig:
     given = {} if flags is None else {name: getattr(flags, name) for name in flags.model_fields_set}
     if _POSITIONAL_FIELD in values:
         given[_POSITIONAL_FIELD] = values[_POSITIONAL_FIELD]
-    try:
-        return entry.config_class().model_validate(given)
-    except ValidationError as error:
-        raise UsageError(explain(error, entry.config_class(), f"edgekit {entry.kind}")) from error
+    return checked_config(entry.config_class(), given, f"edgekit {entry.kind}")
 
 
 def _flags(entry: StageEntry) -> type[BaseModel]:

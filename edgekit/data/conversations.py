@@ -99,13 +99,13 @@ def answer_spans(conversation: Conversation, tokenizer: PreTrainedTokenizerBase,
     messages = conversation.messages
     if _GENERATION.search(template):
         return _render_generation(template, messages, tokenizer, place)
-    whole = _render(messages, tokenizer, place)
+    whole = render_turns(messages, tokenizer, place)
     spans = []
     for index, message in enumerate(messages):
         if message.role != "assistant" or index == 0:
             continue
-        before = _render(messages[:index], tokenizer, place, prompt=True)
-        after = _render(messages[: index + 1], tokenizer, place)
+        before = render_turns(messages[:index], tokenizer, place, prompt=True)
+        after = render_turns(messages[: index + 1], tokenizer, place)
         shared = _shared_length(after, whole, tokenizer)
         if not whole.startswith(before) or len(before) > shared or _without_specials(after[shared:], tokenizer):
             raise DataError(
@@ -126,7 +126,7 @@ def template_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     for messages in ([Message("system", "a"), *turns], turns, turns[:2]):
         for prompt in (False, True):
             try:
-                text = _render(messages, tokenizer, "chat template", prompt=prompt)
+                text = render_turns(messages, tokenizer, "chat template", prompt=prompt)
             except DataError:  # a template without system turns refuses them
                 continue
             found.update(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
@@ -197,9 +197,14 @@ def _template(tokenizer: PreTrainedTokenizerBase, place: str) -> str:
     return str(tokenizer.get_chat_template())
 
 
-def _render(
+def render_turns(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, place: str, *, prompt: bool = False
 ) -> str:
+    """Returns a conversation as the chat template writes it; with `prompt`, ready for the assistant's answer.
+
+    Raises:
+        DataError: the template fails; `place` names the conversation.
+    """
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))

@@ -1,0 +1,1 @@
+"""Talks with a language model in any runtime that generates."""
