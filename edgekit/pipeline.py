@@ -121,16 +121,19 @@ def _fix_teacher(fold: _Fold) -> Artifact:
 def _capture(fold: _Fold, config: StageConfig) -> Artifact | None:
     """Returns the teacher's outputs; distillations that need the same share them through the cache.
 
-    None for a language model, whose teacher runs beside it.
+    None for a language model, unless its configuration asks for a captured signal: its teacher runs beside it.
     """
     from edgekit.distillation.stage import DistillConfig, capture_config
 
     assert isinstance(config, DistillConfig)
     assert fold.teacher is not None
-    if fold.recipe.task.kind == "causal-lm":
+    settings = capture_config(config, fold.recipe.task.kind)
+    if settings is None:
         return None
-    inputs = StageInputs(teacher=fold.teacher, data=fold.data)
-    cached = fold.cache.run("capture", inputs, capture_config(config))
+    # A language model's teacher reads the student's tokens, which may be fewer than its own.
+    reader = fold.model if fold.recipe.task.kind == "causal-lm" else None
+    inputs = StageInputs(model=reader, teacher=fold.teacher, data=fold.data)
+    cached = fold.cache.run("capture", inputs, settings)
     prepared = _prepared("capture", cached.artifact, cached.seconds, cached.was_cached, fold.out)
     if all(known.digest != prepared.digest for known in fold.preparation):
         fold.preparation.append(prepared)

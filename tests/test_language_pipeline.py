@@ -147,6 +147,21 @@ def test_a_killed_build_resumes_to_the_same_weights(built):
     assert [stage.digest for stage in resumed.stages] == [stage.digest for stage in first.stages]
 
 
+def test_a_signal_is_captured_where_the_recipe_asks_for_it(built):
+    root, first, _ = built
+    recipe = root / "captured.toml"
+    kept = 'language = { sequence_length = 64, signal = "top-k" }'
+    recipe.write_text(kept.join(WITHOUT_ONNX.rsplit("language = { sequence_length = 64 }", 1)))
+    events: list[Event] = []
+    result = build(load_recipe(str(recipe)), root / "out", events=events.append)
+    started = [event.stage for event in events if event.kind == "stage-started"]
+    assert started[:2] == ["capture", "distill"], "what came before is the same"
+    assert [step.kind for step in result.preparation] == ["prepare", "import", "capture"]
+    pruned, distilled = result.stages[1].quality, result.stages[2].quality
+    assert distilled.divergence < pruned.divergence
+    assert result.stages[2].digest != first.stages[2].digest
+
+
 def test_a_difference_under_any_runtime_of_the_target_exits_3_and_bundles_nothing(built):
     root, _, _ = built
     text = (root / "recipe.toml").read_text().replace("[parity]", "[parity]\ndivergence = 0.0")
