@@ -32,7 +32,7 @@ def make_accelerator() -> Accelerator:
     )
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise UnsupportedError(
-            f"found the launcher's choice {accelerator.distributed_type.value}, expected FSDP or plain data parallelism."
+            f"found the launcher's choice {accelerator.distributed_type.value}, expected FSDP or data parallelism."
             " Start with `accelerate launch --use_fsdp`, or without."
         )
     return accelerator
