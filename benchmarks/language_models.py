@@ -41,7 +41,7 @@ def make_student(work: Path, teacher: Artifact) -> Artifact:
 
 def make_passages(work: Path) -> Artifact:
     """Returns BoolQ's distinct passages, divided into train, validation and test."""
-    config = PrepareConfig(source=PASSAGES, form="text", columns=Columns(text="passage"))
+    config = PrepareConfig(source=PASSAGES, form="text", columns=Columns(text="passage"), validation=0.01, test=0.03)
     return _kept(work / "passages", lambda out: _run("prepare", config, out))
 
 

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.distillation.processes import like, whole
 from edgekit.distillation.progress import Best, Progress, Score
+from edgekit.distillation.sharding import like, whole
 from edgekit.errors import EnvironmentLacksError, TrainingError
 
 FORMAT = 1

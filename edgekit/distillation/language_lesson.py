@@ -23,9 +23,11 @@ from edgekit.distillation.lesson import Prepared
 from edgekit.distillation.on_policy import StudentWriter
 from edgekit.distillation.processes import sum_over_processes
 from edgekit.distillation.progress import Score
+from edgekit.distillation.sharding import is_sharded
 from edgekit.distillation.vocabulary_head import VocabularyHead, check_head, find_head
 from edgekit.distillation.vocabulary_losses import TokenTargets, VocabularyObjective, vocabulary_losses
 from edgekit.distillation.vocabulary_targets import Teacher
+from edgekit.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -111,6 +113,11 @@ class LanguageLesson:
 
     def prepare(self, window: Window, step: int, accelerator: Accelerator) -> Prepared:
         """Returns the batches of a step, read when they are asked for, or all of them written by the student."""
+        if self.writer is not None and is_sharded(accelerator):
+            raise UnsupportedError(
+                "language.on_policy.share: found above 0 with sharded weights (FSDP), whose processes would write "
+                "texts of different lengths; expected whole weights on each. Start without --use_fsdp, or set it to 0."
+            )
         if self.writer is not None and self.writer.writes(step):
             written = [
                 self.writer.write(self.learner.model, self.tokens, chosen, step, accelerator.device)

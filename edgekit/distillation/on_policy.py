@@ -47,14 +47,15 @@ class StudentWriter:
     ) -> LanguageBatch:
         """Returns the student's continuations of the prompts in `sequences`, packed.
 
-        What is written depends on the seed, the step and the sequences, not on what was drawn before: a resumed run
-        writes the same.
+        What is written for a document depends on the seed, the step and the document, not on what was drawn before or
+        on its neighbours: a resumed run writes the same, and so does another number of processes.
 
         Raises:
             TrainingError: a logit is not finite.
         """
         packing = tokens.packing
-        pieces = [tokens.store.piece(int(piece)) for row in sequences for piece in packing.members(row)]
+        numbers = [int(piece) for row in sequences for piece in packing.members(row)]
+        pieces = map(tokens.store.piece, numbers)
         prompts = [prompt_of(piece, self.config.prompt_tokens)[: packing.length - 1] for piece in pieces]
         longest = max(len(prompt) for prompt in prompts)
         settings = WritingConfig(
@@ -62,9 +63,13 @@ class StudentWriter:
             temperature=self.config.temperature,
             precision=self.precision,
         )
-        seed = derived_seed(self.seed, _WRITING, step, sequences[0])
         written = write_sequences(
-            model, [prompt.tolist() for prompt in prompts], settings, end_ids=self.end_ids, seed=seed
+            model,
+            [prompt.tolist() for prompt in prompts],
+            settings,
+            end_ids=self.end_ids,
+            seed=derived_seed(self.seed, _WRITING, step),
+            numbers=numbers,
         )
         return pack_written(list(written), packing.length, tokens.pad_id, device)
 

@@ -18,10 +18,10 @@ _LOST = ("closed by peer", "reset by peer", "connection refused", "broken pipe",
 
 
 def make_accelerator() -> Accelerator:
-    """Returns what places models and exchanges numbers: one process, DDP, or FSDP2 where the launcher asks for it.
+    """Returns what places models and exchanges numbers, as the launcher chose.
 
     Raises:
-        UnsupportedError: the launcher asks for the first version of FSDP, or for DeepSpeed.
+        UnsupportedError: the launcher asks for DeepSpeed or Megatron.
     """
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, DistributedType
@@ -30,36 +30,12 @@ def make_accelerator() -> Accelerator:
     accelerator = Accelerator(
         mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
-    other = accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-    if other or (accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2):
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise UnsupportedError(
-            f"found the launcher's choice {accelerator.distributed_type.value} in its first version, expected FSDP2 or "
-            "plain data parallelism. Start with `accelerate launch --use_fsdp --fsdp_version 2`, or without."
+            f"found the launcher's choice {accelerator.distributed_type.value}, expected FSDP or data parallelism."
+            " Start with `accelerate launch --use_fsdp`, or without."
         )
-    if accelerator.is_fsdp2:  # every process has read the weights
-        accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = False
     return accelerator
-
-
-def number_of(value: torch.Tensor) -> float:
-    """Returns a scalar that may be spread over processes."""
-    return float(whole(value))
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Returns a tensor with all its parts; where it is spread over processes, all of them call this."""
-    from torch.distributed.tensor import DTensor
-
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
-    """Returns a whole `tensor`, the same on every process, spread as `model` is."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(model, DTensor) or tensor.shape != model.shape:
-        return tensor
-    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
 
 
 def describe_failures(own: str | None, accelerator: Accelerator) -> str | None:

@@ -24,11 +24,11 @@ from edgekit.distillation.processes import (
     describe_failures,
     lost_process,
     make_accelerator,
-    number_of,
     sums_over_processes,
 )
 from edgekit.distillation.progress import Best, Progress
 from edgekit.distillation.randomness import derived_seed, preserved_random_states
+from edgekit.distillation.sharding import is_sharded, number_of, settle, shard
 from edgekit.distillation.throughput import Throughput
 from edgekit.errors import TrainingError
 from edgekit.events import Event, EventSink
@@ -76,8 +76,13 @@ class _Trainer:
         _own_memory(self.learner)
         self.learner.to(self.accelerator.device)
         lesson.place(self.accelerator.device)
+        self.is_sharded = is_sharded(self.accelerator)
+        if self.is_sharded:
+            shard(self.learner, self.accelerator)
         self.optimizer = make_optimizer(self.learner, config, self.accelerator.device)
-        self.wrapped, self.wrapped_optimizer = self.accelerator.prepare(self.learner, self.optimizer)
+        self.wrapped, self.wrapped_optimizer = self.learner, self.optimizer
+        if not self.is_sharded:
+            self.wrapped, self.wrapped_optimizer = self.accelerator.prepare(self.learner, self.optimizer)
         self.plan = Plan(
             list(lesson.lengths),
             config.batch_size,
@@ -105,7 +110,7 @@ class _Trainer:
         if self.checkpoints is not None:
             self.progress = self.checkpoints.load(self.learner, self.optimizer)
         if self.accelerator.num_processes > 1:
-            how = "a share of the weights (FSDP)" if self._is_sharded else "all weights"
+            how = "a share of the weights (FSDP)" if self.is_sharded else "all weights"
             self._tell("message", f"{self.accelerator.num_processes} processes, each with {how}.")
         if self.progress.step:
             self._tell("message", f"Resumed after step {self.progress.step} of {self.total}.")
@@ -114,22 +119,18 @@ class _Trainer:
             try:
                 self._loop(logs)
             except KeyboardInterrupt:
-                if self.weights_settled and not self._is_sharded:
+                if self.weights_settled and not self.is_sharded:
                     self._save()
                 raise
         best = self.progress.best
         assert best is not None, "the last step is always evaluated"
-        load_weights(self.learner, best.weights)
+        (settle if self.is_sharded else load_weights)(self.learner, best.weights)
         self.learner.eval()
         return best
 
     @property
     def _is_main(self) -> bool:
         return bool(self.accelerator.is_main_process)
-
-    @property
-    def _is_sharded(self) -> bool:
-        return bool(self.accelerator.is_fsdp2)
 
     def _loop(self, logs: Logs) -> None:
         first = self.progress.step
@@ -167,7 +168,7 @@ class _Trainer:
             with torch.no_grad():
                 seen = self.lesson.look(batch, self.config.precision)
             is_last = index == len(window.passes) - 1
-            with self.accelerator.no_sync(self.wrapped) if not is_last else nullcontext():
+            with nullcontext() if is_last or self.is_sharded else self.accelerator.no_sync(self.wrapped):
                 loss = _weighted(self.wrapped(batch, seen), prepared.coefficients)
                 value = float(loss.detach())
                 if not math.isfinite(value):
@@ -227,7 +228,7 @@ class _Trainer:
 
     def _save(self) -> None:
         """Writes a checkpoint, and waits longer for the next one where that takes long."""
-        if self.checkpoints is None or not (self._is_main or self._is_sharded):
+        if self.checkpoints is None or not (self._is_main or self.is_sharded):
             return
         started = time.monotonic()
         self.checkpoints.save(self.learner, self.optimizer, self.progress, writes=self._is_main)

@@ -51,13 +51,14 @@ class WrittenSequence:
         return labels
 
 
-def write_sequences(
+def write_sequences(  # noqa: PLR0913 - the last three decide what is drawn and where it ends
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     config: WritingConfig,
     *,
     end_ids: Sequence[int] = (),
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[WrittenSequence]:
     """Yields each prompt with its continuation, in order; batches of prompts of like length waste the least.
 
@@ -70,6 +71,7 @@ def write_sequences(
         config: how to write.
         end_ids: tokens that end a text.
         seed: decides what is drawn.
+        numbers: number of each prompt, which decides it as well; none: its place in `prompts`.
 
     Raises:
         DataError: a prompt is empty.
@@ -77,10 +79,11 @@ def write_sequences(
         TrainingError: a logit is not finite.
     """
     _check(model, prompts, config)
+    numbers = range(len(prompts)) if numbers is None else numbers
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts[start : start + config.batch_size]
         draws = np.stack(
-            [generator(seed, _DRAWS, start + row).random(config.max_new_tokens) for row in range(len(batch))]
+            [generator(seed, _DRAWS, number).random(config.max_new_tokens) for number in numbers[start:][: len(batch)]]
         )
         with _evaluation(model), torch.no_grad(), autocast(config.precision, model.device):
             written = _continue(model, batch, draws, config, frozenset(end_ids))

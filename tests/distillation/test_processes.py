@@ -23,7 +23,7 @@ from tests.pico import publish_model
 from tests.pico_decoders import pico_decoder
 from tests.pico_language import pico_language_data
 
-SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+SHARDED = {"ACCELERATE_USE_FSDP": "true"}  # what `accelerate launch --use_fsdp` tells the processes
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +96,17 @@ def alone(place: Path, speaker: Artifact, learner: Artifact, language_data: Arti
 
 @pytest.mark.parametrize(
     "kind",
-    ["replicated", pytest.param("sharded", marks=pytest.mark.slow), pytest.param("captured", marks=pytest.mark.slow)],
+    ["replicated", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sharded", "captured", "written"))],
 )
 def test_two_processes_have_the_losses_and_weights_of_one(
     alone, speaker: Artifact, learner: Artifact, language_data: Artifact, tmp_path: Path, kind: str
 ) -> None:
     config: dict[str, object] = {}
     expected, reference, _ = alone
-    if kind == "captured":
-        config = {"language": {"sequence_length": 64, "signal": "top-k", "k": 20}}
+    if kind in ("captured", "written"):
+        written = {"share": 0.5, "max_new_tokens": 8, "prompt_tokens": 4}
+        changes = {"signal": "top-k", "k": 20} if kind == "captured" else {"on_policy": written}
+        config = {"language": {"sequence_length": 64, **changes}}
         expected, reference, _ = share(1, tmp_path, "one", learner, language_data, speaker, config=config)
     settings = SHARDED if kind == "sharded" else {}
     how = "a share of the weights (FSDP)" if kind == "sharded" else "all weights"
