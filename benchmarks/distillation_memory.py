@@ -20,7 +20,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import format_table, make_parser, say, write_result
+from distillation_tables import distillation_memory_table
+from measuring import make_parser, say, write_result
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -197,24 +198,6 @@ def compare(rows: list[dict[str, Any]]) -> None:
         row["loss_difference"] = abs(row["loss"] / reference["loss"] - 1) if "cached" not in row["contender"] else None
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Returns the rows for people."""
-    header = ("way", "tokens", "dtype", "peak MiB", "of dense", "processor s", "of dense")
-    cells = [
-        (
-            row["contender"],
-            f"{row['tokens']:,}",
-            row["dtype"],
-            f"{row['peak_growth_bytes'] / 2**20:,.0f}",
-            f"{row['memory_ratio']:.3f}",
-            f"{row['cpu_s']:.1f}",
-            f"{row['cpu_ratio']:.2f}",
-        )
-        for row in rows
-    ]
-    return format_table(header, cells)
-
-
 def main() -> None:
     """Measures all contenders and writes `distillation_memory.json`."""
     parser = make_parser("Memory and time of distillation losses over a large vocabulary.")
@@ -245,7 +228,7 @@ def main() -> None:
         "steps": rows,
     }
     path = write_result(arguments.results, "distillation_memory", content, ("torch",))
-    print(table(rows))
+    print(distillation_memory_table(content))
     say(f"wrote {path}")
 
 

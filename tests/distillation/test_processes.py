@@ -129,6 +129,7 @@ def until_step(group: Group, step: int) -> None:
     raise AssertionError(group.finish())
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_the_run_goes_on_to_the_same_bits(
     speaker: Artifact, learner: Artifact, language_data: Artifact, tmp_path: Path
 ) -> None:
