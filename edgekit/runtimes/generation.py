@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from edgekit.errors import EnvironmentLacksError, UsageError
+from edgekit.runtimes.protocol import format_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -213,18 +214,19 @@ def generation_runtime_for(model: ModelOnDisk, name: str | None = None) -> Gener
         UsageError: the runtime called `name` does not open such a model, or none does.
         EnvironmentLacksError: its library is missing.
     """
+    kind = format_of(model)
     if name is not None:
         runtime = get_generation_runtime(name)
-        if model.kind not in runtime.formats:
+        if kind not in runtime.formats:
             raise UsageError(
                 f"{model.path}: the runtime '{name}' generates with {' and '.join(runtime.formats)} artifacts, found "
-                f"one of kind '{model.kind}'. Export the model for it first."
+                f"one of kind '{kind}'. Export the model for it first."
             )
         return runtime
-    fitting = generation_runtimes_for(model.kind)
+    fitting = generation_runtimes_for(kind)
     if not fitting:
         raise UsageError(
-            f"{model.path}: no runtime at hand generates with artifacts of kind '{model.kind}'. `edgekit doctor` says "
+            f"{model.path}: no runtime at hand generates with artifacts of kind '{kind}'. `edgekit doctor` says "
             "what to install."
         )
     return fitting[0]

@@ -168,8 +168,14 @@ def _names_for(kind: str) -> list[str]:
     return [name for name in names if kind in load_runtime(known[name]).formats]
 
 
+def format_of(model: ModelOnDisk) -> str:
+    """Returns the kind of artifact whose files `model` holds: `gguf` for a bundle of one, else its own kind."""
+    is_gguf = model.kind == "bundle" and (model.path / _WEIGHT_FILES["gguf"]).is_file()
+    return "gguf" if is_gguf else model.kind
+
+
 def model_file(model: ModelOnDisk) -> Path:
-    """Returns the file that a runtime opens: `onnx/model.onnx`, or `model.safetensors`.
+    """Returns the file that a runtime opens: `onnx/model.onnx`, `model.safetensors` or `model.gguf`.
 
     An export with another file name is accepted as long as it holds one ONNX file only.
 
@@ -178,7 +184,7 @@ def model_file(model: ModelOnDisk) -> Path:
     """
     if model.kind not in _WEIGHT_FILES:
         raise ArtifactError(f"{model.path}: found an artifact of kind '{model.kind}', expected a model.")
-    usual = model.path / _WEIGHT_FILES[model.kind]
+    usual = model.path / _WEIGHT_FILES[format_of(model)]
     if usual.is_file():
         return usual
     others = sorted(model.path.rglob(f"*{usual.suffix}"))

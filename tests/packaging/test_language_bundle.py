@@ -13,6 +13,8 @@ import pytest
 
 import edgekit
 from edgekit.artifact import Artifact
+from edgekit.chat.conversation import ConversationConfig
+from edgekit.chat.opening import open_conversation
 from edgekit.contract import StageContext, StageInputs
 from edgekit.errors import CorruptArtifactError, EnvironmentLacksError, UsageError
 from edgekit.exporters.generation_parity import write_greedily
@@ -137,6 +139,7 @@ def test_a_gguf_bundle_runs_in_llama_cpp_and_in_its_example(exports, tmp_path):
     opened = edgekit.load_language_model(made.path)
     written = write_greedily(opened.open(GenerationConfig()), opened.prompt([{"role": "user", "content": QUESTION}]), 4)
     assert greedy_answer().startswith(opened.text(written))
+    assert open_conversation(made, ConversationConfig()).runtime.startswith("llama.cpp")
     modules = Path(os.environ.get(LOCATION_VARIABLE, "")).parents[3]
     if shutil.which("node") is None or not (modules / "node-llama-cpp").is_dir():
         pytest.skip("node-llama-cpp is not installed: npm install node-llama-cpp@3.22.1")
