@@ -81,7 +81,8 @@ def chat(
         raise UsageError(f"--threads: found {count}, expected at least 1.")
     opened = open_conversation(Artifact.open(model), config, runtime=runtime, threads=count, context_length=context)
     screen = _Screen(as_json=json)
-    screen.note(f"{model} in {opened.runtime}, {count} threads, room for {opened.session.context_length:,} tokens.")
+    room = opened.session.context_length
+    screen.note(f"{model} in {opened.runtime}, {_counted(count, 'thread')}, room for {room:,} tokens.")
     if not opened.conversation.has_template:
         screen.note("It has no chat template: each text is continued on its own.")
     if prompt is not None:
@@ -171,11 +172,14 @@ class _Screen:
 def _speed(answer: Answer) -> str:
     kept = f" and {answer.kept_tokens} kept" if answer.kept_tokens else ""
     rate = f", {answer.tokens_per_s:.1f} tokens/s" if answer.tokens_per_s else ""
-    count = len(answer.token_ids)
     return (
-        f"[{count} {'token' if count == 1 else 'tokens'}, the first after {1e3 * answer.first_token_s:.0f} ms "
+        f"[{_counted(len(answer.token_ids), 'token')}, the first after {1e3 * answer.first_token_s:.0f} ms "
         f"({answer.read_tokens} read{kept}){rate}{_ENDINGS[answer.ending]}]"
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @contextmanager

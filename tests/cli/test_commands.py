@@ -24,7 +24,9 @@ def test_help_imports_nothing_heavy():
         assert kind in result.stdout
 
 
-@pytest.mark.parametrize("kind", [*STAGES, "build", "verify", "init", "targets", "recipes", "doctor", "predict"])
+@pytest.mark.parametrize(
+    "kind", [*STAGES, "build", "verify", "init", "targets", "recipes", "doctor", "predict", "chat"]
+)
 def test_every_command_has_help(kind, capsys):
     assert run([kind, "--help"]) == 0
     assert "Usage: edgekit" in capsys.readouterr().out

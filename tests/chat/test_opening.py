@@ -1,0 +1,57 @@
+"""Opening an artifact to talk with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgekit.chat.conversation import ConversationConfig
+from edgekit.chat.opening import end_token_ids, open_conversation
+from edgekit.errors import UsageError
+from tests.pico import pico_model_artifact, publish_model
+from tests.pico_decoders import CONTEXT, pico_decoder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return publish_model(pico_decoder("llama", layers=1), tmp_path_factory.mktemp("chat") / "model")
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ends"),
+    [
+        ({"eos_token_id": [5, 6]}, {"eos_token_id": 7}, {2, 5, 6}),
+        ({"eos_token_id": 5}, {}, {2, 5}),
+        ({}, {"eos_token_id": 7}, {2, 7}),
+        (None, {}, {2}),
+    ],
+)
+def test_answers_end_where_generation_does(generation, config, ends, tmp_path):
+    for name, content in (("generation_config.json", generation), ("config.json", config)):
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    assert end_token_ids(tmp_path, 2) == ends
+    assert end_token_ids(tmp_path, None) == ends - {2}
+
+
+def test_it_answers_and_has_room_for_the_models_context(model):
+    opened = open_conversation(model, ConversationConfig(max_tokens=3))
+    assert opened.runtime.startswith("torch 2.")
+    assert opened.session.context_length == CONTEXT
+    assert len(opened.conversation.ask("Hello").token_ids) <= 3
+
+
+def test_a_longer_context_than_the_models_is_refused(model):
+    with pytest.raises(UsageError, match="context_length: found 4096, expected 1 to 128"):
+        open_conversation(model, ConversationConfig(), context_length=4096)
+
+
+def test_a_runtime_of_another_format_is_refused(model):
+    with pytest.raises(UsageError, match="'onnxruntime' generates with onnx and bundle artifacts"):
+        open_conversation(model, ConversationConfig(), runtime="onnxruntime")
+
+
+def test_a_classifier_does_not_talk(tmp_path):
+    with pytest.raises(UsageError, match="found a model for the task 'text-classification', expected a language model"):
+        open_conversation(pico_model_artifact(tmp_path / "model"), ConversationConfig())
