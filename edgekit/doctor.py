@@ -96,6 +96,8 @@ def _generation_runtimes() -> list[Finding]:
 
 
 def _runtimes() -> list[Finding]:
+    """Returns the runtimes of classifiers, then those that only language models have, which may be missing."""
+    from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
     from edgekit.runtimes.protocol import runtimes
 
     findings = []
@@ -103,6 +105,14 @@ def _runtimes() -> list[Finding]:
         reason = runtime.unavailable_reason()
         found = runtime.version() if reason is None else "unavailable"
         findings.append(Finding(f"runtime: {runtime.name}", reason is None, found, reason or ""))
+    known = {finding.name for finding in findings}
+    for name, location in list_generation_runtimes().items():
+        if f"runtime: {name}" in known:
+            continue
+        generating = load_generation_runtime(location)
+        reason = generating.unavailable_reason()
+        found = generating.version() if reason is None else "unavailable"
+        findings.append(Finding(f"runtime: {name}", reason is None, found, reason or "", required=False))
     return findings
 
 

@@ -140,7 +140,7 @@ class Conversation:
         written = render_turns(messages, self._tokenizer, _PLACE, prompt=True) if self.has_template else text
         new_ids, kept = self._plan(written)
         started = time.perf_counter()
-        if not kept:
+        if not kept and self._session.position:
             self._session.reset()
         logits = self._session.prefill(np.array(new_ids, dtype=np.int64))
         run = self._write(logits, show, is_stopped)
