@@ -118,10 +118,9 @@ def main() -> None:
     distilled, how = trained("distill", work / "distilled", distilling, model=student, teacher=teacher, data=data)
     alone, how_alone = trained("finetune", work / "alone", FinetuneConfig(**common), model=student, data=data)
     models = {"teacher": teacher, "cut": student, "distilled": distilled, "alone": alone}
-    reference = judged(work / "quality-teacher", arguments.test_rows, model=teacher, data=data)
     quality = {}
     for name, model in models.items():
-        beside = {} if name == "teacher" else {"teacher": reference}
+        beside = {} if name == "teacher" else {"teacher": teacher}
         made = judged(work / f"quality-{name}", arguments.test_rows, model=model, data=data, **beside)
         quality[name] = json.loads((made.path / "quality.json").read_text(encoding="utf-8"))
     content = {
