@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from edgekit.errors import EnvironmentLacksError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -196,6 +198,20 @@ def generation_runtime_for(model: ModelOnDisk, name: str | None = None) -> Gener
             "what to install."
         )
     return fitting[0]
+
+
+def task_context(directory: Path) -> int | None:
+    """Returns the context that a model's `task.json` names; None where there is none.
+
+    Read as plain JSON: the process that measures load and memory must not import what checks the whole file.
+    """
+    import json
+
+    file = directory / "task.json"
+    if not file.is_file():
+        return None
+    length = json.loads(file.read_text(encoding="utf-8")).get("max_length")
+    return length if isinstance(length, int) else None
 
 
 def choose_context(asked: int | None, available: int) -> int:
