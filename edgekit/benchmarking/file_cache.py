@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
+_ATTEMPTS = 4
+_PAUSE_S = 0.25
 _PROBES = 64
 _APART_BYTES = 4 * 2**20
 _CHUNK_BYTES = 2**20
@@ -17,8 +20,14 @@ def drop_from_cache(files: Iterable[Path]) -> bool:
     False where the system has no such call, where the file system lives in memory, or while another process has the
     files mapped.
     """
-    dropped = [_drop(file) for file in files]
-    return all(dropped)
+    remaining = list(files)
+    for attempt in range(_ATTEMPTS):
+        # Pages that a process which just ended had mapped may take a moment to be free.
+        time.sleep(_PAUSE_S * min(attempt, 1))
+        remaining = [file for file in remaining if not _drop(file)]
+        if not remaining:
+            return True
+    return False
 
 
 def read_into_cache(files: Iterable[Path]) -> None:

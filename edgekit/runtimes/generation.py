@@ -18,6 +18,8 @@ from edgekit.errors import EnvironmentLacksError, UsageError
 from edgekit.runtimes.protocol import format_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -235,6 +237,20 @@ def generation_runtime_for(model: ModelOnDisk, name: str | None = None) -> Gener
 def _in_order(known: dict[str, str]) -> list[str]:
     """Returns the names, the built-in ones first."""
     return [*(name for name in BUILT_IN if name in known), *(name for name in known if name not in BUILT_IN)]
+
+
+def task_context(directory: Path) -> int | None:
+    """Returns the context that a model's `task.json` names; None where there is none.
+
+    Read as plain JSON: the process that measures load and memory must not import what checks the whole file.
+    """
+    import json
+
+    file = directory / "task.json"
+    if not file.is_file():
+        return None
+    length = json.loads(file.read_text(encoding="utf-8")).get("max_length")
+    return length if isinstance(length, int) else None
 
 
 def choose_context(asked: int | None, available: int) -> int:

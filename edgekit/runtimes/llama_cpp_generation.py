@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.errors import ModelError, UsageError
+from edgekit.runtimes.generation import task_context
 from edgekit.runtimes.protocol import ModelOnDisk, model_file
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class LlamaCppGeneration:
         """
         asked = config.context_length
         session = LlamaCppSession(
-            model_file(model), threads=config.threads, context_length=asked or _context_length(model.path)
+            model_file(model), threads=config.threads, context_length=asked or task_context(model.path)
         )
         if asked is not None and asked != session.context_length:
             available = session.context_length
@@ -269,14 +270,3 @@ def _library() -> LlamaLibrary:
     if file is None:
         raise EnvironmentLacksError(f"runtime 'llama.cpp' is not available: {missing_reason()}")
     return load_library(file)
-
-
-def _context_length(directory: Path) -> int | None:
-    """Returns the context that the task asks for, if it says so."""
-    import json
-
-    file = directory / "task.json"
-    if not file.is_file():
-        return None
-    length = json.loads(file.read_text(encoding="utf-8")).get("max_length")
-    return length if isinstance(length, int) else None

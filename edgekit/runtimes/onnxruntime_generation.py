@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import ModelError
-from edgekit.runtimes.generation import GenerationConfig, GenerationSession, choose_context, require_room
+from edgekit.runtimes.generation import GenerationConfig, GenerationSession, choose_context, require_room, task_context
 from edgekit.runtimes.onnxruntime_runtime import OnnxRuntime, open_file, session_options
 from edgekit.runtimes.protocol import ModelOnDisk, SessionConfig, model_file
 
@@ -50,11 +50,11 @@ class OnnxRuntimeGeneration:
             ModelError: onnxruntime cannot open the file, or it is no decoder with a cache.
             UsageError: the model has a shorter context than `config` asks for.
         """
-        from edgekit.models.tasks import read_task_file
-
+        available = task_context(model.path)
+        if available is None:
+            raise ModelError(f"{model.path / 'task.json'}: missing, or without max_length. Export the model again.")
         options = session_options(SessionConfig(config.threads, config.graph_optimization))
         session = open_file(model_file(model), options)
-        available = read_task_file(model.path / "task.json").max_length
         context_length = choose_context(config.context_length, available)
         return OnnxGenerationSession(session, context_length, shared_cache=config.shared_cache)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +126,23 @@ def test_a_real_runtime_has_all_that_an_auditor_needs(export):
         assert found.model_bytes == model_bytes(export)
         assert set(found.pinned_cores) <= os.sched_getaffinity(0)
     assert {event.text.split(" ")[0] for event in told} == {"loading", "warming", "writing"}
+
+
+def test_it_loads_nothing_that_the_runtime_does_not_need(export):
+    """Its peak memory and its load time are the runtime's: no pydantic, no torch, no tokenizer."""
+    code = f"""
+import sys
+from edgekit.benchmarking.generation_worker import _Writing
+writing = _Writing()
+writing({{"command": "open", "runtime": "edgekit.runtimes.onnxruntime_generation:OnnxRuntimeGeneration", "cores": [],
+    "path": {str(export.path)!r}, "kind": "onnx", "threads": 1, "context_length": 20}})
+written = writing({{"command": "write", "prompt": [5, 6], "new_tokens": 3}})
+assert len(written["token_ns"]) == 3
+heavy = {{"pydantic", "torch", "transformers", "tokenizers", "pyarrow", "onnx", "scipy"}}
+print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert found.stdout.strip() == "[]"
 
 
 def test_a_context_that_the_model_does_not_have_is_one_error(export):
