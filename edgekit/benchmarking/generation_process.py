@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekit.artifact import Artifact
-from edgekit.benchmarking.memory import Memory
-from edgekit.benchmarking.process import Opened
-from edgekit.benchmarking.worker_process import WorkerProcess
+from edgekit.benchmarking.worker_process import Opened, WorkerProcess
 from edgekit.runtimes.generation import GenerationRuntime
 
 _MODULE = "edgekit.benchmarking.generation_worker"
@@ -63,22 +61,8 @@ class GenerationProcess(WorkerProcess):
             MeasurementError: the process died or hung.
         """
         subject = self.subject
-        kind = type(subject.runtime)
-        answer = self.ask(
-            "open",
-            runtime=f"{kind.__module__}:{kind.__qualname__}",
-            path=str(subject.model.path.resolve()),
-            kind=subject.model.kind,
-            threads=subject.threads,
-            context_length=self.context_length,
-            cores=self.cores,
-        )
-        self.opened = Opened(answer["load_ms"], answer["cores"], answer["baseline_bytes"], answer["library_bytes"])
+        self.opened = self.open_model(subject.model, subject.runtime, context_length=self.context_length)
 
     def write(self, depth: int, new_tokens: int) -> Written:
         """Returns the times of writing `new_tokens` after the first one, after a prompt of `depth` tokens."""
         return Written(**self.ask("write", prompt=self.subject.prompt[:depth], new_tokens=new_tokens))
-
-    def memory(self) -> Memory:
-        """Returns the memory of the process until now."""
-        return Memory(**self.ask("memory"))

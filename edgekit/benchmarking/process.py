@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekit.artifact import Artifact
-from edgekit.benchmarking.memory import Memory
 from edgekit.benchmarking.scenario import Scenario
-from edgekit.benchmarking.worker_process import WorkerProcess
+from edgekit.benchmarking.worker_process import Opened, WorkerProcess
 from edgekit.runtimes.protocol import Runtime
 
 _MODULE = "edgekit.benchmarking.worker"
@@ -22,16 +21,6 @@ class Subject:
     scenario: Scenario
     threads: int = 1
     graph_optimization: bool = True
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What the process told when the model was open."""
-
-    load_ms: float
-    cores: list[int]
-    baseline_bytes: int
-    library_bytes: int
 
 
 class MeasuringProcess(WorkerProcess):
@@ -53,17 +42,7 @@ class MeasuringProcess(WorkerProcess):
             MeasurementError: the process died or hung.
         """
         subject = self.subject
-        kind = type(subject.runtime)
-        answer = self.ask(
-            "open",
-            runtime=f"{kind.__module__}:{kind.__qualname__}",
-            path=str(subject.model.path.resolve()),
-            kind=subject.model.kind,
-            threads=subject.threads,
-            graph_optimization=subject.graph_optimization,
-            cores=self.cores,
-        )
-        self.opened = Opened(answer["load_ms"], answer["cores"], answer["baseline_bytes"], answer["library_bytes"])
+        self.opened = self.open_model(subject.model, subject.runtime, graph_optimization=subject.graph_optimization)
         self.ask("inputs", input_ids=subject.scenario.input_ids)
 
     def sample(self, runs: int, seconds: float) -> list[int]:
@@ -71,7 +50,3 @@ class MeasuringProcess(WorkerProcess):
         answer = self.ask("sample", extra_s=seconds, runs=runs, seconds=seconds)
         samples: list[int] = answer["samples_ns"]
         return samples
-
-    def memory(self) -> Memory:
-        """Returns the memory of the process until now."""
-        return Memory(**self.ask("memory"))

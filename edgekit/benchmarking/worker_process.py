@@ -13,15 +13,28 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from edgekit import errors
+from edgekit.artifact import Artifact
 from edgekit.benchmarking.machine import choose_cores
+from edgekit.benchmarking.memory import Memory
 from edgekit.errors import EdgekitError, MeasurementError
 
 _TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a process told when its model was open."""
+
+    load_ms: float
+    cores: list[int]
+    baseline_bytes: int
+    library_bytes: int
 
 
 class WorkerProcess:
@@ -92,6 +105,29 @@ class WorkerProcess:
         if "error" in answer:
             raise self._failure(command, answer)
         return answer
+
+    def open_model(self, model: Artifact, runtime: object, **settings: Any) -> Opened:
+        """Returns what the process tells after it opened `model` in a runtime of the class of `runtime`.
+
+        Raises:
+            ModelError: the runtime cannot open the model.
+            MeasurementError: the process died or hung.
+        """
+        kind = type(runtime)
+        answer = self.ask(
+            "open",
+            runtime=f"{kind.__module__}:{kind.__qualname__}",
+            path=str(model.path.resolve()),
+            kind=model.kind,
+            threads=self._threads,
+            cores=self.cores,
+            **settings,
+        )
+        return Opened(answer["load_ms"], answer["cores"], answer["baseline_bytes"], answer["library_bytes"])
+
+    def memory(self) -> Memory:
+        """Returns the memory of the process until now; for processes that opened a model."""
+        return Memory(**self.ask("memory"))
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
