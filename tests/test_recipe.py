@@ -354,8 +354,10 @@ def test_lengths_that_nobody_set_are_no_problem(tmp_path):
 
 def test_a_scheme_without_a_block_is_fine_where_gguf_gets_floats_or_none_is_written(tmp_path):
     odd = WRITING.replace("bits = 4", "bits = 3")
-    load_recipe(write(tmp_path, odd.replace('format = "gguf"', 'format = "gguf"\nprecision = "float16"')))
-    load_recipe(write(tmp_path, odd.replace('format = "gguf"', 'format = "onnx"\nprecision = "float32"')))
+    for form, precision in (("gguf", "float16"), ("onnx", "float32")):
+        asked = f'format = "{form}"\nprecision = "{precision}"'
+        export = load_recipe(write(tmp_path, odd.replace('format = "gguf"', asked))).exports[-1]
+        assert (export.format, export.precision) == (form, precision)
 
 
 def test_questions_are_found_beside_the_recipe_and_are_for_language_models(tmp_path):

@@ -131,7 +131,10 @@ def test_each_reader_answers_and_the_teacher_is_compared_pair_by_pair(tmp_path):
 def test_a_question_longer_than_the_context_names_its_line(tmp_path):
     loaded = pico_decoder()
     config = write(tmp_path, GOOD, {**GOOD, "question": "sea " * 200})
-    reader = lambda ids: torch.zeros(len(ids), 300)  # noqa: E731
+
+    def reader(ids: list[int]) -> torch.Tensor:
+        return torch.zeros(len(ids), 300)
+
     with pytest.raises(DataError, match=r"line 2: choice 0: found \d+ tokens with the question, expected at most 128"):
         answer_questions(read_questions(config), [reader], loaded.tokenizer, CONTEXT, ignore)
 
