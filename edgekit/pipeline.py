@@ -193,10 +193,8 @@ def _failures(export: ExportResult) -> list[str]:
     where = f"{export.format} for {export.target}"
     failed = [f"{where}: parity: {failure}" for failure in export.parity.failures]
     for parity in export.other_parities:
-        told = (
-            parity.failures if parity.file_differs else []
-        )  # else it is a note: the export ships without that runtime
-        failed += [f"{where}: parity under {parity.runtime}: {failure}" for failure in told]
+        if parity.file_differs:  # else it is a note: the export ships without that runtime
+            failed += [f"{where}: parity under {parity.runtime}: {failure}" for failure in parity.failures]
     return failed + [
         f"{where}: {check.name}: {check.explanation}"
         for check in export.budget.checks

@@ -22,8 +22,8 @@ def drop_from_cache(files: Iterable[Path]) -> bool:
     """
     remaining = list(files)
     for attempt in range(_ATTEMPTS):
-        # Pages that a process which just ended had mapped may take a moment to be free.
-        time.sleep(_PAUSE_S * min(attempt, 1))
+        if attempt:  # pages that a process which just ended had mapped may take a moment to be free
+            time.sleep(_PAUSE_S)
         remaining = [file for file in remaining if not _drop(file)]
         if not remaining:
             return True
