@@ -4,9 +4,10 @@
         --extra_options int4_accuracy_level=4 int4_block_size=32
     python benchmarks/decoding_speed.py --builder BUILDER [--threads 2]
 
-The model is SmolLM2-135M-Instruct itself, 4 bits in groups of 32, table and head 8 bits. edgekit's ONNX file runs in
-onnxruntime and onnxruntime-genai, the same codes as GGUF in llama.cpp, and the package's own GGUF (Q4_1 blocks, made
-by llama.cpp's tools) beside them. Every model has a fresh process; ratios are of paired rounds.
+The model is SmolLM2-135M-Instruct itself, 4 bits in groups of 32. Its table, which is also the head, has 4 bits as the
+builder's head has, and in a second export 8 bits, which is edgekit's default. edgekit's ONNX file runs in onnxruntime
+and onnxruntime-genai, the same codes as GGUF in llama.cpp, and the package's own GGUF (Q4_1 blocks, made by llama.cpp's
+tools) beside them. Every model has a fresh process; ratios are of paired rounds.
 """
 
 from __future__ import annotations
@@ -58,18 +59,26 @@ def make_subjects(work: Path, builder: Path, threads: int, longest: int) -> list
     """Returns what takes part; the builder's file comes first, for all others are compared with it."""
     teacher = make_teacher(work)
     prompt = load_tokenizer(teacher.path)(PROMPT * longest)["input_ids"][:longest]
-    coded = made(work, "int4", "quantize", teacher, QuantizeConfig(bits=4, group_size=32, embeddings=8))
-    onnx = made(work, "int4-onnx", "export", coded, ExportConfig(format="onnx"))
-    gguf = made(work, "int4-gguf", "export", coded, ExportConfig(format="gguf"))
+    schemes = {
+        "int4": QuantizeConfig(bits=4, group_size=32, embeddings=8),
+        "int4-table4": QuantizeConfig(bits=4, group_size=32, embeddings=4, embeddings_group_size=32),
+    }
+    onnx, gguf = {}, {}
+    for name, scheme in schemes.items():
+        coded = made(work, name, "quantize", teacher, scheme)
+        onnx[name] = made(work, f"{name}-onnx", "export", coded, ExportConfig(format="onnx"))
+        gguf[name] = made(work, f"{name}-gguf", "export", coded, ExportConfig(format="gguf"))
     beside = [teacher.path / "config.json", *sorted(path for path in builder.iterdir() if path.is_file())]
     built = foreign(work, "builder", "onnx", beside)
     packaged = package_resource(TEACHER)
     shipped = foreign(work, "packaged", "gguf", [teacher.path / "config.json", packaged])
     contenders = [
         (built, "onnxruntime-genai", "genai's builder, onnxruntime-genai"),
-        (onnx, "onnxruntime-genai", "edgekit, onnxruntime-genai"),
-        (onnx, "onnxruntime", "edgekit, onnxruntime"),
-        (gguf, "llama.cpp", "edgekit's GGUF, llama.cpp"),
+        (onnx["int4-table4"], "onnxruntime-genai", "edgekit, head of 4 bits, onnxruntime-genai"),
+        (onnx["int4-table4"], "onnxruntime", "edgekit, head of 4 bits, onnxruntime"),
+        (onnx["int4"], "onnxruntime", "edgekit, head of 8 bits, onnxruntime"),
+        (gguf["int4-table4"], "llama.cpp", "edgekit's GGUF, head of 4 bits, llama.cpp"),
+        (gguf["int4"], "llama.cpp", "edgekit's GGUF, head of 8 bits, llama.cpp"),
         (shipped, "llama.cpp", "packaged GGUF (Q4_1), llama.cpp"),
     ]
     return [
