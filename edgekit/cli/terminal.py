@@ -21,14 +21,21 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from edgekit.events import Event, EventSink
+from edgekit.cli.launch import is_main_process
+from edgekit.events import Event, EventSink, ignore
 
 _SECONDS_BETWEEN_LOG_LINES = 10.0
 
 
 @contextmanager
 def listening(*, as_json: bool) -> Iterator[EventSink]:
-    """Yields the sink that fits: JSON lines when asked for, a progress display on a terminal, else plain lines."""
+    """Yields the sink that fits: JSON lines when asked for, a progress display on a terminal, else plain lines.
+
+    Of the processes of a launched run only the main one tells anything.
+    """
+    if not is_main_process():
+        yield ignore
+        return
     if as_json:
         yield _json_event
         return
