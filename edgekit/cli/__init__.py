@@ -72,7 +72,9 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        message, code = str(error), 2
+        from edgekit.cli.options import explain_usage
+
+        message, code = explain_usage(error, " ".join(["edgekit", *arguments[:1]])), 2
     except EdgekitError as error:
         message, code = str(error), error.exit_code
     except KeyboardInterrupt:
