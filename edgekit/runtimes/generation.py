@@ -105,7 +105,11 @@ class Templating(Protocol):
     """A session of a runtime that renders chat templates itself."""
 
     def render(self, messages: list[dict[str, str]]) -> str:
-        """Returns a conversation (`role`, `content`) as the model's chat template writes it, ready for an answer."""
+        """Returns a conversation (`role`, `content`) as the model's chat template writes it, ready for an answer.
+
+        Raises:
+            UsageError: the template refuses the conversation, or the runtime cannot run the template.
+        """
 
 
 @runtime_checkable
