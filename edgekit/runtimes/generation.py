@@ -266,7 +266,7 @@ def choose_context(asked: int | None, available: int) -> int:
     if asked is None:
         return available
     if not 1 <= asked <= available:
-        raise UsageError(f"context_length: found {asked}, expected 1 to {available}, which is what the model allows.")
+        raise UsageError(f"context: found {asked} tokens, expected 1 to {available}, which is what the model allows.")
     return asked
 
 
