@@ -179,8 +179,8 @@ def quantize_modules(
     left = [name for name in schemes if not isinstance(model.get_submodule(name), QuantizedModule)]
     sources = shared_sources(model, schemes)
     done: dict[str, QuantizedModule] = {}
-    steps = track(left, context.events, stage=_STAGE, text="rounding weights", total=len(left), unit="modules")
-    for name in sorted(steps, key=lambda name: name in sources):
+    left.sort(key=lambda name: name in sources)
+    for name in track(left, context.events, stage=_STAGE, text="rounding weights", total=len(left), unit="modules"):
         with naming([name]):
             weight = weight_matrix(model.get_submodule(name))
             if config.algorithm == "hqq":

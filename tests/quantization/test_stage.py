@@ -9,9 +9,11 @@ from pydantic import ValidationError
 from edgekit.artifact import Artifact, Lineage, publish
 from edgekit.contract import StageContext, StageInputs
 from edgekit.errors import ModelError, UsageError
+from edgekit.models.codes import Scheme
 from edgekit.models.quantized import schemes_of
 from edgekit.models.source import load_model, save_model
-from edgekit.quantization.stage import QuantizeConfig, quantize
+from edgekit.quantization.scheme import Rules, choose_schemes
+from edgekit.quantization.stage import QuantizeConfig, quantize, quantize_modules
 from tests.pico import pico_loaded, pico_model_artifact
 
 
@@ -81,3 +83,16 @@ def test_a_weight_that_is_not_finite_is_named_and_nothing_is_left(tmp_path):
 def test_what_no_kernel_computes_is_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         QuantizeConfig(**settings)
+
+
+def test_progress_is_told_as_modules_are_rounded_not_before(tmp_path):
+    model = pico_loaded(layers=1).model
+    config = QuantizeConfig()
+    schemes = choose_schemes(model, Rules(linears=Scheme(), embeddings=Scheme(activations="float")), outputs=2)
+    told = []
+
+    def tell(event):
+        told.append((event.completed, len(schemes_of(model))))
+
+    quantize_modules(model, schemes, config, StageContext(tmp_path / "out", events=tell))
+    assert told == [(done, done) for done in range(len(schemes) + 1)]
