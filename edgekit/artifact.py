@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -172,6 +173,35 @@ def hash_json(value: JsonValue) -> str:
 
 
 @contextmanager
+def system_errors() -> Iterator[None]:
+    """Turns what libraries raise on a full disk in words of their own into the system's error.
+
+    safetensors raises no OSError but names its number; numpy's and Python's short writes name none.
+
+    Raises:
+        OSError: in place of theirs.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = _system_error(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number)) from error
+
+
+def _system_error(error: Exception) -> int | None:
+    """Returns the number of the system's error that `error` tells of in words alone; None where it tells of none."""
+    if isinstance(error, OSError):
+        is_short = error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error))
+        return errno.ENOSPC if is_short else None
+    if not type(error).__module__.startswith("safetensors"):
+        return None
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return None if found is None else int(found[1])
+
+
+@contextmanager
 def publish(out: Path, *, kind: Kind, lineage: Lineage) -> Iterator[Path]:
     """Yields an empty directory to fill; on success it becomes the artifact `out`, on any error nothing remains.
 
@@ -186,7 +216,8 @@ def publish(out: Path, *, kind: Kind, lineage: Lineage) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
         staging.chmod(0o755)
-        yield staging
+        with system_errors():
+            yield staging
         _seal(staging, kind, lineage)
         require_absent(out)
         staging.rename(out)
@@ -223,7 +254,10 @@ def write_atomically(path: Path, text: str) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise EnvironmentLacksError(f"{path}: could not be written ({error.strerror or error}).") from error
+        raise EnvironmentLacksError(
+            f"{path}: could not be written ({error.strerror or error}). Free disk space, then run the same command "
+            "again."
+        ) from error
 
 
 def require_absent(out: Path) -> None:

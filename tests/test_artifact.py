@@ -3,9 +3,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from edgekit.artifact import (
     Artifact,
@@ -15,6 +17,7 @@ from edgekit.artifact import (
     write_atomically,
 )
 from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError
+from tests.full_disk import files_of_at_most
 
 LINEAGE = Lineage(stage="prune", config={"layers": 3}, seed=7)
 
@@ -143,6 +146,26 @@ def test_full_disk_is_said_so_and_nothing_is_published(tmp_path, monkeypatch):
             (staging / "weights").write_text("x")
             monkeypatch.setattr(os, "fsync", full)
     assert "Nothing was published" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("library", ["safetensors", "numpy"])
+def test_a_full_disk_in_the_words_of_a_library_is_said_as_any_other(tmp_path, library):
+    values = np.zeros(50_000)
+
+    def fill(staging: Path) -> None:
+        if library == "safetensors":
+            save_file({"weights": values}, staging / "weights")
+        else:
+            with (staging / "weights").open("wb") as stream:
+                values.tofile(stream)
+
+    with (
+        pytest.raises(EnvironmentLacksError, match=r"not be written \((File too large|No space left on device)\)"),
+        files_of_at_most(20_000),
+        publish(tmp_path / "a", kind="model", lineage=LINEAGE) as staging,
+    ):
+        fill(staging)
     assert list(tmp_path.iterdir()) == []
 
 

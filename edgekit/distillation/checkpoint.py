@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekit.artifact import system_errors
 from edgekit.distillation.progress import Best, Progress, Score
 from edgekit.distillation.sharding import like, whole
 from edgekit.errors import EnvironmentLacksError, TrainingError
@@ -212,7 +213,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    save_file(tensors, file)
+    with system_errors():
+        save_file(tensors, file)
     _flush(file)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.artifact import FileRecord, hash_file, hash_json, write_atomically
+from edgekit.artifact import FileRecord, hash_file, hash_json, system_errors, write_atomically
 from edgekit.distillation.signal_identity import (
     DESCRIPTION_FILE,
     FORMAT,
@@ -198,10 +198,12 @@ def _disk_errors(place: Path, shards: int) -> Iterator[None]:
         EnvironmentLacksError: in place of the system's error.
     """
     try:
-        yield
+        with system_errors():
+            yield
     except (OSError, EnvironmentLacksError) as error:
         finished = sum(_is_finished(place, index) for index in range(shards))
-        reason = str(error) if isinstance(error, EnvironmentLacksError) else (error.strerror or str(error))
+        cause = error.__cause__ if isinstance(error, EnvironmentLacksError) else error
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
         raise EnvironmentLacksError(
             f"{place}: could not be written ({reason}). {finished} of {shards} shards are finished and kept. Free disk "
             "space and run the same command again: it goes on from there."

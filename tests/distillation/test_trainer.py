@@ -16,9 +16,10 @@ import edgekit.distillation.checkpoint as checkpoint
 import edgekit.distillation.trainer as trainer
 from edgekit.contract import StageContext, StageInputs
 from edgekit.distillation.stage import FinetuneConfig, finetune
-from edgekit.errors import TrainingError
+from edgekit.errors import EnvironmentLacksError, TrainingError
 from edgekit.models.source import load_model
 from tests.distillation.training import FINETUNE, Recorder, assert_same_weights, weights
+from tests.full_disk import files_of_at_most
 from tests.pico import pico_loaded, publish_model
 
 ROOT = Path(__file__).parents[2]
@@ -312,16 +313,8 @@ def test_bf16_trains_float32_weights(teacher, data, tmp_path):
 
 
 def test_a_full_disk_is_an_error_that_says_how_to_go_on(teacher, data, tmp_path, monkeypatch):
-    import errno
-
-    from edgekit.distillation import checkpoint
-    from edgekit.errors import EnvironmentLacksError
-
-    def full(file, tensors):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint, "_write", full)
-    with pytest.raises(EnvironmentLacksError, match=r"No space left.*Free disk space"):
+    full = pytest.raises(EnvironmentLacksError, match=r"checkpoint could not be written \(File too large\).*Free disk")
+    with full, files_of_at_most(50_000):
         run(teacher, data, tmp_path / "out", work_directory=tmp_path / "work")
     assert not (tmp_path / "out").exists()
