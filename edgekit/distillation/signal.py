@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgekit.artifact import Artifact
+from edgekit.artifact import Artifact, system_errors
 from edgekit.data.prepared import PreparedData
 from edgekit.data.preprocessing import encode, length_buckets, pad
 from edgekit.distillation.config import CaptureConfig
 from edgekit.distillation.learner import View, observe
+from edgekit.distillation.processes import lost_process
 from edgekit.errors import ArtifactError, EnvironmentLacksError, TrainingError
 from edgekit.events import Event, EventSink
 from edgekit.models.source import LoadedModel
@@ -187,7 +188,8 @@ def _shards(
                 "progress", run.stage, "teacher", completed=min(finished, len(ids)), total=len(ids), unit="rows"
             )
             run.events(event)
-    everyone = gather_object([done]) if accelerator.num_processes > 1 else [done]
+    with lost_process(run.stage, accelerator):
+        everyone = gather_object([done]) if accelerator.num_processes > 1 else [done]
     for share in everyone:
         for index, values in share.items():
             yield parts[index], values
@@ -230,9 +232,11 @@ def _write_part(file: Path, values: NDArray[np.float32], fingerprint: str) -> No
     partial = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"logits": values}, partial, metadata={"fingerprint": fingerprint})
+        with system_errors():
+            save_file({"logits": values}, partial, metadata={"fingerprint": fingerprint})
         partial.replace(file)
     except OSError as error:
         raise EnvironmentLacksError(
-            f"{file}: could not be written ({error.strerror or error}). Free disk space."
+            f"{file}: could not be written ({error.strerror or error}). What is finished is kept: free disk space, "
+            "then run the same command again."
         ) from error
