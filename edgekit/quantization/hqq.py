@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from edgekit.models.codes import QuantizedTensor, Scheme
+from edgekit.models.threads import torch_threads
 from edgekit.quantization.round_to_nearest import round_to_codes, split_rows
 from edgekit.quantization.scales import choose_scales, group_columns, storable
 
@@ -64,6 +65,7 @@ def shrink(errors: Tensor, norm: float, beta: float) -> Tensor:
     return errors.sign() * (sizes - sizes.clamp(min=1e-12).pow(norm - 1) / beta).clamp(min=0)
 
 
+@torch_threads(1)
 def _alternate(groups: Tensor, scheme: Scheme, config: HqqConfig) -> tuple[Tensor, Tensor]:
     """Returns scales, float16, and zero points, uint8, `(out, groups)`, of weights `(out, groups, group_size)`."""
     scales, zeros = _start(groups, scheme)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edgekit.errors import ModelError
 from edgekit.models.codes import QuantizedTensor, Scheme
+from edgekit.models.threads import torch_threads
 from edgekit.quantization.scales import ScaleChoice, choose_scales, group_columns
 
 # Weights quantized at once: bounds the float64 copies, and keeps the search for scales within a processor's cache.
@@ -61,6 +62,7 @@ def split_rows(weight: Tensor) -> tuple[Tensor, ...]:
     return parts
 
 
+@torch_threads(1)
 def round_to_codes(rows: Tensor, scales: Tensor, zero_points: Tensor, scheme: Scheme) -> Tensor:
     """Returns the codes of weights `(out, in)` next to them, int8 or uint8, under fixed scales and zero points."""
     # float64 holds the quotient of a float32 and a float16 closely enough that no tie is made or lost.

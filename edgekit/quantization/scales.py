@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from edgekit.errors import UnsupportedError
 from edgekit.models.codes import Scheme
+from edgekit.models.threads import torch_threads
 
 ScaleChoice = Literal["least-error", "range"]
 
@@ -43,6 +44,7 @@ def group_columns(rows: Tensor, scheme: Scheme) -> Tensor:
     return groups
 
 
+@torch_threads(1)  # passes over a cache's worth of weights: threads gain little, and spin where cores are busy
 def choose_scales(
     rows: Tensor, scheme: Scheme, choice: ScaleChoice = "least-error", importance: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtimes.generation import GenerationConfig, GenerationSession, choose_context, require_room
@@ -103,7 +101,9 @@ class TorchGenerationSession:
         """Returns what the output layer makes of states (T, H): (T, V)."""
         import torch
 
-        with _threads(self._threads), torch.inference_mode():
+        from edgekit.models.threads import torch_threads
+
+        with torch_threads(self._threads), torch.inference_mode():
             # into torch's own memory: on its alignment a product's last bit may depend
             own = torch.from_numpy(states)[None].clone()
             logits: NDArray[np.float32] = self._output_layer()(own)[0].float().numpy()
@@ -137,28 +137,15 @@ class TorchGenerationSession:
         """Returns the logits of the last `kept` tokens (0: of all), (T, V)."""
         import torch
 
+        from edgekit.models.threads import torch_threads
+
         require_room(self.position, len(ids), self.context_length)
         if self._network is None:
             raise RuntimeError("the session is closed.")
-        with _threads(self._threads), torch.inference_mode():
+        with torch_threads(self._threads), torch.inference_mode():
             inputs = torch.from_numpy(ids.astype("int64"))[None]
             output = self._network(input_ids=inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=kept)
             self._cache = output.past_key_values
             self.position += len(ids)
             logits: NDArray[np.float32] = output.logits[0].float().numpy()
         return logits
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Lets torch use `count` threads inside the `with` block."""
-    import torch
-
-    before = torch.get_num_threads()
-    if before != count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if before != count:
-            torch.set_num_threads(before)

@@ -63,14 +63,9 @@ class TorchSession:
         """Runs the model once and returns float32 logits."""
         import torch
 
-        before = torch.get_num_threads()
-        if before != self._threads:
-            torch.set_num_threads(self._threads)
-        try:
-            with torch.inference_mode():
-                feeds = {name: torch.from_numpy(inputs[name]) for name in self.input_names}
-                logits = self._network(**feeds).logits
-                return {"logits": logits.float().numpy()}
-        finally:
-            if before != self._threads:
-                torch.set_num_threads(before)
+        from edgekit.models.threads import torch_threads
+
+        with torch_threads(self._threads), torch.inference_mode():
+            feeds = {name: torch.from_numpy(inputs[name]) for name in self.input_names}
+            logits = self._network(**feeds).logits
+            return {"logits": logits.float().numpy()}
