@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from edgekit._version import __version__
+from edgekit.disk_errors import system_errors
 from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError
 
 DESCRIPTOR = "artifact.json"
@@ -170,35 +170,6 @@ def hash_file(path: Path) -> str:
 def hash_json(value: JsonValue) -> str:
     """Returns the hexadecimal SHA-256 of a value's canonical JSON (sorted keys, no white space)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-@contextmanager
-def system_errors() -> Iterator[None]:
-    """Turns what libraries raise on a full disk in words of their own into the system's error.
-
-    safetensors raises no OSError but names its number; numpy's and Python's short writes name none.
-
-    Raises:
-        OSError: in place of theirs.
-    """
-    try:
-        yield
-    except Exception as error:
-        number = _system_error(error)
-        if number is None:
-            raise
-        raise OSError(number, os.strerror(number)) from error
-
-
-def _system_error(error: Exception) -> int | None:
-    """Returns the number of the system's error that `error` tells of in words alone; None where it tells of none."""
-    if isinstance(error, OSError):
-        is_short = error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error))
-        return errno.ENOSPC if is_short else None
-    if not type(error).__module__.startswith("safetensors"):
-        return None
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return None if found is None else int(found[1])
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.artifact import system_errors
+from edgekit.disk_errors import system_errors
 from edgekit.distillation.progress import Best, Progress, Score
 from edgekit.distillation.sharding import like, whole
 from edgekit.errors import EnvironmentLacksError, TrainingError

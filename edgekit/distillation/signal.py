@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgekit.artifact import Artifact, system_errors
+from edgekit.artifact import Artifact
 from edgekit.data.prepared import PreparedData
 from edgekit.data.preprocessing import encode, length_buckets, pad
+from edgekit.disk_errors import system_errors
 from edgekit.distillation.config import CaptureConfig
 from edgekit.distillation.learner import View, observe
 from edgekit.distillation.processes import lost_process

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.artifact import FileRecord, hash_file, hash_json, system_errors, write_atomically
+from edgekit.artifact import FileRecord, hash_file, hash_json, write_atomically
+from edgekit.disk_errors import system_errors
 from edgekit.distillation.signal_identity import (
     DESCRIPTION_FILE,
     FORMAT,
