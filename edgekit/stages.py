@@ -60,7 +60,7 @@ STAGES: dict[str, StageEntry] = {
             "edgekit.models.stage",
             "import_model",
             "ImportConfig",
-            1,
+            2,
             "Bring a model from a hub, a directory or an installed package into an artifact.",
         ),
         StageEntry(

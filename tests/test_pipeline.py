@@ -12,6 +12,7 @@ import pytest
 
 import edgekit
 from edgekit.artifact import Artifact
+from edgekit.errors import ModelError
 from edgekit.events import Event
 from edgekit.pipeline import _report_quality, build
 from edgekit.recipe import load_recipe
@@ -196,6 +197,15 @@ def test_a_bundle_loads_and_an_altered_one_does_not(built):
     labels.write_text(labels.read_text() + " ")
     with pytest.raises(edgekit.EdgekitError, match=r"labels\.json"):
         edgekit.load(bundle)
+
+
+def test_a_build_that_would_distil_from_a_head_that_nothing_trained_stops_after_the_import(tmp_path):
+    finetune = RECIPE.index("[[stage]]")
+    text = RECIPE[:finetune] + RECIPE[RECIPE.index("[[stage]]", finetune + 1) :]
+    events: list[Event] = []
+    with pytest.raises(ModelError, match=r"distill: .* never trained, expected .* 'finetune' at the start"):
+        build(load_recipe(str(make_recipe(tmp_path, text))), tmp_path / "out", events=events.append)
+    assert [event.stage for event in events if event.kind == "stage-started"] == ["prepare", "import"]
 
 
 def test_the_metric_of_a_stage_is_told_by_its_own_name():

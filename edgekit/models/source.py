@@ -22,7 +22,7 @@ from edgekit.models.files import (
     sort_metadata,
 )
 from edgekit.models.quiet import quiet_transformers
-from edgekit.models.tasks import TASKS, TaskConfig, read_task, write_task
+from edgekit.models.tasks import TASKS, TaskConfig, is_head_trained, read_task, write_task
 from edgekit.models.tokenizer import load_tokenizer, save_tokenizer
 from edgekit.resources import is_package_resource, package_resource
 
@@ -46,6 +46,8 @@ class LoadedModel:
     """Neither pads nor truncates unless told to in a call."""
     task: TaskConfig
     """What the model is for."""
+    head_trained: bool = True
+    """False while a classification head is as it was drawn at random: such a model can learn, and teaches nothing."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def load_model(model: Artifact) -> LoadedModel:
     else:
         network, report = load_network(model.path, task.kind)
         _require_whole(model.path, report)
-    return LoadedModel(network, load_tokenizer(model.path), task)
+    return LoadedModel(network, load_tokenizer(model.path), task, is_head_trained(model.path))
 
 
 def save_model(loaded: LoadedModel, directory: Path) -> None:
@@ -131,7 +133,7 @@ def save_model(loaded: LoadedModel, directory: Path) -> None:
         with quiet_transformers():
             loaded.model.save_pretrained(directory, max_shard_size="1000GB")
     save_tokenizer(loaded.tokenizer, directory)
-    write_task(directory, loaded.task)
+    write_task(directory, loaded.task, head_trained=loaded.head_trained)
 
 
 def set_labels(config: PretrainedConfig, labels: list[str]) -> None:

@@ -100,9 +100,9 @@ def _load_classifier(files: ModelFiles, config: ImportConfig, context: StageCont
         seed=context.seed,
         num_labels=len(task.labels),
     )
-    _check_report(files, report, network.base_model_prefix, context)
+    new_head = _check_report(files, report, network.base_model_prefix, context)
     set_labels(network.config, task.labels)
-    loaded = LoadedModel(network, tokenizer, task)
+    loaded = LoadedModel(network, tokenizer, task, head_trained=not new_head and _came_trained(files))
     _check_network(files, loaded)
     return loaded
 
@@ -170,8 +170,15 @@ def _architecture(config: dict[str, Any]) -> str:
     return str(architectures[0])
 
 
-def _check_report(files: ModelFiles, report: LoadReport, prefix: str, context: StageContext) -> None:
-    """Refuses an encoder with weights missing; tells of a new head and of weights that the task has no use for."""
+def _came_trained(files: ModelFiles) -> bool:
+    """Returns False for a model of edgekit's own whose head is still as an earlier import drew it."""
+    from edgekit.models.tasks import is_head_trained
+
+    return not (files.path / TASK_FILE).is_file() or is_head_trained(files.path)
+
+
+def _check_report(files: ModelFiles, report: LoadReport, prefix: str, context: StageContext) -> bool:
+    """Refuses an encoder with weights missing; tells of weights without use, and of a new head: then returns True."""
     is_head = [name for name in report.missing if not name.startswith(f"{prefix}.") or ".pooler." in name]
     lacking = sorted(set(report.missing) - set(is_head))
     if lacking or report.mismatched:
@@ -190,6 +197,7 @@ def _check_report(files: ModelFiles, report: LoadReport, prefix: str, context: S
         _tell(context, f"new classification head from seed {context.seed}: {_some(is_head)}; finetune before use")
     if report.unexpected:
         _tell(context, f"left out weights that the task has no use for: {_some(report.unexpected)}")
+    return bool(is_head)
 
 
 def _check_network(files: ModelFiles, loaded: Any) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from edgekit.distillation.stage import (
 )
 from edgekit.errors import ArtifactError, DataError, ModelError, UnsupportedError, UsageError
 from edgekit.models.source import load_model
+from edgekit.pruning.stage import PruneConfig, prune
 from tests.distillation.test_trainer import ROOT, kill_after
 from tests.distillation.training import DISTILL, Recorder, assert_same_weights, weights
 from tests.pico import pico_data_artifact, pico_loaded, pico_model_artifact, publish_model
@@ -174,6 +176,24 @@ def test_labels_that_differ_are_both_named(teacher, data, tmp_path):
     with pytest.raises(DataError, match="expected those of the teacher"):
         capture(StageInputs(teacher=student, data=data), CaptureConfig(), context(tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_head_that_was_never_trained_teaches_nothing_until_it_is_finetuned(student, data, tmp_path):
+    loaded = replace(pico_loaded(layers=2, seed=3), head_trained=False)
+    untrained = publish_model(loaded, tmp_path / "untrained")
+    message = f"{untrained.path}: found a teacher whose .* never trained, expected .* Finetune it first"
+    with pytest.raises(ModelError, match=f"capture: {message}"):
+        capture(StageInputs(teacher=untrained, data=data), CaptureConfig(), context(tmp_path))
+    with pytest.raises(ModelError, match=f"distill: {message}"):
+        distill(StageInputs(model=student, teacher=untrained, data=data), DISTILL, context(tmp_path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["untrained"]
+    cut = prune(StageInputs(model=untrained), PruneConfig(layers=1), StageContext(tmp_path / "cut"))
+    assert not load_model(cut).head_trained
+    trained = finetune(StageInputs(model=cut, data=data), FinetuneConfig(**QUICK), StageContext(tmp_path / "trained"))
+    config = DistillConfig(**QUICK)
+    made = distill(StageInputs(model=untrained, teacher=trained, data=data), config, context(tmp_path))
+    assert load_model(trained).head_trained
+    assert load_model(made).head_trained
 
 
 def test_one_class_only_is_refused(teacher, tmp_path):
