@@ -90,6 +90,8 @@ def test_a_build_that_meets_its_budget_leaves_everything(built):
         bundle = Artifact.open(root / "out" / export.bundle, kind="bundle")
         assert bundle.lineage.stage == "package"
         assert bundle.lineage.inputs["model"].lineage.stage == "export"
+        modes = {path.stat().st_mode & 0o777 for path in bundle.path.rglob("*") if path.is_file()}
+        assert modes == {(root / "recipe.toml").stat().st_mode & 0o777}
     for name in ("build.json", "report.html", "report.md", "junit.xml"):
         assert (root / "out" / name).stat().st_size > 0
     assert not list((root / "out" / "work").glob("*"))
