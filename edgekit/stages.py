@@ -127,7 +127,7 @@ STAGES: dict[str, StageEntry] = {
             "edgekit.quantization.stage",
             "quantize",
             "QuantizeConfig",
-            2,
+            3,
             "Replace weights by integer codes that every format lowers as they are.",
             needs=("model",),
             takes=("data",),
