@@ -97,6 +97,23 @@ def test_a_build_that_meets_its_budget_leaves_everything(built):
     assert not list((root / "out" / "work").glob("*"))
 
 
+def test_each_export_is_timed_in_turn_with_the_teachers_own_float32_export(built):
+    root, result = built
+    teacher = next(stage for stage in result.stages if stage.kind == "finetune").digest
+    for export in result.exports:
+        compared, shipped = export.teacher_comparison, Artifact.open(root / "out" / export.bundle)
+        assert compared.first.model_digest == shipped.lineage.inputs["model"].digest
+        timed = next(
+            artifact
+            for artifact in map(Artifact.open, (root / "out" / "artifacts").glob("export-????????????????"))
+            if artifact.digest == compared.second.model_digest
+        )
+        assert timed.lineage.inputs["model"].digest == teacher
+        assert timed.lineage.config["precision"] == "float32"
+        assert compared.rounds >= 12
+    assert "the teacher&#39;s float32 export" in (root / "out" / "report.html").read_text()
+
+
 def test_build_json_has_the_published_shape(built):
     root, _ = built
     values = json.loads((root / "out" / "build.json").read_text())
