@@ -68,7 +68,7 @@ STAGES: dict[str, StageEntry] = {
             "edgekit.data.stage",
             "prepare",
             "PrepareConfig",
-            1,
+            2,
             "Read, check, deduplicate, shuffle and split labelled text.",
         ),
         StageEntry(

@@ -13,6 +13,7 @@ import torch
 from edgekit.artifact import Lineage, publish
 from edgekit.contract import StageContext, StageInputs
 from edgekit.data.prepared import DataDescription, PreparedData, Split, write_description, write_split
+from edgekit.data.stage import PrepareConfig, prepare
 from edgekit.distillation.stage import (
     CaptureConfig,
     DistillConfig,
@@ -25,9 +26,10 @@ from edgekit.distillation.stage import (
 from edgekit.errors import ArtifactError, DataError, ModelError, UnsupportedError, UsageError
 from edgekit.models.source import load_model
 from edgekit.pruning.stage import PruneConfig, prune
+from edgekit.stages import run_stage
 from tests.distillation.test_trainer import ROOT, kill_after
 from tests.distillation.training import DISTILL, Recorder, assert_same_weights, weights
-from tests.pico import pico_data_artifact, pico_loaded, pico_model_artifact, publish_model
+from tests.pico import pico_data_artifact, pico_loaded, pico_model_artifact, pico_texts, publish_model
 
 QUICK = {"epochs": 0.2, "batch_size": 8}
 
@@ -214,7 +216,7 @@ def test_one_class_only_is_refused(teacher, tmp_path):
         (
             Split("train", ["good", ""], [1, 0]),
             Split("validation", ["good"], [1]),
-            r"train.parquet, row 1 .*without any",
+            r"train.parquet, row 1: .*without any",
         ),
     ],
 )
@@ -222,6 +224,26 @@ def test_rows_that_cannot_be_learned_from_are_named(teacher, tmp_path, train, va
     data = data_of(tmp_path / "data", [train, validation])
     with pytest.raises(DataError, match=expected):
         finetune(StageInputs(model=teacher, data=data), FinetuneConfig(), context(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["finetune", "capture"])
+def test_a_text_without_tokens_is_named_by_the_line_of_the_file_that_was_prepared(teacher, tmp_path, kind):
+    texts, labels = pico_texts(60)
+    rows = [f'"{text}",{"np"[label]}' for text, label in zip(texts, labels, strict=True)]
+    rows.insert(41, "\u200b,p")
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    config = PrepareConfig(
+        source=str(tmp_path / "reviews.csv"),
+        labels=["negative", "positive"],
+        label_map={"n": "negative", "p": "positive"},
+    )
+    data = prepare(StageInputs(), config, StageContext(tmp_path / "data", seed=0))
+    assert "\u200b" in PreparedData.open(data).split("train").texts, "another seed is needed"
+    inputs = StageInputs(model=teacher, teacher=teacher, data=data)
+    config = FinetuneConfig() if kind == "finetune" else CaptureConfig()
+    with pytest.raises(DataError, match=r"train\.parquet, row \d+ \(reviews\.csv, line 43\): found a text without any"):
+        run_stage(kind, inputs, config, context(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
