@@ -154,7 +154,7 @@ def quantize(model: PreTrainedModel, row: Row, calibration: list[list[int]]) -> 
     if row.algorithm == "float":
         return sum(parameter.numel() * 4 for parameter in model.parameters())
     scheme = Scheme(bits=row.bits, group_size=row.group_size, symmetric=row.symmetric, activations="float")
-    schemes = choose_schemes(model, Rules(linears=scheme, embeddings=TABLE, head=TABLE), outputs=0)
+    schemes = choose_schemes(model, Rules(linears=scheme, embeddings=TABLE, head=TABLE), labels=0)
     inside = linears_in_layers(model, schemes)
     if row.algorithm in ("Q8_0", "Q4_0", "Q4_1"):
         stored = 0

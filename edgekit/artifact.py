@@ -10,7 +10,9 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -185,7 +187,6 @@ def publish(out: Path, *, kind: Kind, lineage: Lineage) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-        staging.chmod(0o755)
         yield staging
         _seal(staging, kind, lineage)
         require_absent(out)
@@ -211,16 +212,15 @@ def write_atomically(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            with partial.open("x", encoding="utf-8") as stream:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).chmod(0o644)
-            os.replace(name, path)  # noqa: PTH105 - the test of a full disk replaces this name
+            os.replace(partial, path)  # noqa: PTH105 - the test of a full disk replaces this name
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise EnvironmentLacksError(f"{path}: could not be written ({error.strerror or error}).") from error
@@ -259,7 +259,7 @@ def _read_descriptor(file: Path) -> _Descriptor:
 
 
 def _seal(staging: Path, kind: Kind, lineage: Lineage) -> None:
-    """Writes the descriptor and flushes every file to the disk."""
+    """Writes the descriptor, gives every file the mode that the umask says, and flushes it to the disk."""
     records = {name: _record(staging / name) for name in sorted(_relative_files(staging))}
     descriptor = _Descriptor(
         format=FORMAT,
@@ -270,8 +270,13 @@ def _seal(staging: Path, kind: Kind, lineage: Lineage) -> None:
         lineage_digest=lineage_digest(lineage),
     )
     (staging / DESCRIPTOR).write_text(descriptor.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    mode = stat.S_IMODE((staging / DESCRIPTOR).stat().st_mode)
     for name in _relative_files(staging):
+        # Libraries write some files for their owner alone; all are to be as readable as a file written plainly.
+        if stat.S_IMODE((staging / name).stat().st_mode) != mode:
+            (staging / name).chmod(mode)
         _sync(staging / name)
+    staging.chmod(mode | (mode & 0o444) >> 2)  # whoever may read may enter
     _sync(staging)
 
 

@@ -3,9 +3,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from edgekit.artifact import (
     Artifact,
@@ -33,6 +35,31 @@ def test_published_artifact_opens_with_its_files_and_lineage(tmp_path):
     assert artifact.files["onnx/model.onnx"].bytes == 7
     assert artifact.lineage == LINEAGE
     assert [path.name for path in tmp_path.iterdir()] == ["a"], "no staging directory may remain"
+
+
+@pytest.mark.parametrize(("umask", "file_mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_every_file_follows_the_umask_whatever_the_library_that_wrote_it_chose(tmp_path, umask, file_mode):
+    before = os.umask(umask)
+    try:
+        with publish(tmp_path / "a", kind="model", lineage=LINEAGE) as staging:
+            save_file({"weight": np.zeros(2)}, staging / "model.safetensors")
+            (staging / "onnx").mkdir()
+            (staging / "onnx" / "model.onnx").write_bytes(b"weights")
+            (staging / "onnx" / "model.onnx").chmod(0o600)
+        write_atomically(tmp_path / "build.json", "{}")
+    finally:
+        os.umask(before)
+    found = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    folder_mode = file_mode | (file_mode & 0o444) >> 2
+    assert found == {
+        "a": folder_mode,
+        "a/artifact.json": file_mode,
+        "a/model.safetensors": file_mode,
+        "a/onnx": folder_mode,
+        "a/onnx/model.onnx": file_mode,
+        "build.json": file_mode,
+    }
+    assert Artifact.open(tmp_path / "a").kind == "model"
 
 
 def test_sha256_is_the_standard_one(tmp_path):

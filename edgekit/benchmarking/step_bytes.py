@@ -168,7 +168,7 @@ def _torch_tables(directory: Path) -> tuple[PretrainedConfig, list[str], str]:
     from edgekit.models.structure import find_embeddings
 
     with torch.device("meta"), quiet_transformers():
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         network = AutoModelForCausalLM.from_config(config)
     found = find_embeddings(network)
     tables = [found.word.name, *([found.position.name] if found.position else [])]

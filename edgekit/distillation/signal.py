@@ -88,19 +88,21 @@ def capture_logits(teacher: LoadedModel, data: PreparedData, config: CaptureConf
     splits = [data.split(name) for name in captured_splits(data, use_unlabelled=config.use_unlabelled)]
     ids: list[list[int]] = []
     for split in splits:
-        where = str(data.path / f"{split.name}.parquet")
+        where = [f"{data.path / split.name}.parquet, {split.row_name(row)}" for row in range(len(split))]
         ids.extend(encode(split.texts, teacher.tokenizer, teacher.task.max_length, where=where))
     logits = np.empty((len(ids), len(teacher.task.labels)), dtype=np.float32)
     for rows, values in _shards(teacher, ids, config, run):
         logits[rows] = values
     ends = np.cumsum([len(split) for split in splits])
     parts = dict(zip([split.name for split in splits], np.split(logits, ends[:-1]), strict=True))
-    for name, values in parts.items():
+    for split in splits:
+        values = parts[split.name]
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
+            row = f"{split.name} {split.row_name(int(bad[0]))}"
             raise TrainingError(
-                f"{run.stage}: the teacher's logits for {name} row {bad[0]} are {values[bad[0]].tolist()}, expected "
-                "finite numbers. Use precision float32, or check the teacher's weights."
+                f"{run.stage}: the teacher's logits for {row} are {values[bad[0]].tolist()}, expected finite numbers. "
+                "Use precision float32, or check the teacher's weights."
             )
     return Signal(parts)
 

@@ -189,10 +189,12 @@ def _calibration_ids(loaded: LoadedModel, data: PreparedData, chosen: list[int])
     where = f"split '{_CALIBRATED}'"
     if _CALIBRATED not in data.forms:
         split = data.split(_CALIBRATED)
-        return encode([split.texts[row] for row in chosen], loaded.tokenizer, loaded.task.max_length, where=where)
+        texts, places = [split.texts[row] for row in chosen], [f"{where}, {split.row_name(row)}" for row in chosen]
+        return encode(texts, loaded.tokenizer, loaded.task.max_length, where=places)
     wanted = set(chosen)
-    documents = [document for row, document in enumerate(data.documents(_CALIBRATED)) if row in wanted]
-    encoded = encode_documents(documents, loaded.tokenizer, f"calibration rows of {where}")
+    documents = ((row, document) for row, document in enumerate(data.documents(_CALIBRATED)) if row in wanted)
+    # One at a time, so that an error names the row in the split.
+    encoded = (next(encode_documents([document], loaded.tokenizer, where, first=row)) for row, document in documents)
     return [document.ids[: loaded.task.max_length] for document in encoded]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -124,7 +125,7 @@ def prune(inputs: StageInputs, config: PruneConfig, context: StageContext) -> Ar
         UnsupportedError: the model or its tokenizer cannot be cut so.
     """
     from edgekit.data.prepared import PreparedData
-    from edgekit.models.source import LoadedModel, load_model, save_model
+    from edgekit.models.source import load_model, save_model
     from edgekit.pruning.choice import choose
     from edgekit.pruning.cut import cut_model, require_same_outputs
 
@@ -137,7 +138,7 @@ def prune(inputs: StageInputs, config: PruneConfig, context: StageContext) -> Ar
     require_same_outputs(loaded.model, student, choice.cut, context.seed)
     report = _report(loaded, student, choice)
     with publish(context.out, kind="model", lineage=lineage_of(STAGE, inputs, config, context)) as directory:
-        save_model(LoadedModel(student, choice.tokenizer, loaded.task), directory)
+        save_model(replace(loaded, model=student, tokenizer=choice.tokenizer), directory)
         (directory / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     context.events(Event("message", stage=STAGE, text=report.summary(), values=report.numbers()))
     return Artifact.open(context.out, kind="model")

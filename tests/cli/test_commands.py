@@ -10,7 +10,7 @@ import pytest
 from edgekit.cli import make_app, run
 from edgekit.recipe import load_recipe
 from edgekit.stages import STAGES
-from tests.pico import pico_data_artifact, pico_model_artifact
+from tests.pico import pico_classifier, pico_data_artifact, pico_model_artifact
 
 HEAVY = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "numpy", "pydantic")
 
@@ -59,6 +59,22 @@ def test_verify_accepts_whole_and_refuses_altered(tmp_path, capsys):
     (artifact.path / "config.json").write_text("{}")
     assert run(["verify", str(artifact.path)]) == 2
     assert "config.json" in capsys.readouterr().err
+
+
+def test_a_model_with_code_of_its_own_is_one_error_and_nothing_runs_or_is_written(tmp_path, capsys):
+    source = pico_classifier(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    auto_map = {"AutoConfig": "own_code.OwnConfig", "AutoModelForSequenceClassification": "own_code.OwnModel"}
+    (source / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": auto_map}))
+    (source / "own_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    assert run(["import", str(source), str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert [line for line in captured.err.splitlines() if line.startswith("edgekit: ")] == [
+        f"edgekit: {source}: its config.json asks for Python code of its own (auto_map: own_code.py), and code that "
+        "comes with a model is never run. Expected an architecture and a tokenizer that transformers has itself. Where "
+        "it has this one too, remove auto_map from a copy of config.json; else convert the weights to one that it has."
+    ]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
 
 
 def test_init_writes_a_recipe_that_is_valid_and_never_overwrites(tmp_path, capsys):

@@ -38,7 +38,7 @@ def batches(padding: int = 5):
 
 
 def schemes_in_layers(model):
-    return linears_in_layers(model, choose_schemes(model, Rules(linears=SCHEME, embeddings=None), outputs=2))
+    return linears_in_layers(model, choose_schemes(model, Rules(linears=SCHEME, embeddings=None), labels=2))
 
 
 def outputs(model, given):
