@@ -182,7 +182,7 @@ def _interval(ends: list[float], spelling: str) -> str:
 
 
 def _speed_ratio(ratio: Content | None, time: str) -> list[str]:
-    """Returns a ratio of speeds and its interval, from a ratio of times; the first model is what others compare with."""
+    """Returns a ratio of speeds and its interval, from a ratio of times; None is of the model compared with."""
     if ratio is None:
         return ["1", ""]
     ends = ratio[f"{time}_interval"]

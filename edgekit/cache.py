@@ -5,6 +5,7 @@ Layout below the build's output directory:
     artifacts/<kind>-<key>/       the artifact
     artifacts/<kind>-<key>.json   how long it took
     work/<kind>-<key>/            what a killed stage needs to go on; gone when the artifact is there
+    work/memory/                  what stages keep for each other; gone when the build is done
 """
 
 from __future__ import annotations
@@ -76,12 +77,20 @@ class Cache:
             return Cached(found, seconds, was_cached=True)
         work = self.directory / "work" / name
         started = time.perf_counter()
-        context = StageContext(out, self.seed, self.events, work, self.offline)
+        context = StageContext(out, self.seed, self.events, work, self.offline, self._memory)
         artifact = run_stage(kind, inputs, config, context)
         seconds = time.perf_counter() - started
         write_atomically(timing, json.dumps({"seconds": seconds}))
         clear_work_directory(work, self.directory / "logs" / name)
         return Cached(artifact, seconds, was_cached=False)
+
+    def forget(self) -> None:
+        """Removes what stages kept for each other: nothing of it is a result."""
+        shutil.rmtree(self._memory, ignore_errors=True)
+
+    @property
+    def _memory(self) -> Path:
+        return self.directory / "work" / "memory"
 
     def _key(self, kind: str, inputs: StageInputs, config: StageConfig, outside: dict[str, JsonValue]) -> str:
         return hash_json(

@@ -75,6 +75,9 @@ class StageContext:
     """Survives a kill and belongs to this very stage, inputs, config and seed; None: a resume starts over."""
     offline: bool = False
     """True forbids any network access."""
+    memory: Path | None = None
+    """Shared by the stages of a build: a stage may keep there what it would otherwise compute again, named by all that
+    it depends on, so that it changes how long a stage takes and nothing else; None: nothing is kept."""
 
 
 Config_contra = TypeVar("Config_contra", bound=StageConfig, contravariant=True)

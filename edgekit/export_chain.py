@@ -24,7 +24,7 @@ from edgekit.events import Event
 from edgekit.exporters.description import EXPORT_FILE
 from edgekit.exporters.parity import read_parity
 from edgekit.models.weights import weight_bytes
-from edgekit.packaging.manifest import MANIFEST_FILE
+from edgekit.packaging.manifest import MANIFEST_FILE, read_versions
 from edgekit.packaging.placement import place_bundle
 from edgekit.packaging.stage import BundleFacts, PackageConfig
 from edgekit.recipe import Recipe, bundle_name, export_config, merged_budget
@@ -77,7 +77,10 @@ def export_all(chain: ExportChain) -> list[ExportResult]:
 
 def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportResult:
     exported = chain.cache.run("export", StageInputs(model=chain.model), export_config(entry, target)).artifact
-    parity, *others = [_check(chain, runtime, exported) for runtime in _runtimes(chain, entry, target)]
+    runtimes = _runtimes(chain, entry, target)
+    for runtime in runtimes if entry.format == "onnx" else []:
+        read_versions(exported, target, target.runtime(runtime))  # refuses what the target cannot read
+    parity, *others = [_check(chain, runtime, exported) for runtime in runtimes]
     notes = _export_notes(exported)
     notes += [_set_aside(other) for other in others if not other.passed and not other.file_differs]
     result = ExportResult(

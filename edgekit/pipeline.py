@@ -68,6 +68,7 @@ def build(recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offlin
         exports = export_all(chain)
         result = _conclude(fold, exports, read_quality(teacher_quality))
         write_reports(result, out)
+        cache.forget()
     events(Event("build-finished", text=str(out), values={"exit_code": result.exit_code}))
     return result
 

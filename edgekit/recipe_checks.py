@@ -12,6 +12,7 @@ from edgekit.data.stage import PrepareConfig
 from edgekit.distillation.config import TrainingConfig
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.block_types import BLOCK, block_type
+from edgekit.exporters.oldest_reader import CODED_TABLE, EIGHT_BITS, MASKED_ATTENTION, TWO_BITS, Need
 from edgekit.pruning.stage import PruneConfig
 from edgekit.quantization.stage import QuantizeConfig, coded_parts
 from edgekit.recipe_parts import ExportEntry, Frame, RecipeStage
@@ -30,7 +31,8 @@ _USUAL_COLUMNS = 256
 def find_problems(frame: Frame, stages: Stages, targets: Targets, data: PrepareConfig | None, where: str) -> list[str]:
     """Returns every problem of sections that are valid by themselves; those that are not are None."""
     problems = out_of_order(stages, where) + unknown_runtimes(frame, targets, where)
-    problems += unfit_formats(frame, stages, where) + repeated_exports(frame.export, targets, where)
+    problems += unfit_formats(frame, stages, where) + old_runtimes(frame, stages, targets, where)
+    problems += repeated_exports(frame.export, targets, where)
     problems += misplaced_limits(frame.budget, frame.task.kind, f"{where}: budget")
     for index, entry in enumerate(frame.export):
         problems += misplaced_limits(entry.budget, frame.task.kind, f"{where}: export.{index}.budget")
@@ -101,6 +103,28 @@ def unfit_formats(frame: Frame, stages: Stages, where: str) -> list[str]:
             )
         elif entry.format == "gguf" and entry.precision == "as-is":
             problems += _without_block(stages, key)
+    return problems
+
+
+def old_runtimes(frame: Frame, stages: Stages, targets: Targets, where: str) -> list[str]:
+    """Returns a problem for each target whose onnxruntime is older than what the export will hold asks for.
+
+    What the recipe does not tell is found in the file, before it is checked.
+    """
+    problems = []
+    for index, entry in enumerate(frame.export):
+        needs = [MASKED_ATTENTION] if frame.task.kind == "causal-lm" else []
+        needs += _coded_needs(stages) if entry.precision == "as-is" else []
+        for target in (targets[name] for name in entry.targets if name in targets and entry.format == "onnx"):
+            shipped = [runtime for runtime in target.runtimes if runtime.name == "onnxruntime"]
+            problems += [
+                f"{where}: export.{index}.targets: found '{target.name}', which promises onnxruntime "
+                f"{runtime.version}; expected at least {need.version} for {need.what}. Raise the version in the "
+                f"target's file, or {need.remedy}."
+                for runtime in shipped
+                for need in needs
+                if runtime.is_older_than(need.version)
+            ]
     return problems
 
 
@@ -208,3 +232,21 @@ def _without_block(stages: Stages, key: str) -> list[str]:
             except UnsupportedError as error:
                 problems.append(f"{key}.format: stage.{index}.{name}: {error}")
     return problems
+
+
+def _coded_needs(stages: Stages) -> list[Need]:
+    """Returns what codes ask of onnxruntime, as far as the recipe tells; `exclude` may keep a part float."""
+    needs = []
+    for stage in stages:
+        config = None if stage is None else stage.config
+        if not isinstance(config, QuantizeConfig) or config.exclude:
+            continue
+        if config.bits == 2:
+            needs.append(TWO_BITS)
+        if config.bits == 8 and config.group_size is not None and config.activations == "dynamic-int8":
+            needs.append(EIGHT_BITS)
+        # a head that multiplies floats with 8-bit codes is laid out otherwise, and a tied table reads it plainly
+        is_plain = config.embeddings == 8 and config.activations == "float"
+        if config.embeddings is not None and config.embeddings_group_size is not None and not is_plain:
+            needs.append(CODED_TABLE)
+    return needs

@@ -148,7 +148,7 @@ STAGES: dict[str, StageEntry] = {
             "edgekit.exporters.stage",
             "export",
             "ExportConfig",
-            1,
+            2,
             "Write a model in the format of a runtime.",
             needs=("model",),
         ),

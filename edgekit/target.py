@@ -45,6 +45,15 @@ class RuntimeOnTarget(TargetPart):
     threads: int = Field(default=1, ge=1, le=256)
     """Threads that an app should give it."""
 
+    def is_older_than(self, version: str) -> bool:
+        """Returns whether the version that is promised comes before `version`."""
+        return version_numbers(self.version) < version_numbers(version)
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Returns the numbers of a version, by which versions are in order: (1, 23, 2)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
 
 class Budget(TargetPart):
     """Limits that an export must keep; None leaves a quantity free."""

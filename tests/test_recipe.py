@@ -16,7 +16,7 @@ from edgekit.recipe import (
     merged_budget,
     parse_recipe,
 )
-from edgekit.target import Budget, target_directory
+from edgekit.target import Budget, load_target, target_directory
 
 VALID = """
 name = "reviews"
@@ -345,6 +345,33 @@ def test_a_language_models_recipe_is_valid_and_gguf_ships_with_llama_cpp(tmp_pat
 )
 def test_what_a_language_model_would_fail_by_after_the_training_fails_at_once(tmp_path, old, new, message):
     assert message in problem(tmp_path, WRITING.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("version", "codes", "message"),
+    [
+        ("1.21.1", "bits = 4\ngroup_size = 32", "expected at least 1.22.0 for GroupQueryAttention"),
+        ("1.22.1", "bits = 4\ngroup_size = 32\nembeddings_group_size = 32", "expected at least 1.23.0 for GatherBlock"),
+        ("1.23.2", "bits = 2\ngroup_size = 32", "expected at least 1.24.1 for MatMulNBits of 2 bits"),
+        ("1.22.0", "bits = 4\ngroup_size = 32", None),
+        ("1.24.1", "bits = 2\ngroup_size = 32\nembeddings_group_size = 32", None),
+    ],
+)
+def test_a_target_with_too_old_an_onnxruntime_is_named_before_the_training(tmp_path, version, codes, message):
+    text = (target_directory() / "laptop-x86.toml").read_text()
+    shipped = load_target("laptop-x86").runtime("onnxruntime").version
+    old = text.replace(f'version = "{shipped}"', f'version = "{version}"').replace("laptop-x86", "old")
+    (tmp_path / "old.toml").write_text(old)
+    recipe = WRITING.replace("bits = 4\ngroup_size = 32", codes).replace(
+        '[[export]]\nformat = "gguf"\ntargets = ["laptop-x86", "pixel-8"]', ""
+    )
+    recipe = recipe.replace('targets = ["laptop-x86"]', 'targets = ["old.toml"]')
+    if message is None:
+        load_recipe(write(tmp_path, recipe))
+        return
+    found = problem(tmp_path, recipe)
+    assert f"export.0.targets: found 'old', which promises onnxruntime {version}; {message}" in found
+    assert "Raise the version in the target's file, or" in found
 
 
 def test_lengths_that_nobody_set_are_no_problem(tmp_path):

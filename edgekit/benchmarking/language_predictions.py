@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from edgekit.artifact import Artifact
+from edgekit.benchmarking.kept_states import KeptStates
 from edgekit.benchmarking.language_quality import TokenScores, score_tokens
 from edgekit.benchmarking.machine import usable_cores
 from edgekit.benchmarking.multiple_choice import Reader, answer_questions, judge_choices
@@ -27,6 +29,7 @@ from edgekit.models.tokenizer import load_tokenizer
 from edgekit.models.vocabulary_map import teacher_token_ids
 from edgekit.results import MultipleChoiceQuality
 from edgekit.runtimes.generation import GenerationConfig, GenerationSession, generation_runtime_for
+from edgekit.runtimes.torch_generation import TorchGenerationSession
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,6 +46,8 @@ class Reading:
     """Tokens of each document, from its start."""
     runtime: str | None = None
     """Runtime of the model; None: the one that opens such a model."""
+    memory: Path | None = None
+    """Directory where what the teacher made of a text is kept for the next evaluation; None: it reads all of it."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,18 @@ class TeacherReader:
     session: GenerationSession
     token_ids: torch.Tensor
     """(V_model,), int64: the teacher's id of each of the model's tokens."""
+    kept: KeptStates | None = None
+    """What it made of text that it has read before."""
 
     def logits(self, ids: list[int]) -> torch.Tensor:
         """Returns its logits among the model's tokens, (T, V_model)."""
-        self.session.reset()
-        found = torch.from_numpy(self.session.logits(self.token_ids[ids].numpy()))
-        return found.index_select(1, self.token_ids)
+        own_ids = self.token_ids[ids].numpy()
+        if self.kept is not None:
+            found = self.kept.logits(own_ids)
+        else:
+            self.session.reset()
+            found = self.session.logits(own_ids)
+        return torch.from_numpy(found).index_select(1, self.token_ids)
 
 
 def score_documents(
@@ -73,7 +84,7 @@ def score_documents(
     tokenizer = load_tokenizer(model.path)
     config = GenerationConfig(threads=len(usable_cores()) or 1)
     session = generation_runtime_for(model, reading.runtime).open(model, config)
-    beside = None if teacher is None else open_teacher(teacher, tokenizer, config)
+    beside = None if teacher is None else open_teacher(teacher, tokenizer, config, reading.memory)
     longest = min(reading.max_tokens, read_task(model).max_length, session.context_length)
     found: dict[str, list[TokenScores]] = {}
     for name in dict.fromkeys(reading.splits):
@@ -86,7 +97,7 @@ def score_documents(
 
 
 def answer(
-    model: Artifact, teacher: Artifact | None, config: QuestionsConfig, runtime: str | None, events: EventSink
+    model: Artifact, teacher: Artifact | None, config: QuestionsConfig, reading: Reading, events: EventSink
 ) -> MultipleChoiceQuality:
     """Returns how many questions the model answers rightly, and its teacher on the same ones.
 
@@ -98,7 +109,7 @@ def answer(
     questions = read_questions(config)
     tokenizer = load_tokenizer(model.path)
     settings = GenerationConfig(threads=len(usable_cores()) or 1)
-    session = generation_runtime_for(model, runtime).open(model, settings)
+    session = generation_runtime_for(model, reading.runtime).open(model, settings)
 
     def read(ids: list[int]) -> torch.Tensor:
         session.reset()
@@ -106,21 +117,26 @@ def answer(
 
     readers: list[Reader] = [read]
     if teacher is not None:
-        readers.append(open_teacher(teacher, tokenizer, settings).logits)
+        readers.append(open_teacher(teacher, tokenizer, settings, reading.memory).logits)
     longest = min(read_task(model).max_length, session.context_length)
     right = answer_questions(questions, readers, tokenizer, longest, events)
     beside = right[1] if teacher is not None else None
     return judge_choices(questions, right[0], beside, source_digest=questions_digest(config))
 
 
-def open_teacher(teacher: Artifact, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> TeacherReader:
-    """Returns the teacher, open.
+def open_teacher(
+    teacher: Artifact, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig, memory: Path | None
+) -> TeacherReader:
+    """Returns the teacher, open; one that torch runs keeps its states in `memory`.
 
     Raises:
         ModelError: a token of the model is not one of the teacher's.
     """
     token_ids = teacher_token_ids(tokenizer, load_tokenizer(teacher.path))
-    return TeacherReader(generation_runtime_for(teacher).open(teacher, config), token_ids)
+    session = generation_runtime_for(teacher).open(teacher, config)
+    if memory is None or not isinstance(session, TorchGenerationSession):
+        return TeacherReader(session, token_ids)
+    return TeacherReader(session, token_ids, KeptStates(session, teacher.digest, config.threads, memory))
 
 
 def _documents(

@@ -116,11 +116,12 @@ def _evaluate_language(inputs: StageInputs, config: EvaluateConfig, context: Sta
     from edgekit.benchmarking.language_quality import judge_language
 
     model, data = inputs.require("model", "evaluate"), inputs.require("data", "evaluate")
-    reading = Reading(config.splits, config.max_rows, config.max_tokens, config.runtime)
+    memory = context.memory and context.memory / "teacher-states"
+    reading = Reading(config.splits, config.max_rows, config.max_tokens, config.runtime, memory)
     scores = score_documents(model, inputs.teacher, data, reading, context.events)
     quality = judge_language(scores, seed=context.seed).model_copy(update={"model_digest": model.digest})
     if config.multiple_choice is not None:
-        answered = answer(model, inputs.teacher, config.multiple_choice, config.runtime, context.events)
+        answered = answer(model, inputs.teacher, config.multiple_choice, reading, context.events)
         quality = quality.model_copy(update={"multiple_choice": answered})
     with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
         (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -54,8 +54,10 @@ class StepBytes:
 
 
 def count_step_bytes(model: ModelOnDisk) -> StepBytes | None:
-    """Returns the bytes of a step; None where the package that reads such a file is not installed, or where neither the
-    file nor a configuration beside it tells the size of a head.
+    """Returns the bytes of a step; None where they cannot be told.
+
+    That is where the package that reads such a file is not installed, or where neither the file nor a configuration
+    beside it tells the size of a head.
 
     Raises:
         ArtifactError: the artifact holds no model file.

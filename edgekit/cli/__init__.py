@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from edgekit._version import __version__
+from edgekit.cli.launch import process_count, process_number
 from edgekit.errors import EdgekitError
 from edgekit.stages import STAGES
 
@@ -64,13 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Runs one command and returns its exit code; errors become one message on standard error.
 
-    With `--json` an error is a line on standard output as well.
+    With `--json` an error is a line on standard output as well. Every process of a launched run tells its own error,
+    for the others may not know of it.
     """
     app = make_app()
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        message, code = str(error), 2
+        from edgekit.cli.options import explain_usage
+
+        message, code = explain_usage(error, " ".join(["edgekit", *arguments[:1]])), 2
     except EdgekitError as error:
         message, code = str(error), error.exit_code
     except KeyboardInterrupt:
@@ -86,4 +90,7 @@ def _complain(message: str, code: int, *, as_json: bool) -> None:
         from edgekit.cli.terminal import write_json_line
 
         write_json_line({"kind": "error", "text": message.strip(), "exit_code": code})
-    sys.stderr.write("".join(f"edgekit: {line}\n" for line in message.strip().splitlines()))
+    count = process_count()
+    who = "edgekit" if count == 1 else f"edgekit, process {process_number()} of {count}"
+    # in one write, so that the lines of several processes stay apart
+    sys.stderr.write("".join(f"{who}: {line}\n" for line in message.strip().splitlines()))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import Parameter
 
 if TYPE_CHECKING:  # the command line shows its help without pydantic
+    from cyclopts import CycloptsError
+
     from edgekit.contract import StageConfig
 
 AsJson = Annotated[
@@ -39,3 +41,20 @@ def checked_config(kind: type[Config], values: Mapping[str, Any], command: str) 
         return kind.model_validate(values)
     except ValidationError as error:
         raise UsageError(explain(error, kind, command)) from error
+
+
+def explain_usage(error: CycloptsError, command: str) -> str:
+    """Returns what is wrong with the words of a command: one line for each flag whose value is not valid."""
+    from pydantic import ValidationError
+
+    cause = error.__cause__
+    if not isinstance(cause, ValidationError):
+        return str(error)
+    lines = []
+    for problem in cause.errors(include_url=False):
+        flag = "--" + ".".join(str(part).replace("_", "-") for part in problem["loc"])
+        found, expected = problem["input"], problem["msg"].removeprefix("Input should be ")
+        if problem["type"] == "model_type":
+            expected = f"flags for its parts: {flag}.NAME, as `{command} --help` lists them"
+        lines.append(f"{command}: {flag}: found {found!r}, expected {expected}.")
+    return "\n".join(lines)

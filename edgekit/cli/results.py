@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from edgekit.artifact import Artifact
+from edgekit.cli.launch import is_main_process
 
 _RESULT_FILES = {"quality": "quality.json", "parity": "parity.json", "measurement": "measurement.json"}
 
@@ -15,14 +16,17 @@ _RESULT_FILES = {"quality": "quality.json", "parity": "parity.json", "measuremen
 def conclude(artifact: Artifact, *, as_json: bool, shown_path: Path | None = None) -> int:
     """Prints the artifact's path, and its result where it is one; returns the exit code.
 
+    Of the processes of a launched run only the main one prints.
+
     Raises:
         ParityError: the artifact is a parity result that failed.
     """
-    if as_json:
-        _write_result(artifact)
-    else:
-        _show(artifact)
-        print(shown_path or artifact.path)
+    if is_main_process():
+        if as_json:
+            _write_result(artifact)
+        else:
+            _show(artifact)
+            print(shown_path or artifact.path)
     if artifact.kind == "parity":
         from edgekit.exporters.parity import read_parity, require_parity
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from pydantic import JsonValue
 from rich.console import Console
@@ -21,14 +21,21 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from edgekit.events import Event, EventSink
+from edgekit.cli.launch import is_main_process
+from edgekit.events import Event, EventSink, ignore
 
 _SECONDS_BETWEEN_LOG_LINES = 10.0
 
 
 @contextmanager
 def listening(*, as_json: bool) -> Iterator[EventSink]:
-    """Yields the sink that fits: JSON lines when asked for, a progress display on a terminal, else plain lines."""
+    """Yields the sink that fits: JSON lines when asked for, a progress display on a terminal, else plain lines.
+
+    Of the processes of a launched run only the main one tells anything.
+    """
+    if not is_main_process():
+        yield ignore
+        return
     if as_json:
         yield _json_event
         return
@@ -103,6 +110,14 @@ class _Display:
             self.progress.remove_task(self._tasks.pop(key))
 
 
+@dataclass(frozen=True)
+class _Beginning:
+    """Where a piece of work stood when it was first told of: what was done before has no time of its own."""
+
+    seconds: float
+    completed: int
+
+
 class _LogLines:
     """Plain lines for logs: beginnings and ends, and progress every few seconds."""
 
@@ -110,7 +125,7 @@ class _LogLines:
         self._console = console
         self._last = 0.0
         self._started = time.perf_counter()
-        self._began: dict[tuple[str, str], float] = {}
+        self._began: dict[tuple[str, str], _Beginning] = {}
 
     def __call__(self, event: Event) -> None:
         now = time.perf_counter()
@@ -118,11 +133,11 @@ class _LogLines:
             self._started = now
             self._began.clear()
         if event.kind == "progress":
-            began = self._began.setdefault((event.stage, event.text), now)
+            began = self._began.setdefault((event.stage, event.text), _Beginning(now, event.completed))
             if now - self._last < _SECONDS_BETWEEN_LOG_LINES or event.completed == 0:
                 return
             self._last = now
-            self._print(_progress_line(event, now - began))
+            self._print(_progress_line(event, event.completed - began.completed, now - began.seconds))
             return
         line = describe(event, now - self._started)
         if line:
@@ -148,12 +163,28 @@ def describe(event: Event, seconds: float) -> str:
     return ""
 
 
-def _progress_line(event: Event, seconds: float) -> str:
+def _progress_line(event: Event, done: int, seconds: float) -> str:
+    """Returns the line that tells how far work is, given that it did `done` units in the last `seconds`.
+
+    A rate and a time left that the work itself tells, as training does, stand before those made from its progress.
+    """
     line = f"  {event.stage}: {event.text} {event.completed}"
     if event.total:
         line += f"/{event.total} {event.unit}"
-        if event.completed and seconds > 0:
-            rate = event.completed / seconds
-            line += f", {rate:.1f}/s, {(event.total - event.completed) / rate:.0f} s left"
+        line += _rate(event, done / seconds if done > 0 and seconds > 0 else None, event.total)
     loss = event.values.get("loss")
     return line + (f", loss {loss:.4f}" if loss is not None else "")
+
+
+def _rate(event: Event, measured: float | None, total: int) -> str:
+    """Returns rate and time left, each with a comma before; nothing of what is not known yet."""
+    told = next(((name, value) for name, value in event.values.items() if name.endswith("_per_s")), None)
+    left = event.values.get("seconds_left")
+    text = ""
+    if told is not None:
+        text = f", {told[1]:,.1f} {told[0].removesuffix('_per_s')}/s"
+    elif measured is not None:
+        text = f", {measured:,.1f}/s"
+    if left is None and measured is not None:
+        left = (total - event.completed) / measured
+    return text if left is None else f"{text}, {left:.0f} s left"

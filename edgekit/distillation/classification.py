@@ -14,6 +14,7 @@ from edgekit.distillation.learner import Learner, Observation, View, observe
 from edgekit.distillation.lesson import Prepared
 from edgekit.distillation.losses import cross_entropy_loss
 from edgekit.distillation.progress import Score
+from edgekit.distillation.sharding import shard_teacher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,6 +43,11 @@ class ClassificationLesson:
     def lengths(self) -> list[int]:
         """Tokens of each training row."""
         return [len(ids) for ids in self.rows.input_ids]
+
+    def shard(self, accelerator: Accelerator) -> None:
+        """Leaves each process with its share of the teacher's layers."""
+        if self.teacher is not None:
+            shard_teacher(self.teacher, accelerator)
 
     def place(self, device: torch.device) -> None:
         """Moves the teacher to `device`."""

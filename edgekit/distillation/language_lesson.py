@@ -23,11 +23,10 @@ from edgekit.distillation.lesson import Prepared
 from edgekit.distillation.on_policy import StudentWriter
 from edgekit.distillation.processes import sum_over_processes
 from edgekit.distillation.progress import Score
-from edgekit.distillation.sharding import is_sharded
+from edgekit.distillation.sharding import gathered
 from edgekit.distillation.vocabulary_head import VocabularyHead, check_head, find_head
 from edgekit.distillation.vocabulary_losses import TokenTargets, VocabularyObjective, vocabulary_losses
 from edgekit.distillation.vocabulary_targets import Teacher
-from edgekit.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -64,6 +63,16 @@ class LanguageLearner(nn.Module):
     def _no_split_modules(self) -> set[str]:
         """Names of the classes whose weights FSDP gathers together: the model's layers."""
         return set(self.model._no_split_modules or ())
+
+    def write(
+        self, writer: StudentWriter, tokens: PackedTokens, passes: list[list[int]], step: int, device: torch.device
+    ) -> list[LanguageBatch]:
+        """Returns what the model writes for the sequences of each pass of a step.
+
+        Sharded weights are whole while it writes: processes write texts of different lengths.
+        """
+        with gathered(self.model):
+            return [writer.write(self.model, tokens, chosen, step, device) for chosen in passes]
 
     def forward(
         self, batch: LanguageBatch, teacher: Teacher | None, objective: VocabularyObjective | None = None
@@ -107,6 +116,11 @@ class LanguageLesson:
         starts = np.concatenate([[0], packing.ends[:-1]]).astype(np.int64)
         return np.add.reduceat(of_piece[packing.pieces], starts)
 
+    def shard(self, accelerator: Accelerator) -> None:
+        """Leaves each process with its share of the teacher."""
+        if self.teacher is not None:
+            self.teacher.shard(accelerator)
+
     def place(self, device: torch.device) -> None:
         """Moves the teacher to `device`."""
         if self.teacher is not None:
@@ -114,16 +128,8 @@ class LanguageLesson:
 
     def prepare(self, window: Window, step: int, accelerator: Accelerator) -> Prepared:
         """Returns the batches of a step, read when they are asked for, or all of them written by the student."""
-        if self.writer is not None and is_sharded(accelerator):
-            raise UnsupportedError(
-                "language.on_policy.share: found above 0 with sharded weights (FSDP), whose processes would write "
-                "texts of different lengths; expected whole weights on each. Start without --use_fsdp, or set it to 0."
-            )
         if self.writer is not None and self.writer.writes(step):
-            written = [
-                self.writer.write(self.learner.model, self.tokens, chosen, step, accelerator.device)
-                for chosen in window.passes
-            ]
+            written = self.learner.write(self.writer, self.tokens, window.passes, step, accelerator.device)
             own = sum(len(batch.rows) for batch in written[: len(written) - window.repeats])
             count = sum_over_processes(own, accelerator)
             return Prepared({"soft_targets": self.learner.objective.soft_targets / max(count, 1)}, written)

@@ -17,11 +17,13 @@ from edgekit.data.packing import IGNORED, PackedBatch, PackedTokens
 from edgekit.data.separation import Separation, packed_inputs
 from edgekit.distillation.config import Precision
 from edgekit.distillation.precision import autocast
+from edgekit.distillation.sharding import shard_teacher
 from edgekit.distillation.token_store import TokenSignal
 from edgekit.distillation.vocabulary_head import VocabularyHead, find_head
 from edgekit.distillation.vocabulary_targets import Teacher, TeacherStates
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from transformers import PreTrainedModel
 
 
@@ -56,6 +58,9 @@ class LanguageBatch:
 class LanguageSource(Protocol):
     """Whatever says what the student is to say."""
 
+    def shard(self, accelerator: Accelerator) -> None:
+        """Leaves each process with its share of a model's weights."""
+
     def place(self, device: torch.device) -> None:
         """Moves a model to `device`."""
 
@@ -78,6 +83,10 @@ class LanguageTeacher:
         """Its head, in the student's vocabulary."""
         return find_head(self.model).select(self.token_ids)
 
+    def shard(self, accelerator: Accelerator) -> None:
+        """Leaves each process with its share of the layers; all processes then look equally often."""
+        shard_teacher(self.model, accelerator)
+
     def place(self, device: torch.device) -> None:
         """Moves the model to `device`."""
         self.model.to(device)  # type: ignore[arg-type, unused-ignore]
@@ -96,6 +105,9 @@ class CachedTeacher:
     signal: TokenSignal
     tokens: PackedTokens
     """The sequences that are trained on; the signal's sequences are the pieces in them."""
+
+    def shard(self, accelerator: Accelerator) -> None:
+        """Does nothing: there is no model."""
 
     def place(self, device: torch.device) -> None:
         """Does nothing: records are moved as they are read."""

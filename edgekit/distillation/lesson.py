@@ -45,6 +45,9 @@ class Lesson(Protocol):
     def unit(self) -> Literal["rows", "tokens"]:
         """What a rate is told in."""
 
+    def shard(self, accelerator: Accelerator) -> None:
+        """Leaves each process with its share of the weights of a teacher that runs beside the learner."""
+
     def place(self, device: torch.device) -> None:
         """Moves what runs beside the learner to `device`."""
 

@@ -6,6 +6,8 @@ together while it runs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.distributed.device_mesh import DeviceMesh
+    from transformers import PreTrainedModel
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
@@ -25,16 +29,59 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 
 def shard(learner: nn.Module, accelerator: Accelerator) -> None:
-    """Leaves each process with its share of every weight; layers are the modules that `_no_split_modules` names."""
-    from torch.distributed.device_mesh import init_device_mesh
+    """Leaves each process with its share of every weight; layers are the modules that `_no_split_modules` names.
+
+    A learner's method `write` counts as a forward pass: all other weights are whole while it runs.
+    """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = _mesh(accelerator)
+    for module in _layers(learner):
+        fully_shard(module, mesh=mesh)
+    fully_shard(learner, mesh=mesh)
+    if hasattr(learner, "write"):
+        register_fsdp_forward_method(learner, "write")
+
+
+def shard_teacher(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """Leaves each process with its share of the layers of a model that is not trained.
+
+    Its output layer, and a token table that shares its weight, stay whole: the losses read them after the pass.
+    """
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    layers: set[str] = getattr(learner, "_no_split_modules", set())
-    for module in list(learner.modules()):
-        if type(module).__name__ in layers:
-            fully_shard(module, mesh=mesh)
-    fully_shard(learner, mesh=mesh)
+    mesh, head = _mesh(accelerator), model.get_output_embeddings()
+    kept = set() if head is None else set(head.parameters())
+    for module in [*_layers(model), model.base_model]:
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
+
+
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """Holds the layers of a sharded `module` whole on each process, so that passes inside need no other process."""
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
+
+
+def _mesh(accelerator: Accelerator) -> DeviceMesh:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    names: set[str] = set(getattr(module, "_no_split_modules", None) or ())
+    return [part for part in module.modules() if type(part).__name__ in names]
 
 
 def whole(tensor: Tensor) -> Tensor:

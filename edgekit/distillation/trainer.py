@@ -75,10 +75,11 @@ class _Trainer:
         self.learner, self.lesson, self.config, self.settings = lesson.learner, lesson, config, run
         _own_memory(self.learner)
         self.learner.to(self.accelerator.device)
-        lesson.place(self.accelerator.device)
         self.is_sharded = is_sharded(self.accelerator)
         if self.is_sharded:
             shard(self.learner, self.accelerator)
+            lesson.shard(self.accelerator)
+        lesson.place(self.accelerator.device)
         self.optimizer = make_optimizer(self.learner, config, self.accelerator.device)
         self.wrapped, self.wrapped_optimizer = self.learner, self.optimizer
         if not self.is_sharded:

@@ -24,6 +24,18 @@ class TensorDescription(BaseModel):
     """Sizes; a name stands for a size that may change from call to call."""
 
 
+class OldestReader(BaseModel):
+    """The oldest onnxruntime that reads a file."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    version: str
+    what: str
+    """What in the file older versions do not read."""
+    remedy: str
+    """What else a person can do than ask for that version."""
+
+
 class ExportDescription(BaseModel):
     """What was written, and how."""
 
@@ -36,6 +48,8 @@ class ExportDescription(BaseModel):
     """ONNX operator set."""
     ir_version: int
     """ONNX IR version."""
+    oldest_reader: OldestReader | None
+    """None: nothing in the file asks for more than operator set and IR version do."""
     precision: Literal["as-is", "float32", "float16"]
     """As in the stage's configuration."""
     inputs: list[TensorDescription]

@@ -106,7 +106,10 @@ def _write_beside(
     directory: Path, model: Artifact, exported: OnnxExport, precision: Literal["as-is", "float32", "float16"]
 ) -> None:
     """Writes configuration, tokenizer, task and description beside the model."""
-    from edgekit.exporters.description import ExportDescription, TensorDescription, write_description
+    from dataclasses import asdict
+
+    from edgekit.exporters.description import ExportDescription, OldestReader, TensorDescription, write_description
+    from edgekit.exporters.oldest_reader import oldest_reader
     from edgekit.models.tasks import read_task
 
     for name in _COPIED:
@@ -124,6 +127,7 @@ def _write_beside(
         config["transformers.js_config"]["use_external_data_format"] = True
     _write_json(config, directory / "config.json")
     graph = exported.model.graph
+    need = oldest_reader(graph)
 
     def describe(value: Any) -> TensorDescription:
         shape = [size if isinstance(size, int) else str(size.value) for size in value.shape]
@@ -135,6 +139,7 @@ def _write_beside(
             file=MODEL_FILE,
             opset=exported.model.opset_imports[""],
             ir_version=exported.model.ir_version,
+            oldest_reader=None if need is None else OldestReader(**asdict(need)),
             precision=precision,
             inputs=[describe(value) for value in graph.inputs],
             outputs=[describe(value) for value in graph.outputs],

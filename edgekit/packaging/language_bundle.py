@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,6 @@ TEMPLATE_VECTORS_FILE = "template_vectors.json"
 _GENERATION_FILE = "generation_config.json"
 _EXPORT_FILE = "export.json"
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-_CODED_TABLE, _CODED_TABLE_SINCE = "GatherBlockQuantized", "1.23.2"
-"""The operator that reads a coded table; onnxruntime 1.22.1 refuses its attribute `bits`, 1.23.2 was tried."""
 _TRIED = 4
 _TEMPLATED = 8
 
@@ -112,12 +109,11 @@ def describe_language(model: Artifact, config: PackageConfig) -> Manifest:
     name = _checked_with(config)[0]
     shipped = config.target.runtime(name)
     described = _read_json(model.path / _EXPORT_FILE)
-    oldest = _oldest_versions(described, config)
-    versions = Versions(runtime=name, runtime_minimum=oldest[name])
-    if model.kind == "onnx":
-        found = read_versions(model, config.target, shipped)
-        versions = versions.model_copy(update={"opset": found.opset, "ir_version": found.ir_version})
     is_onnx = model.kind == "onnx"
+    runtimes = [config.target.runtime(runtime) for runtime in _checked_with(config)]
+    versions = Versions(runtime=name, runtime_minimum=shipped.version)
+    if is_onnx:
+        versions, *_ = (read_versions(model, config.target, runtime) for runtime in runtimes)
     return Manifest(
         name=config.name,
         target=summarize(config.target),
@@ -131,7 +127,7 @@ def describe_language(model: Artifact, config: PackageConfig) -> Manifest:
         inputs=[entry["name"] for entry in described.get("inputs", [])],
         outputs=[entry["name"] for entry in described.get("outputs", [])],
         session=SessionSettings(threads=shipped.threads, entries=SESSION_SETTINGS if is_onnx else {}),
-        writing=_writing(model, oldest),
+        writing=_writing(model, {runtime.name: runtime.version for runtime in runtimes}),
         versions=versions,
         facts=config.facts,
         lineage=model.as_ancestor(),
@@ -200,22 +196,7 @@ def _check_template(bundle: LanguageBundle) -> None:
             )
 
 
-def _oldest_versions(described: dict[str, Any], config: PackageConfig) -> dict[str, str]:
-    """Returns each runtime under which the export passed to the oldest version for it.
-
-    It is the target's, or that which knows every operator of the file: an app brings its runtime along.
-    """
-    oldest = {name: config.target.runtime(name).version for name in _checked_with(config)}
-    if "onnxruntime" in oldest and any(_CODED_TABLE in operator for operator in described.get("operators", {})):
-        oldest["onnxruntime"] = max(oldest["onnxruntime"], _CODED_TABLE_SINCE, key=_numbers)
-    return oldest
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version))
-
-
-def _writing(model: Artifact, oldest: dict[str, str]) -> WritingSettings:
+def _writing(model: Artifact, promised: dict[str, str]) -> WritingSettings:
     settings = _read_json(model.path / TOKENIZER_CONFIG_FILE)
     given = {name: settings.get(name) for name in _SPECIAL_TOKENS}
     tokens = {name: value["content"] if isinstance(value, dict) else value for name, value in given.items() if value}
@@ -225,7 +206,7 @@ def _writing(model: Artifact, oldest: dict[str, str]) -> WritingSettings:
         ends=[] if ends is None else [int(end) for end in (ends if isinstance(ends, list) else [ends])],
         special_tokens=tokens,
         chat_template=TEMPLATE_FILE if (model.path / TEMPLATE_FILE).is_file() else None,
-        runtimes=oldest,
+        runtimes=promised,
     )
 
 

@@ -16,6 +16,7 @@ from edgekit.target import RuntimeOnTarget, Target
 
 MANIFEST_FILE = "manifest.json"
 EXPORT_FILE = "export.json"
+_READER = "onnxruntime"
 
 
 class TargetSummary(Result):
@@ -104,6 +105,14 @@ class Manifest(Result):
     )
 
 
+class OldestReader(Result):
+    """The oldest onnxruntime that reads a file, and why."""
+
+    version: str
+    what: str
+    remedy: str
+
+
 class ExportDescription(Result):
     """What packaging reads of an export's `export.json`; the exporter writes more."""
 
@@ -111,6 +120,7 @@ class ExportDescription(Result):
 
     opset: int
     ir_version: int
+    oldest_reader: OldestReader | None = None
 
 
 def summarize(target: Target) -> TargetSummary:
@@ -124,7 +134,7 @@ def summarize(target: Target) -> TargetSummary:
 
 
 def read_versions(export: Artifact, target: Target, shipped: RuntimeOnTarget) -> Versions:
-    """Returns the versions of an exported file, after checking them against the target's ceilings.
+    """Returns the versions of an exported file, after checking them against what the target ships.
 
     Raises:
         ArtifactError: `export.json` is missing or not valid.
@@ -144,6 +154,12 @@ def read_versions(export: Artifact, target: Target, shipped: RuntimeOnTarget) ->
                 f"{export.path}: found ONNX {what} {value}, but {shipped.name} {shipped.version} on '{target.name}' "
                 f"reads at most {ceiling}. Export the model again for this target."
             )
+    need = found.oldest_reader
+    if need is not None and shipped.name == _READER and shipped.is_older_than(need.version):
+        raise UnsupportedError(
+            f"{export.path}: found {need.what}, which {shipped.name} reads since {need.version}, but '{target.name}' "
+            f"promises {shipped.version}. Raise the version in the target's file, or {need.remedy}."
+        )
     return Versions(
         runtime=shipped.name, runtime_minimum=shipped.version, opset=found.opset, ir_version=found.ir_version
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgekit.errors import ModelError
 from edgekit.models.codes import QuantizedTensor, Scheme
-from edgekit.quantization.scales import ScaleChoice, choose_scales
+from edgekit.quantization.scales import ScaleChoice, choose_scales, group_columns
 
 # Weights quantized at once: bounds the float64 copies, and keeps the search for scales within a processor's cache.
 _CHUNK_WEIGHTS = 1 << 17
@@ -63,9 +63,9 @@ def split_rows(weight: Tensor) -> tuple[Tensor, ...]:
 
 def round_to_codes(rows: Tensor, scales: Tensor, zero_points: Tensor, scheme: Scheme) -> Tensor:
     """Returns the codes of weights `(out, in)` next to them, int8 or uint8, under fixed scales and zero points."""
-    size = scheme.group_size or rows.shape[1]
     # float64 holds the quotient of a float32 and a float16 closely enough that no tie is made or lost.
-    wide = scales.double().repeat_interleave(size, dim=1)[:, : rows.shape[1]]
-    zeros = zero_points.double().repeat_interleave(size, dim=1)[:, : rows.shape[1]]
-    codes = torch.round(rows.double() / wide) + zeros
-    return codes.clamp(scheme.code_min, scheme.code_max).to(scheme.code_dtype)
+    codes = (group_columns(rows.double(), scheme) / scales.double().unsqueeze(2)).round_()
+    if not scheme.symmetric:
+        codes += zero_points.double().unsqueeze(2)
+    whole = codes.clamp_(scheme.code_min, scheme.code_max).to(scheme.code_dtype).flatten(1)
+    return whole[:, : rows.shape[1]].contiguous()

@@ -67,7 +67,7 @@ def choose_scales(
     # A scale of zero means a channel of zeros; one keeps every reader from dividing by zero.
     scales = torch.where(scales == 0, torch.ones_like(scales), scales)
     if choice == "least-error" and scheme.bits < 8:
-        weights = _group_importance(importance, groups, rows.shape[1], scheme)
+        weights = _group_importance(importance, rows.shape[1], scheme)
         search = _Search(groups.float(), weights, scheme, scales.float(), zero_points.float())
         if symmetric:
             _search_symmetric(search)
@@ -78,23 +78,34 @@ def choose_scales(
 
 
 class _Search:
-    """The best scale and zero point of each group so far, `(out, groups)`, and their error."""
+    """The best scale and zero point of each group so far, `(out, groups)`, and their error.
 
-    def __init__(self, groups: Tensor, weights: Tensor, scheme: Scheme, scales: Tensor, zero_points: Tensor) -> None:
+    Every candidate passes over all weights a dozen times, so buffers are kept from one to the next, and what changes
+    no bit is left out: importances that are all one, zero points that are all zero.
+    """
+
+    def __init__(
+        self, groups: Tensor, weights: Tensor | None, scheme: Scheme, scales: Tensor, zero_points: Tensor
+    ) -> None:
         """Starts from scales and zero points that are to be beaten."""
         self.groups = groups
         self.weights = weights
         self.scheme = scheme
         self.scales = scales
         self.zero_points = zero_points
+        self._rounded, self._centered, self._products = (torch.empty_like(groups) for _ in range(3))
         self.errors = self._error(scales, zero_points)
 
-    def offer(self, scales: Tensor, zero_points: Tensor) -> None:
-        """Refits `scales` to the codes that they give, and keeps the result where it is better."""
-        centered = self._codes(scales, zero_points) - zero_points.unsqueeze(2)
-        weighted = self.weights * centered
-        power = (weighted * centered).sum(dim=2)
-        fitted = (weighted * self.groups).sum(dim=2) / power
+    def offer(self, scales: Tensor, *candidates: Tensor) -> None:
+        """Refits `scales` to the codes that they give with each zero point, and keeps the result where it is better."""
+        rounded = self._round(scales, self._rounded)
+        for zero_points in candidates:
+            self._offer(scales, zero_points, self._clamp(rounded, zero_points))
+
+    def _offer(self, scales: Tensor, zero_points: Tensor, centered: Tensor) -> None:
+        weighted = centered if self.weights is None else self.weights * centered
+        power = torch.mul(weighted, centered, out=self._products).sum(dim=2)
+        fitted = torch.mul(weighted, self.groups, out=self._products).sum(dim=2) / power
         fitted = storable(torch.where(power > 0, fitted, scales), self.scheme).float()
         error = self._error(fitted, zero_points)
         better = (error < self.errors) & torch.isfinite(fitted) & (fitted != 0)
@@ -102,14 +113,25 @@ class _Search:
         self.scales = torch.where(better, fitted, self.scales)
         self.zero_points = torch.where(better, zero_points, self.zero_points)
 
-    def _codes(self, scales: Tensor, zero_points: Tensor) -> Tensor:
+    def _round(self, scales: Tensor, out: Tensor) -> Tensor:
+        """Returns each weight in its scale, rounded, in `out`."""
         inverse = (1 / scales).nan_to_num(posinf=0, neginf=0).unsqueeze(2)
-        codes = torch.round(self.groups * inverse).add_(zero_points.unsqueeze(2))
-        return codes.clamp_(self.scheme.code_min, self.scheme.code_max)
+        return torch.mul(self.groups, inverse, out=out).round_()
+
+    def _clamp(self, rounded: Tensor, zero_points: Tensor) -> Tensor:
+        """Returns codes less their zero point, where that keeps the codes between `code_min` and `code_max`."""
+        low, high = self.scheme.code_min, self.scheme.code_max
+        if self.scheme.symmetric:
+            return torch.clamp(rounded, low, high, out=self._centered)
+        zeros = zero_points.unsqueeze(2)
+        # twice as fast as `clamp` with bounds that differ
+        above = torch.maximum(rounded, low - zeros, out=self._centered)
+        return torch.minimum(above, high - zeros, out=self._centered)
 
     def _error(self, scales: Tensor, zero_points: Tensor) -> Tensor:
-        decoded = (self._codes(scales, zero_points) - zero_points.unsqueeze(2)) * scales.unsqueeze(2)
-        error: Tensor = (self.weights * (self.groups - decoded).square_()).sum(dim=2)
+        decoded = self._clamp(self._round(scales, self._products), zero_points).mul_(scales.unsqueeze(2))
+        squares = torch.sub(self.groups, decoded, out=self._products).square_()
+        error: Tensor = (squares if self.weights is None else squares.mul_(self.weights)).sum(dim=2)
         return error
 
 
@@ -130,8 +152,7 @@ def _search_asymmetric(search: _Search) -> None:
     for share in _SHARES[search.scheme.bits]:
         scales = (high - low) * (share / code_max)
         zero_points = torch.round((-low * share / scales).nan_to_num())
-        for step in (0, 1, -1):
-            search.offer(scales, (zero_points + step).clamp(0, code_max))
+        search.offer(scales, *((zero_points + step).clamp(0, code_max) for step in (0, 1, -1)))
 
 
 def storable(scales: Tensor, scheme: Scheme) -> Tensor:
@@ -155,10 +176,10 @@ def _kept(scheme: Scheme) -> Tensor:
     return torch.tensor(_FLOAT16_BITS - scheme.bits)
 
 
-def _group_importance(importance: Tensor | None, groups: Tensor, columns: int, scheme: Scheme) -> Tensor:
-    """Returns what each place of a group weighs, `(1, groups, group_size)` float32."""
+def _group_importance(importance: Tensor | None, columns: int, scheme: Scheme) -> Tensor | None:
+    """Returns what each place of a group weighs, `(1, groups, group_size)` float32; None: all the same."""
     if importance is None:
-        return groups.new_ones(1, 1, 1, dtype=torch.float32)
+        return None
     mean = importance.double().mean()
     relative = importance.double() / mean if mean > 0 else torch.ones_like(importance, dtype=torch.float64)
     return group_columns(relative.clamp(min=_LEAST_IMPORTANCE).reshape(1, columns), scheme).float()

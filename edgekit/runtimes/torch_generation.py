@@ -12,6 +12,7 @@ from edgekit.runtimes.protocol import ModelOnDisk
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -78,6 +79,36 @@ class TorchGenerationSession:
         """
         return self._run(ids, kept=0)
 
+    def logits_and_states(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Takes `ids` (T,) and returns the logits of each, (T, V), and the states (T, H) they were made of.
+
+        None where the output layer alone does not make the same logits of them, to the bit: the model caps or scales
+        them afterwards, or its states are not float32.
+
+        Raises:
+            UsageError: no tokens, or more than fit.
+        """
+        import numpy as np
+        import torch
+
+        seen: list[torch.Tensor] = []
+        with self._output_layer().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+            logits = self._run(ids, kept=0)
+        if len(seen) != 1 or seen[0].dtype != torch.float32:
+            return logits, None
+        states: NDArray[np.float32] = seen[0][0].numpy()
+        return logits, states if np.array_equal(self.head_logits(states), logits) else None
+
+    def head_logits(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns what the output layer makes of states (T, H): (T, V)."""
+        import torch
+
+        with _threads(self._threads), torch.inference_mode():
+            # into torch's own memory: on its alignment a product's last bit may depend
+            own = torch.from_numpy(states)[None].clone()
+            logits: NDArray[np.float32] = self._output_layer()(own)[0].float().numpy()
+        return logits
+
     def step(self, token: int) -> NDArray[np.float32]:
         """Takes one token and returns its logits (V,).
 
@@ -95,6 +126,12 @@ class TorchGenerationSession:
     def close(self) -> None:
         """Frees the model and the cache."""
         self._network = self._cache = None
+
+    def _output_layer(self) -> nn.Module:
+        if self._network is None:
+            raise RuntimeError("the session is closed.")
+        layer: nn.Module = self._network.get_output_embeddings()
+        return layer
 
     def _run(self, ids: NDArray[np.int64], *, kept: int) -> NDArray[np.float32]:
         """Returns the logits of the last `kept` tokens (0: of all), (T, V)."""

@@ -41,6 +41,18 @@ def test_every_command_has_help(kind, capsys):
         (["build", "review-sentimant"], 2, "Did you mean 'review-sentiment'?"),
         (["build", "review-sentiment", "--set", "seed"], 2, "expected key=value"),
         (["targets", "pixel-9"], 2, "Did you mean 'pixel-8'?"),
+        (
+            ["finetune", "IN", "OUT", "--data", "D", "--learning-rate", "9"],
+            2,
+            "edgekit: edgekit finetune: --learning-rate: found '9', expected less than or equal to 1.\n",
+        ),
+        (
+            ["finetune", "IN", "OUT", "--data", "D", "--language.sequence-length", "1", "--epochs", "many"],
+            2,
+            "edgekit finetune: --language.sequence-length: found '1', expected greater than or equal to 2.",
+        ),
+        (["quantize", "IN", "OUT", "--bits", "5"], 2, "--bits: found 5, expected 8, 4, 3 or 2."),
+        (["import", "IN", "OUT", "--task", "causal-lm"], 2, "--task: found 'causal-lm', expected flags for its parts"),
         (["verify", "nowhere"], 2, "found no artifact.json"),
         (["prune", "nowhere", "out", "--layers", "3"], 2, "found no artifact.json"),
     ],
@@ -50,6 +62,7 @@ def test_usage_errors_exit_2_with_one_message(arguments, code, message, capsys):
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
+    assert "pydantic" not in captured.err
 
 
 def test_verify_accepts_whole_and_refuses_altered(tmp_path, capsys):

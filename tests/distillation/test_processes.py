@@ -23,6 +23,7 @@ from tests.pico import publish_model
 from tests.pico_decoders import pico_decoder
 from tests.pico_language import pico_language_data
 
+SLOW_KINDS = ("sharded", "captured", "written", "sharded written")
 SHARDED = {"ACCELERATE_USE_FSDP": "true"}  # what `accelerate launch --use_fsdp` tells the processes
 
 
@@ -96,20 +97,21 @@ def alone(place: Path, speaker: Artifact, learner: Artifact, language_data: Arti
 
 @pytest.mark.parametrize(
     "kind",
-    ["replicated", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sharded", "captured", "written"))],
+    ["replicated", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW_KINDS)],
 )
 def test_two_processes_have_the_losses_and_weights_of_one(
     alone, speaker: Artifact, learner: Artifact, language_data: Artifact, tmp_path: Path, kind: str
 ) -> None:
     config: dict[str, object] = {}
     expected, reference, _ = alone
-    if kind in ("captured", "written"):
+    if kind in ("captured", "written", "sharded written"):
         written = {"share": 0.5, "max_new_tokens": 8, "prompt_tokens": 4}
         changes = {"signal": "top-k", "k": 20} if kind == "captured" else {"on_policy": written}
         config = {"language": {"sequence_length": 64, **changes}}
         expected, reference, _ = share(1, tmp_path, "one", learner, language_data, speaker, config=config)
-    settings = SHARDED if kind == "sharded" else {}
-    how = "a share of the weights (FSDP)" if kind == "sharded" else "all weights"
+    is_sharded = kind.startswith("sharded")
+    settings = SHARDED if is_sharded else {}
+    how = "a share of the weights (FSDP)" if is_sharded else "all weights"
     found, made, output = share(2, tmp_path, "two", learner, language_data, speaker, config=config, **settings)
     assert f"2 processes, each with {how}." in output
     assert len(found) == len(expected) > 5
@@ -179,3 +181,14 @@ def test_numbers_lost_on_one_process_stop_all_with_the_rows_named(speaker: Artif
         assert "TrainingError: distill: step " in errors
         assert "the loss is nan, expected a finite number. The batch: sequence " in errors
         assert "The last good checkpoint is " in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_teacher_is_shared_by_two_processes_and_says_the_same(architecture: str) -> None:
+    for code, output, errors in Group(2, ["share-teacher", architecture], **SHARDED).finish():
+        assert code == 0, errors[-3000:]
+        told = json.loads(output.strip().splitlines()[-1])
+        assert told["same"]
+        assert told["share"] == pytest.approx(0.5, abs=0.02), "half of the layers' weights"
+        assert told["head"] == 32, "the output layer is whole: (V, 32)"

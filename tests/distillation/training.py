@@ -12,12 +12,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 import edgekit.distillation.trainer as trainer
 from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
 from edgekit.distillation import language_capture
 from edgekit.distillation.config import LanguageConfig, TokenCaptureConfig
+from edgekit.distillation.processes import make_accelerator
+from edgekit.distillation.sharding import shard_teacher
 from edgekit.distillation.stage import CaptureConfig, DistillConfig, FinetuneConfig, capture, distill, finetune
 from edgekit.events import Event
 from edgekit.models.tasks import read_task
@@ -106,8 +109,35 @@ def share(student: Artifact, data: Artifact, work: Path, out: Path, teacher: Art
         print(json.dumps(told + scores), flush=True)  # noqa: T201
 
 
+def share_teacher(architecture: str) -> None:
+    """Shards a teacher over the group and prints what this process then holds, and whether it says the same."""
+    accelerator = make_accelerator()
+    model = pico_decoder(architecture).model
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    ids = torch.arange(4, 36).reshape(2, 16)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+    shard_teacher(model, accelerator)
+    with torch.no_grad():
+        found = [model(input_ids=ids).logits for _ in range(2)]
+    own = {
+        name: parameter.to_local().numel() if isinstance(parameter, DTensor) else parameter.numel()
+        for name, parameter in model.named_parameters()
+    }
+    layers = [name for name in sizes if ".layers." in name or ".h." in name]
+    told = {
+        "same": all(torch.equal(logits, expected) for logits in found),
+        "share": sum(own[name] for name in layers) / sum(sizes[name] for name in layers),
+        "head": model.get_output_embeddings().weight.numel() / expected.shape[-1],
+    }
+    print(json.dumps(told), flush=True)  # noqa: T201
+
+
 def main(arguments: list[str]) -> None:
     """Runs a stage in this process, with a line on the standard output after every step."""
+    if arguments[0] == "share-teacher":
+        share_teacher(arguments[1])
+        return
     kind, model, data, work, out = arguments[:5]
     if kind == "share":
         share(Artifact.open(model), Artifact.open(data), Path(work), Path(out), Artifact.open(arguments[5]))

@@ -16,7 +16,7 @@ from edgekit.artifact import Artifact
 from edgekit.chat.conversation import ConversationConfig
 from edgekit.chat.opening import open_conversation
 from edgekit.contract import StageContext, StageInputs
-from edgekit.errors import CorruptArtifactError, EnvironmentLacksError, UsageError
+from edgekit.errors import CorruptArtifactError, EnvironmentLacksError, UnsupportedError, UsageError
 from edgekit.exporters.generation_parity import write_greedily
 from edgekit.exporters.parity import read_parity
 from edgekit.packaging.bundle import verify_bundle
@@ -37,7 +37,7 @@ from tests.runtimes.llama_cpp import needs_llama_cpp
 
 QUESTION = "Where is the old man?"
 RUNTIMES = [
-    {"name": "onnxruntime", "version": "1.20.0", "opset": 21, "ir_version": 10, "threads": 1},
+    {"name": "onnxruntime", "version": "1.23.0", "opset": 21, "ir_version": 10, "threads": 1},
     {"name": "onnxruntime-genai", "version": "0.18.0", "threads": 1},
     {"name": "llama.cpp", "version": "0.5.0", "threads": 1},
 ]
@@ -106,12 +106,19 @@ def test_an_onnx_bundle_holds_what_three_runtimes_and_an_app_need(exports, tmp_p
     assert {"genai_config.json", "generation_config.json", "chat_template.jinja"} <= set(made.files)
     manifest = verify_bundle(made.path)
     assert manifest.writing is not None
-    assert manifest.writing.runtimes == {"onnxruntime": "1.20.0", "onnxruntime-genai": "0.18.0"}
+    assert manifest.writing.runtimes == {"onnxruntime": "1.23.0", "onnxruntime-genai": "0.18.0"}
     assert manifest.writing.ends == ENDS
     assert (manifest.max_length, manifest.versions.opset, manifest.labels) == (CONTEXT, 21, [])
     card = (made.path / "MODEL_CARD.md").read_text()
     assert "pip install 'onnxruntime-genai>=0.18.0'" in card
     assert "likeliest tokens agree" in card
+
+
+def test_a_target_that_promises_an_older_onnxruntime_than_the_file_needs_is_refused(exports, tmp_path):
+    old = [{**runtime, "version": "1.20.0"} if runtime["name"] == "onnxruntime" else runtime for runtime in RUNTIMES]
+    with pytest.raises(UnsupportedError, match=r"reads since 1\.22\.0, but 'some-laptop' promises 1\.20\.0\. Raise"):
+        bundle(exports, "onnx", tmp_path / "bundle", to=target(runtimes=old))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_bundle_is_the_same_when_made_again(exports, tmp_path):

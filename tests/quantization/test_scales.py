@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgekit.models.codes import Scheme
 from edgekit.quantization.round_to_nearest import quantize_tensor
-from edgekit.quantization.scales import choose_scales
+from edgekit.quantization.scales import _SHARES, choose_scales, storable
 
 SCHEMES = [
     Scheme(bits=bits, group_size=16, symmetric=symmetric, activations="float")
@@ -79,3 +79,57 @@ def test_columns_that_matter_more_are_hit_more_closely():
     importance[:4] = 100.0
     plain, weighted = (quantize_tensor(weight, scheme, importance=given).dequantize() for given in (None, importance))
     assert (weighted - weight)[:, :4].square().sum() < 0.5 * (plain - weight)[:, :4].square().sum()
+
+
+def plain_search(weight, scheme, importance):
+    """The candidates of the module docstring, one after the other by the formula: float32 as the search itself."""
+    groups = weight.unflatten(1, (-1, scheme.group_size))
+    weights = torch.ones(1, 1, 1)
+    if importance is not None:
+        relative = (importance.double() / importance.double().mean()).clamp(min=1e-4)
+        weights = relative.reshape(1, -1, scheme.group_size).float()
+
+    def codes(scales, zeros):
+        inverse = (1 / scales).nan_to_num(posinf=0, neginf=0)[..., None]
+        return ((groups * inverse).round() + zeros[..., None]).clamp(scheme.code_min, scheme.code_max) - zeros[
+            ..., None
+        ]
+
+    def error(scales, zeros):
+        return (weights * (groups - codes(scales, zeros) * scales[..., None]).square()).sum(dim=2)
+
+    scales, zeros = (found.float() for found in choose_scales(weight, scheme, "range"))
+    best = error(scales, zeros)
+    low, high = groups.amin(dim=2), groups.amax(dim=2)
+    for share in _SHARES[scheme.bits]:
+        if scheme.symmetric:
+            extreme = torch.where(high > -low, high, low)
+            offers = [(extreme * (share / code), torch.zeros_like(low)) for code in (scheme.code_min, scheme.code_max)]
+        else:
+            tried = (high.clamp(min=0) - low.clamp(max=0)) * (share / scheme.code_max)
+            near = torch.round((-low.clamp(max=0) * share / tried).nan_to_num())
+            offers = [(tried, (near + step).clamp(0, scheme.code_max)) for step in (0, 1, -1)]
+        for tried, tried_zeros in offers:
+            centered = codes(tried, tried_zeros)
+            power = (weights * centered * centered).sum(dim=2)
+            fitted = torch.where(power > 0, (weights * centered * groups).sum(dim=2) / power, tried)
+            fitted = storable(fitted, scheme).float()
+            found = error(fitted, tried_zeros)
+            better = (found < best) & fitted.isfinite() & (fitted != 0)
+            best = torch.where(better, found, best)
+            scales, zeros = torch.where(better, fitted, scales), torch.where(better, tried_zeros, zeros)
+    return scales.half(), zeros.to(torch.uint8)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_makes_the_search_fast_changes_no_bit(scheme, weighted):
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.randn(40, 64, generator=generator) * torch.logspace(-6, 3, 40)[:, None]
+    weight[3] = 0  # a channel of zeros
+    weight[4] = weight[4].abs()  # to one side
+    importance = torch.rand(64, generator=generator) + 0.01 if weighted else None
+    for found, expected in zip(
+        choose_scales(weight, scheme, "least-error", importance), plain_search(weight, scheme, importance), strict=True
+    ):
+        assert torch.equal(found, expected)
