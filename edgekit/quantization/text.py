@@ -14,8 +14,8 @@ from edgekit.artifact import Artifact
 from edgekit.contract import StageContext
 from edgekit.data.prepared import PreparedData
 from edgekit.data.preprocessing import encode, length_buckets, pad
+from edgekit.models.layer_run import Batch
 from edgekit.models.source import LoadedModel
-from edgekit.quantization.calibration import Batch
 
 if TYPE_CHECKING:
     from edgekit.quantization.stage import QuantizeConfig
