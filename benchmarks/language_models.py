@@ -40,7 +40,7 @@ def make_student(work: Path, teacher: Artifact) -> Artifact:
 
 
 def make_refitted_student(work: Path, teacher: Artifact, data: Artifact) -> Artifact:
-    """Returns the same student with its layers refitted on 96 of the passages to make up for those that were dropped."""
+    """Returns the same student with its layers refitted on 96 of the passages, to make up for the dropped ones."""
     config = PruneConfig(keep_layers=KEPT_LAYERS, refit=True, calibration_rows=96)
     return _kept(work / "student-refit", lambda out: _run("prune", config, out, model=teacher, data=data))
 

@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=2 python benchmarks/student_language_model.py [--tokens 115000]
 
-SmolLM2-135M-Instruct cut to 20 of 30 layers, which are refitted to make up for the others and healed on BoolQ passages, judged on passages that it never saw and on the
-same for the same student with cross-entropy instead of the teacher: the same tokens in the same order, the same steps.
+SmolLM2-135M-Instruct cut to 20 of 30 layers, which are refitted to make up for the others and healed on BoolQ passages,
+judged on passages that it never saw and on the same for the same student with cross-entropy instead of the teacher: the
+same tokens in the same order, the same steps.
 About 15 minutes for each on two cores with AVX2, and about five to judge. A killed run goes on where it was.
 """
 
