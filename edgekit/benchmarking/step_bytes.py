@@ -102,7 +102,8 @@ def _configuration_beside(file: Path) -> PretrainedConfig | None:
         return None
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(file.parent, local_files_only=True)
+    config: PretrainedConfig = AutoConfig.from_pretrained(file.parent, local_files_only=True, trust_remote_code=False)
+    return config
 
 
 def _onnx_cache(graph: GraphProto, attention: NodeProto) -> LayerCache:

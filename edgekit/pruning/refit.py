@@ -127,7 +127,8 @@ class _Sums:
         """Returns what to add to the weight, and below it to the bias: (in, out) or (in + 1, out), float32."""
         scale = self._gram.diagonal().mean()
         held = self._gram + (ridge * scale + torch.finfo(torch.float64).eps) * torch.eye(len(self._gram)).double()
-        return torch.linalg.solve(held, self._moments).float()
+        change: Tensor = torch.linalg.solve(held, self._moments).float()
+        return change
 
     @staticmethod
     def _tokens(layer: _Layer) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
