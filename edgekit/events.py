@@ -6,7 +6,7 @@ It knows nothing of how events are shown.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -40,6 +40,15 @@ class EventSink(Protocol):
 
 def ignore(event: Event) -> None:
     """Drops the event: the sink for library use."""
+
+
+def within(events: EventSink, stage: str) -> EventSink:
+    """Returns a sink that passes events on, those without a stage as of `stage`."""
+
+    def tell(event: Event) -> None:
+        events(event if event.stage else replace(event, stage=stage))
+
+    return tell
 
 
 def track(  # noqa: PLR0913 - the fields of an event

@@ -22,7 +22,7 @@ from edgekit.benchmarking.multiple_choice import Reader, answer_questions, judge
 from edgekit.benchmarking.questions import QuestionsConfig, questions_digest, read_questions
 from edgekit.data.conversations import EncodedDocument, encode_documents
 from edgekit.data.prepared import PreparedData
-from edgekit.errors import DataError
+from edgekit.errors import DataError, ModelError
 from edgekit.events import EventSink, track
 from edgekit.models.tasks import read_task
 from edgekit.models.tokenizer import load_tokenizer
@@ -78,7 +78,7 @@ def score_documents(
 
     Raises:
         DataError: no such split, or it has no documents.
-        ModelError: a token of the model is not one of the teacher's.
+        ModelError: a token of the model is not one of the teacher's, or logits are not finite numbers.
         UsageError: no runtime writes with the model.
     """
     tokenizer = load_tokenizer(model.path)
@@ -90,7 +90,10 @@ def score_documents(
     for name in dict.fromkeys(reading.splits):
         documents = _documents(PreparedData.open(data), name, tokenizer, reading.max_rows)
         rows = track(documents, events, stage="evaluate", text=f"reading {name}", total=len(documents), unit="texts")
-        found[name] = [score for document in rows if (score := _score(document, session, beside, longest)) is not None]
+        scores = [_score(document, session, beside, longest) for document in rows]
+        for row, score in enumerate(scores):
+            _require_numbers(score, f"split '{name}', row {row} (counted from 0)")
+        found[name] = [score for score in scores if score is not None]
         if not found[name]:
             raise DataError(f"{data.path}: the split '{name}' has nothing to predict within {longest} tokens.")
     return found
@@ -103,7 +106,7 @@ def answer(
 
     Raises:
         DataError: a row is wrong, or does not fit into the context.
-        ModelError: a token of the model is not one of the teacher's.
+        ModelError: a token of the model is not one of the teacher's, or logits are not finite numbers.
         UsageError: no runtime writes with the model.
     """
     questions = read_questions(config)
@@ -159,3 +162,22 @@ def _score(
     targets = torch.tensor(ids[1:])[learned]
     teacher_logits = None if teacher is None else teacher.logits(ids)[:-1][learned]
     return score_tokens(logits, targets, teacher_logits)
+
+
+def _require_numbers(scores: TokenScores | None, place: str) -> None:
+    """Does nothing where every score is a finite number.
+
+    Raises:
+        ModelError: naming the row, and whose logits they are.
+    """
+    if scores is None:
+        return
+    whose = None if np.isfinite(scores.negative_log_likelihood).all() else "the model"
+    if whose is None and scores.teacher is not None:
+        found = (scores.teacher.negative_log_likelihood, scores.teacher.divergence)
+        whose = None if all(np.isfinite(values).all() for values in found) else "the teacher"
+    if whose is not None:
+        raise ModelError(
+            f"{place}: found logits of {whose} that are not finite numbers, expected finite ones. Check its weights, "
+            "or use another runtime."
+        )

@@ -6,6 +6,7 @@ changes: the `acc_norm` of EleutherAI's evaluation harness (Gao et al., 2021).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import starmap
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from torch import Tensor
 from edgekit.benchmarking.questions import Question
 from edgekit.benchmarking.statistics import paired_change_interval, wilson_interval
 from edgekit.data.conversations import encode_choice
-from edgekit.errors import DataError
+from edgekit.errors import DataError, ModelError
 from edgekit.events import EventSink, track
 from edgekit.results import MultipleChoiceQuality
 
@@ -41,6 +42,7 @@ def answer_questions(
 
     Raises:
         DataError: a question with a choice has more than `longest` tokens, or they cannot be told apart in tokens.
+        ModelError: logits are not finite numbers.
     """
     rows = track(questions, events, stage="evaluate", text="answering", total=len(questions), unit="questions")
     right = [
@@ -95,4 +97,9 @@ def _choose(question: Question, reader: Reader, tokenizer: PreTrainedTokenizerBa
         return choice_score(reader(encoded.ids), encoded.ids, encoded.learned, len(choice.encode()))
 
     scores = list(starmap(score, enumerate(question.choices)))
+    if any(map(math.isnan, scores)):
+        raise ModelError(
+            f"{question.place}: found logits of the model or its teacher that are not finite numbers, expected finite "
+            "ones. Check the weights, or use another runtime."
+        )
     return scores.index(max(scores))

@@ -230,6 +230,13 @@ def _render_generation(
 
 
 def _failed(error: Exception, messages: Sequence[Message], place: str) -> DataError:
+    from jinja2 import TemplateSyntaxError
+
+    if isinstance(error, TemplateSyntaxError):
+        return DataError(
+            f"{place}: the chat template is not valid Jinja, line {error.lineno}: {error.message}. Correct it in the "
+            "model's source (chat_template.jinja, or chat_template in tokenizer_config.json), and import it again."
+        )
     roles = ", ".join(message.role for message in messages)
     reason = str(error).strip() or type(error).__name__
     return DataError(

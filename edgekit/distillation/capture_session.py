@@ -20,7 +20,7 @@ from edgekit.distillation.signal import CaptureRun
 from edgekit.distillation.signal_capture import CapturePlan, assemble
 from edgekit.distillation.token_store import TokenSignal
 from edgekit.errors import UsageError
-from edgekit.events import Event, EventSink
+from edgekit.events import Event, EventSink, within
 from edgekit.models.source import load_model
 from edgekit.models.tasks import read_task
 from edgekit.models.vocabulary_map import teacher_token_ids
@@ -95,7 +95,7 @@ def capture_language(  # noqa: PLR0913 - what a capture depends on, and where it
     loaded = load_model(teacher)
     tokenizer = loaded.tokenizer if reader is None else reader
     token_ids = teacher_token_ids(tokenizer, loaded.tokenizer)
-    reading = read_tokens(folder, data, tokenizer, token_ids, settings, run.events)
+    reading = read_tokens(folder, data, tokenizer, token_ids, settings, within(run.events, run.stage))
     plan = capture_plan(teacher, data.digest, reading, language.signal, run.seed)
     speaker = LanguageTeacher(loaded.model, token_ids, find_separation(loaded.model))
     state = make_accelerator()

@@ -27,6 +27,7 @@ from edgekit.distillation.token_store import TokenSignal
 from edgekit.distillation.trainer import Run, train
 from edgekit.distillation.vocabulary_losses import VocabularyObjective
 from edgekit.errors import UnsupportedError, UsageError
+from edgekit.events import within
 from edgekit.models.source import LoadedModel, load_model
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.models.vocabulary_map import teacher_token_ids
@@ -167,7 +168,8 @@ def _tokens(  # noqa: PLR0913 - what tokens depend on
     run: Run,
 ) -> PackedTokens:
     settings = TokenSettings(course.length, config.language.long_documents)
-    store = open_tokens(folder / "tokens", data, split, loaded.tokenizer, settings, run.events)
+    events = within(run.events, run.stage)
+    store = open_tokens(folder / "tokens", data, split, loaded.tokenizer, settings, events)
     return pack_tokens(store, course.length, int(loaded.tokenizer.pad_token_id or 0), seed=run.seed)
 
 

@@ -66,8 +66,8 @@ class TokenSignal:
         """
         for name, what in (
             ("teacher", "teacher"),
-            ("data", "data"),
-            ("sequences", "token sequences (tokenizer, chat template or packing)"),
+            ("data", "data set"),
+            ("sequences", "set of token sequences (tokenizer, chat template or length)"),
             ("vocabulary", "vocabulary size"),
             ("vocabulary_map", "vocabulary map"),
         ):

@@ -255,7 +255,8 @@ class _Trainer:
         where = f"The last good checkpoint is {kept}." if kept else "No work directory was given, so nothing was kept."
         raise TrainingError(
             f"{self.settings.stage}: step {self.progress.step + 1} of {self.total}: {failure} {where} "
-            "Lower learning_rate or max_gradient_norm, use precision float32, or check these rows and the weights."
+            "Lower learning_rate or max_gradient_norm, use precision float32, or check these rows and the weights, the "
+            "teacher's too."
         )
 
     def _tell(self, kind: str, text: str, *, completed: int = 0, values: dict[str, float] | None = None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, UsageError
 from edgekit.events import track
 from edgekit.exporters.description import EXPORT_FILE
 from edgekit.exporters.generation_parity import GreedyRuns, TokenDifferences, common_prefix, write_greedily
@@ -181,7 +181,9 @@ def _with_own_text(
             )
     if isinstance(session, Templating) and tokenizer.chat_template:
         conversations = [_conversation(text) for text in [*NASTY_TEXTS[:_TEMPLATED], *texts] if _END not in text]
-        wrong = [talk[1]["content"] for talk in conversations if session.render(talk) != _rendered(tokenizer, talk)]
+        wrong = [
+            talk[1]["content"] for talk in conversations if _own_rendering(session, talk) != _rendered(tokenizer, talk)
+        ]
         changes |= {"template_mismatches": len(wrong), "template_texts": len(conversations)}
         if wrong:
             failures.append(
@@ -205,8 +207,22 @@ def _conversation(text: str) -> list[dict[str, str]]:
     ]
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str | None:
+    """Returns a conversation as transformers writes it; None where the template refuses it."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError:
+        return None
+
+
+def _own_rendering(session: Templating, messages: list[dict[str, str]]) -> str | None:
+    """Returns a conversation as the runtime writes it; None where it refuses it."""
+    try:
+        return session.render(messages)
+    except UsageError:
+        return None
 
 
 def _half_stepped(session: GenerationSession, ids: np.ndarray) -> np.ndarray:

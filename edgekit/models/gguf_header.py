@@ -122,7 +122,11 @@ def _check_start(file: Path, start: bytes, size: int) -> int:
     if start[:4] == b"vers":
         raise ModelError(f"{file}: is a Git LFS pointer, not the model. Fetch it: git lfs pull")
     if start[:4] != MAGIC:
-        raise ModelError(f"{file}: found {start[:4]!r} at its start, expected {MAGIC!r}: it is not a GGUF file.")
+        found = repr(start[:4]) if start else "nothing"
+        raise ModelError(
+            f"{file}: found {found} at its start, expected {MAGIC!r}: it is not a GGUF file. Check the path, or "
+            "download it again."
+        )
     if len(start) < 8:
         raise ModelError(f"{file}: found {size} bytes, fewer than its header needs. {_AGAIN}")
     version: int = struct.unpack("<I", start[4:])[0]

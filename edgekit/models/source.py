@@ -88,9 +88,13 @@ def resolve(source: str, *, revision: str | None = None, offline: bool = False) 
 
 
 def is_on_hub(source: str) -> bool:
-    """Returns True when `source` is a hub id and nothing on this machine has that name."""
+    """Returns True when `source` is a hub id and nothing on this machine has that name.
+
+    `name.gguf` and `directory/name.gguf` are files: of the hub's it takes an owner and a repository too.
+    """
     is_here = is_package_resource(source) or Path(source).expanduser().exists()
-    return not is_here and hub.is_hub_id(hub_repository(source))
+    repository = hub_repository(source)
+    return not is_here and not repository.endswith(GGUF_SUFFIX) and hub.is_hub_id(repository)
 
 
 def hub_repository(source: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.artifact import Artifact
-from edgekit.errors import CorruptArtifactError
+from edgekit.errors import CorruptArtifactError, ModelError
 from edgekit.models.tasks import read_task
 from edgekit.models.tokenizer import NASTY_TEXTS, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from edgekit.packaging.chat_template import render_chat, tells_time
@@ -27,6 +27,8 @@ from edgekit.runtimes.onnxruntime_runtime import SESSION_SETTINGS
 from edgekit.runtimes.protocol import model_file
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from edgekit.runtimes.generation import GenerationConfig, GenerationSession
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -137,22 +139,40 @@ def describe_language(model: Artifact, config: PackageConfig) -> Manifest:
 
 
 def language_files(staging: Path, manifest: Manifest) -> dict[str, str]:
-    """Returns name to content of the files that a language model's bundle has of its own."""
+    """Returns name to content of the files that a language model's bundle has of its own.
+
+    Raises:
+        ModelError: the chat template fails on every conversation.
+    """
     from edgekit.models.tokenizer import load_tokenizer
 
     files = usage_files(manifest)
     tokenizer = load_tokenizer(staging)
     template = tokenizer.chat_template
     if manifest.writing is not None and manifest.writing.chat_template and not tells_time(str(template)):
-        vectors = [
-            {
-                "messages": messages,
-                "text": str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)),
-            }
-            for messages in _conversations()
-        ]
-        files[TEMPLATE_VECTORS_FILE] = json.dumps(vectors, indent=1) + "\n"
+        files[TEMPLATE_VECTORS_FILE] = json.dumps(_template_vectors(tokenizer), indent=1) + "\n"
     return files
+
+
+def _template_vectors(tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """Returns conversations with the text that the template makes of them, without those that it refuses."""
+    from jinja2 import TemplateError
+
+    vectors: list[dict[str, Any]] = []
+    reason = ""
+    for messages in _conversations():
+        try:
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            reason = str(error)
+        else:
+            vectors.append({"messages": messages, "text": text})
+    if not vectors:
+        raise ModelError(
+            f"package: the chat template fails on every conversation ({reason}), expected a question to work. Correct "
+            "it in the model's source, and import the model again."
+        )
+    return vectors
 
 
 def check_language(bundle: LanguageBundle) -> None:

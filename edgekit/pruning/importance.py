@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from edgekit.errors import UsageError
+from edgekit.errors import ModelError, UsageError
 from edgekit.models.structure import find_layers
 from edgekit.pruning.layers import layer_input
 
@@ -77,6 +77,7 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[tuple[Tensor, T
         batches: `input_ids` and `attention_mask`, both int64 (B, T).
 
     Raises:
+        ModelError: an output is not a finite number.
         UsageError: the batches hold no token.
         UnsupportedError: the layers cannot be found.
     """
@@ -97,6 +98,11 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[tuple[Tensor, T
 
     handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in stack.layers]
     tokens = calibration.run(model, batches, handles)
+    if not bool(torch.isfinite(cosines).all()):
+        raise ModelError(
+            "calibration: found layers whose outputs are not finite numbers, expected finite ones: nothing says which "
+            "to keep. Check the weights."
+        )
     return LayerImportance(
         block_influence=tuple((1 - cosines / tokens).tolist()),
         angular_distance=tuple((angles / (tokens * math.pi)).tolist()),

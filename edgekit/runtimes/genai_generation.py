@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, UsageError
 from edgekit.runtimes.generation import GenerationConfig, GenerationSession, choose_context, require_room
 from edgekit.runtimes.onnxruntime_runtime import SESSION_SETTINGS
 from edgekit.runtimes.protocol import ModelOnDisk
@@ -114,8 +114,19 @@ class GenAiSession:
         return [int(token) for token in self._tokenizer().encode(text)]
 
     def render(self, messages: list[dict[str, str]]) -> str:
-        """Returns a conversation as the library's own template engine writes it, ready for an answer."""
-        text: str = self._tokenizer().apply_chat_template(json.dumps(messages), add_generation_prompt=True)
+        """Returns a conversation as the library's own template engine writes it, ready for an answer.
+
+        Raises:
+            UsageError: the engine cannot run the template, or the template refuses the conversation.
+        """
+        try:
+            text: str = self._tokenizer().apply_chat_template(json.dumps(messages), add_generation_prompt=True)
+        except RuntimeError as error:
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+            raise UsageError(
+                f"onnxruntime-genai: its template engine fails on this conversation ({reason}). Change the "
+                "conversation, or use another runtime."
+            ) from error
         return text
 
     def _tokenizer(self) -> Any:

@@ -105,7 +105,11 @@ class Templating(Protocol):
     """A session of a runtime that renders chat templates itself."""
 
     def render(self, messages: list[dict[str, str]]) -> str:
-        """Returns a conversation (`role`, `content`) as the model's chat template writes it, ready for an answer."""
+        """Returns a conversation (`role`, `content`) as the model's chat template writes it, ready for an answer.
+
+        Raises:
+            UsageError: the template refuses the conversation, or the runtime cannot run the template.
+        """
 
 
 @runtime_checkable
@@ -262,7 +266,7 @@ def choose_context(asked: int | None, available: int) -> int:
     if asked is None:
         return available
     if not 1 <= asked <= available:
-        raise UsageError(f"context_length: found {asked}, expected 1 to {available}, which is what the model allows.")
+        raise UsageError(f"context: found {asked} tokens, expected 1 to {available}, which is what the model allows.")
     return asked
 
 

@@ -72,7 +72,7 @@ class LlamaCppGeneration:
             available = session.context_length
             session.close()
             raise UsageError(
-                f"context_length: found {asked}, expected 1 to {available}, which is what the model allows."
+                f"context: found {asked} tokens, expected 1 to {available}, which is what the model allows."
             )
         return session
 

@@ -148,7 +148,7 @@ print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
 def test_a_context_that_the_model_does_not_have_is_one_error(export):
     sampling = GenerationSampling(depths=(100,), new_tokens=40)
     subject = GenerationSubject(export, get_generation_runtime("onnxruntime"), [5] * 100)
-    with pytest.raises(UsageError, match="context_length: found 141, expected 1 to 128, which is what the model"):
+    with pytest.raises(UsageError, match="context: found 141 tokens, expected 1 to 128, which is what the model"):
         measure_generation([subject], sampling, seed=0, events=ignore)
 
 

@@ -12,9 +12,10 @@ from edgekit.artifact import Artifact
 from edgekit.benchmarking.stage import EvaluateConfig, evaluate, read_quality
 from edgekit.contract import StageContext, StageInputs
 from edgekit.data.prepared import PreparedData
-from edgekit.errors import DataError
+from edgekit.errors import DataError, ModelError
 from edgekit.models.source import load_model
 from edgekit.results import LanguageQuality
+from tests.distillation.training import poisoned_decoder
 from tests.pico import publish_model
 from tests.pico_decoders import pico_decoder
 from tests.pico_language import pico_language_data
@@ -71,3 +72,15 @@ def test_without_a_teacher_nothing_is_compared(made: tuple[Artifact, Artifact, A
 def test_an_unknown_split_is_refused(made: tuple[Artifact, Artifact, Artifact], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no split 'tset'"):
         quality_of(StageInputs(model=made[0], data=made[2]), tmp_path / "out", splits=["tset"])
+
+
+@pytest.mark.parametrize("who", ["model", "teacher"])
+def test_logits_that_are_no_numbers_are_an_error_that_names_the_row_and_leaves_nothing(
+    made: tuple[Artifact, Artifact, Artifact], tmp_path: Path, who: str
+) -> None:
+    model, teacher, data = made
+    broken = poisoned_decoder(tmp_path / "broken")
+    inputs = StageInputs(**{"model": model, "teacher": teacher, "data": data, who: broken})
+    with pytest.raises(ModelError, match=rf"split 'test', row \d+ .*: found logits of the {who} that are not finite"):
+        quality_of(inputs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -139,6 +139,15 @@ def test_a_question_longer_than_the_context_names_its_line(tmp_path):
         answer_questions(read_questions(config), [reader], loaded.tokenizer, CONTEXT, ignore)
 
 
+def test_logits_that_are_no_numbers_choose_nothing(tmp_path):
+    def reader(ids: list[int]) -> torch.Tensor:
+        return torch.full((len(ids), 300), float("nan"))
+
+    questions = read_questions(write(tmp_path, GOOD))
+    with pytest.raises(ModelError, match=r"line 1: found logits of the model or its teacher that are not finite"):
+        answer_questions(questions, [reader], pico_decoder().tokenizer, CONTEXT, ignore)
+
+
 def test_the_stage_evaluates_questions_beside_text_with_the_teacher(tmp_path):
     model, teacher = (publish_model(pico_decoder(seed=seed), tmp_path / f"model-{seed}") for seed in (0, 1))
     asked = write(tmp_path, *[GOOD] * 4)

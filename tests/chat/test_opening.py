@@ -43,7 +43,7 @@ def test_it_answers_and_has_room_for_the_models_context(model):
 
 
 def test_a_longer_context_than_the_models_is_refused(model):
-    with pytest.raises(UsageError, match="context_length: found 4096, expected 1 to 128"):
+    with pytest.raises(UsageError, match="context: found 4096 tokens, expected 1 to 128"):
         open_conversation(model, ConversationConfig(), context_length=4096)
 
 

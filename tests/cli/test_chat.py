@@ -72,7 +72,7 @@ def test_a_model_without_template_says_so_once(base_model, capsys, monkeypatch):
     ("flags", "message"),
     [
         (["--prompt", "word " * 200], "the context is full: the conversation takes"),
-        (["--context", "1000"], "context_length: found 1000, expected 1 to 128"),
+        (["--context", "1000"], "context: found 1000 tokens, expected 1 to 128"),
         (["--context", "0"], "--context: found 0, expected at least 1"),
         (["--threads", "0"], "--threads: found 0, expected at least 1"),
         (["--temperature", "-1"], "temperature: found -1.0"),

@@ -130,7 +130,7 @@ def test_what_is_learned_spells_the_answers(turns: list[tuple[str, str]], templa
     [
         (None, "here, row 0 .counted from 0.: found a conversation, and the tokenizer has no chat template"),
         ("{{ raise_exception('Roles must alternate!') }}", "chat template failed: Roles must alternate! .roles: user"),
-        ("{% for m in messages %}", "chat template failed: Unexpected end of template"),
+        ("{% for m in messages %}", "not valid Jinja, line 1: Unexpected end of template.*import it again"),
         ("{{ messages[0].name.first }}", "chat template failed: .* has no attribute 'name'"),
         (FORGETS, "turn 2: the chat template writes the conversation up to here differently once more turns follow"),
         ("{% for m in messages | reverse %}{{ m.content }}{% endfor %}", "turn 2: the chat template writes"),

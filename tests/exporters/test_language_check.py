@@ -8,9 +8,10 @@ from onnx import numpy_helper
 import edgekit
 from edgekit.artifact import Artifact, Lineage, publish
 from edgekit.cli import run
-from edgekit.errors import EnvironmentLacksError, ParityError
+from edgekit.errors import EnvironmentLacksError, ParityError, UsageError
 from edgekit.exporters.parity import read_parity, require_parity
 from edgekit.results import Unverified
+from edgekit.runtimes.generation import GenerationConfig, generation_runtime_for
 from tests.models.test_gguf_source import rewrite
 from tests.pico import publish_model
 from tests.pico_decoders import pico_decoder
@@ -140,3 +141,20 @@ def test_without_the_runtime_an_export_is_unverified_and_never_passed(coded, tmp
         require_parity(parity)
     command = ["check", str(export.path), str(tmp_path / "again"), "--reference", str(codes.path)]
     assert run([*command, "--data", str(data.path)]) == 4
+
+
+ONE_QUESTION = "{% if messages|length > 1 %}{{ raise_exception('one only') }}{% endif %}{{ messages[0].content }}"
+
+
+def test_a_conversation_that_the_template_refuses_is_one_that_a_runtime_should_refuse_too(tmp_path):
+    loaded = pico_decoder("llama", layers=1)
+    loaded.tokenizer.chat_template = ONE_QUESTION
+    model, data = publish_model(loaded, tmp_path / "model"), pico_language_data(tmp_path)
+    export = edgekit.export(model, out=tmp_path / "onnx")
+    config = edgekit.CheckConfig(**CHECK, runtime="onnxruntime-genai")
+    parity = read_parity(edgekit.check(export, config, reference=model, data=data, out=tmp_path / "parity"))
+    assert parity.passed, parity.failures
+    assert (parity.template_texts > 10, parity.template_mismatches) == (True, 0)
+    session = generation_runtime_for(export, "onnxruntime-genai").open(export, GenerationConfig())
+    with pytest.raises(UsageError, match="its template engine fails on this conversation"):
+        session.render([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])

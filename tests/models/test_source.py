@@ -8,7 +8,7 @@ import torch
 from edgekit.artifact import Artifact, Lineage, publish
 from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError, ModelError, UntrustedModelError
 from edgekit.models.quantized import QuantizedLinear, QuantizedTensor, Scheme, empty_like, replace_module, schemes_of
-from edgekit.models.source import LoadedModel, load_model, resolve, save_model
+from edgekit.models.source import LoadedModel, is_on_hub, load_model, resolve, save_model
 from tests.pico import (
     ARCHITECTURES,
     pico_classifier,
@@ -330,3 +330,10 @@ def test_an_artifact_of_another_kind_is_no_source(tmp_path: Path) -> None:
     data: Artifact = pico_data_artifact(tmp_path, rows=20)
     with pytest.raises(ArtifactError, match="kind 'data', expected 'model'"):
         resolve(str(data.path))
+
+
+@pytest.mark.parametrize("source", ["nowhere.gguf", "models/nowhere.gguf"])
+def test_a_gguf_that_is_not_there_is_no_hub_id(source: str) -> None:
+    with pytest.raises(ModelError, match=f"{source}: not found; expected a directory, a .gguf file, a hub id"):
+        resolve(source)
+    assert is_on_hub("owner/name/file.gguf")

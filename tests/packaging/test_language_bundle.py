@@ -16,12 +16,13 @@ from edgekit.artifact import Artifact
 from edgekit.chat.conversation import ConversationConfig
 from edgekit.chat.opening import open_conversation
 from edgekit.contract import StageContext, StageInputs
-from edgekit.errors import CorruptArtifactError, EnvironmentLacksError, UnsupportedError, UsageError
+from edgekit.errors import CorruptArtifactError, EnvironmentLacksError, ModelError, UnsupportedError, UsageError
 from edgekit.exporters.generation_parity import write_greedily
 from edgekit.exporters.parity import read_parity
 from edgekit.packaging.bundle import verify_bundle
 from edgekit.packaging.chat_template import render_chat
 from edgekit.packaging.facts import BundleFacts
+from edgekit.packaging.language_bundle import _template_vectors
 from edgekit.packaging.stage import PackageConfig, package
 from edgekit.results import Unverified
 from edgekit.runtimes.generation import GenerationConfig
@@ -241,3 +242,15 @@ def test_a_model_without_a_template_writes_a_text_on(tmp_path):
     assert run([sys.executable, "-I", str(made.path / "usage_onnxruntime.py"), text], tmp_path) == opened.text(
         written[:end]
     ).rstrip("\n")
+
+
+def test_a_conversation_that_the_template_refuses_is_no_vector_and_a_template_that_refuses_all_is_an_error():
+    tokenizer = pico_decoder().tokenizer
+    tokenizer.chat_template = "{% if messages[1:] %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}"
+    vectors = _template_vectors(tokenizer)
+    assert vectors
+    assert all(vector["text"] == vector["messages"][0]["content"] for vector in vectors)
+    for template in ("{{ raise_exception('never') }}", "{% for m in messages %}"):
+        tokenizer.chat_template = template
+        with pytest.raises(ModelError, match="the chat template fails on every conversation"):
+            _template_vectors(tokenizer)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, PreTrainedModel
 
-from edgekit.errors import UsageError
+from edgekit.errors import ModelError, UsageError
 from edgekit.pruning.importance import measure_importance
 from tests.pico import pico_loaded
 from tests.pruning.batches import batches_for
@@ -46,6 +46,14 @@ def test_importance_by_hand() -> None:
     assert importance.block_influence == pytest.approx((1.0, 0.0, 0.5), abs=1e-6)
     assert importance.angular_distance == pytest.approx((1 / 2, 0.0, 1 / 3), abs=1e-3)
     assert importance.tokens == 5
+
+
+def test_outputs_that_are_no_numbers_say_nothing_of_importance() -> None:
+    model = Turner(BertConfig(num_hidden_layers=3))
+    ids = torch.tensor([[1, 2, 3]])
+    next(module for module in model.modules() if isinstance(module, Turn)).matrix.fill_(float("nan"))
+    with pytest.raises(ModelError, match="layers whose outputs are not finite numbers"):
+        measure_importance(model, [(ids, torch.ones_like(ids))])
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "mpnet", "albert", "modernbert"])

@@ -166,7 +166,7 @@ def test_the_runtime_opens_an_export_with_the_tasks_context(tmp_path: Path) -> N
     runtime = LlamaCppGeneration()
     assert (runtime.name, runtime.version().split("-")[0]) == ("llama.cpp", "0.5.0")
     assert runtime.open(artifact, Settings(context_length=40)).context_length == 40
-    with pytest.raises(UsageError, match="context_length: found 129, expected 1 to 128"):
+    with pytest.raises(UsageError, match="context: found 129 tokens, expected 1 to 128"):
         runtime.open(artifact, Settings(context_length=129))
     session = runtime.open(artifact, Settings(threads=2))
     assert (session.context_length, session.vocabulary_size) == (128, 300)
