@@ -6,7 +6,6 @@ artifact is either whole or absent. Nothing here knows what a model or a data se
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -23,11 +22,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from edgekit._version import __version__
-from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError
+from edgekit.disk import disk_problem
+from edgekit.errors import ArtifactError, CorruptArtifactError, EdgekitError, EnvironmentLacksError
 
 DESCRIPTOR = "artifact.json"
 FORMAT = 2
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 Kind = Literal["model", "data", "signal", "onnx", "gguf", "quality", "parity", "measurement", "bundle"]
 
@@ -192,11 +191,12 @@ def publish(out: Path, *, kind: Kind, lineage: Lineage) -> Iterator[Path]:
         require_absent(out)
         staging.rename(out)
         _sync(out.parent)
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+    except Exception as error:
+        problem = None if isinstance(error, EdgekitError) else disk_problem(error)
+        if problem is None:
             raise
         raise EnvironmentLacksError(
-            f"{out}: could not be written ({error.strerror or error}). Nothing was published. "
+            f"{out}: could not be written ({problem}). Nothing was published. "
             "Free disk space or choose another place, then run the same command again."
         ) from error
     finally:

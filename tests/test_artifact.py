@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from edgekit.artifact import (
     write_atomically,
 )
 from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError
+from tests.pico import pico_tokenizer
 
 LINEAGE = Lineage(stage="prune", config={"layers": 3}, seed=7)
 
@@ -171,6 +174,33 @@ def test_full_disk_is_said_so_and_nothing_is_published(tmp_path, monkeypatch):
             monkeypatch.setattr(os, "fsync", full)
     assert "Nothing was published" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("library", ["safetensors", "tokenizers", "numpy", "shutil"])
+def test_a_full_disk_is_told_from_the_errors_of_each_library_that_writes(tmp_path, library):
+    def fill(staging: Path) -> None:
+        if library == "safetensors":
+            save_file({"weight": np.zeros(2000)}, staging / "model.safetensors")
+        elif library == "tokenizers":
+            pico_tokenizer("bert").backend_tokenizer.save(str(staging / "tokenizer.json"))
+        elif library == "numpy":
+            np.save(staging / "logits.npy", np.zeros(2000))
+        else:
+            shutil.copytree(source, staging / "copy")
+
+    message = rf"a: could not be written \({'only a part of it fits' if library == 'numpy' else 'File too large'}\)"
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "large.bin").write_bytes(bytes(20_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(EnvironmentLacksError, match=message):  # noqa: SIM117
+            with publish(tmp_path / "a", kind="model", lineage=LINEAGE) as staging:
+                fill(staging)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_other_os_errors_inside_a_stage_keep_their_meaning(tmp_path):

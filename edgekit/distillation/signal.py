@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgekit.artifact import Artifact
 from edgekit.data.prepared import PreparedData
 from edgekit.data.preprocessing import encode, length_buckets, pad
+from edgekit.disk import disk_problem
 from edgekit.distillation.config import CaptureConfig
 from edgekit.distillation.learner import View, observe
 from edgekit.errors import ArtifactError, EnvironmentLacksError, TrainingError
@@ -234,7 +235,11 @@ def _write_part(file: Path, values: NDArray[np.float32], fingerprint: str) -> No
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({"logits": values}, partial, metadata={"fingerprint": fingerprint})
         partial.replace(file)
-    except OSError as error:
+    except Exception as error:
+        problem = disk_problem(error)
+        if problem is None and not isinstance(error, OSError):
+            raise
         raise EnvironmentLacksError(
-            f"{file}: could not be written ({error.strerror or error}). Free disk space."
+            f"{file}: could not be written ({problem or error}). Free disk space, then run the same command again: "
+            "what is finished is kept."
         ) from error

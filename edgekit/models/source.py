@@ -169,6 +169,7 @@ def load_network(directory: Path, kind: str, *, seed: int = 0, **settings: Any) 
                 trust_remote_code=False,  # left out, transformers would ask on the terminal
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, by name
                 **settings,
             )
         except Exception as error:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from edgekit.artifact import Artifact
+from edgekit.disk import disk_problem
 from edgekit.errors import EnvironmentLacksError
 
 
@@ -28,13 +29,6 @@ def place_bundle(bundle: Artifact, destination: Path) -> None:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:  # shutil.Error too, which names every file that failed
         raise EnvironmentLacksError(
-            f"{destination}: the bundle could not be put there ({_reason(error)}). Free disk space, then run the same "
-            "command again: everything before it is cached."
+            f"{destination}: the bundle could not be put there ({disk_problem(error) or error}). Free disk space, then "
+            "run the same command again: everything before it is cached."
         ) from error
-
-
-def _reason(error: OSError) -> str:
-    if error.strerror:
-        return error.strerror
-    failed = error.args[0] if error.args else error
-    return str(failed[0][2] if isinstance(failed, list) and failed else failed)

@@ -117,7 +117,10 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -
         with pytest.raises(ModelError, match=message):
             load_model(artifact)
     config.write_text(json.dumps({**settings, "hidden_size": 64}), encoding="utf-8")
-    with pytest.raises(ModelError, match="could not be loaded as a text-classification model"):
+    with pytest.raises(ModelError, match=r"weights are of another shape, first 'bert\.embeddings"):
+        load_model(artifact)
+    config.write_text(json.dumps({**settings, "model_type": "own"}), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"could not be loaded as a text-classification model .*model type `own`"):
         load_model(artifact)
 
 
