@@ -15,7 +15,7 @@ from edgekit.data.token_store import TokenSettings, open_tokens
 from edgekit.distillation.config import CaptureConfig, SequenceConfig
 from edgekit.distillation.language_capture import Reading, capture_plan, capture_tokens
 from edgekit.distillation.language_teacher import LanguageTeacher
-from edgekit.distillation.processes import make_accelerator
+from edgekit.distillation.processes import make_accelerator, wait_for_all
 from edgekit.distillation.signal import CaptureRun
 from edgekit.distillation.signal_capture import CapturePlan, assemble
 from edgekit.distillation.token_store import TokenSignal
@@ -109,7 +109,7 @@ def capture_language(  # noqa: PLR0913 - what a capture depends on, and where it
     return plan
 
 
-def captured_here(folder: Path, plan: CapturePlan, *, shared: bool) -> TokenSignal:
+def captured_here(stage: str, folder: Path, plan: CapturePlan, *, shared: bool) -> TokenSignal:
     """Returns the capture whose finished shards lie in `folder`, put together there; `shared` by all processes."""
     state = make_accelerator()
     place = folder / "signal" / f"whole-{plan.fingerprint[:16]}"
@@ -120,5 +120,5 @@ def captured_here(folder: Path, plan: CapturePlan, *, shared: bool) -> TokenSign
             assemble(folder / "signal", plan, made)
             made.rename(place)
     if shared:
-        state.wait_for_everyone()
+        wait_for_all(stage, state)
     return TokenSignal.open(place)

@@ -121,7 +121,7 @@ class _Kept:
         plan = capture_language(
             teacher, self.student.tokenizer, self.data, settings.model_copy(update={"language": language}), run, folder
         )
-        return captured_here(folder, plan, shared=self.run.work_directory is not None)
+        return captured_here(self.run.stage, folder, plan, shared=self.run.work_directory is not None)
 
 
 def _check(config: DistillConfig, inputs: StageInputs) -> None:

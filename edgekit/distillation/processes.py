@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import torch
 from edgekit.errors import TrainingError, UnsupportedError
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
 # What torch's backends say when a process at the other end is gone.
 _LOST = ("closed by peer", "reset by peer", "connection refused", "broken pipe", "timed out", "socket timeout")
@@ -60,8 +61,22 @@ def sums_over_processes(values: list[float], accelerator: Accelerator) -> list[f
     return values if accelerator.num_processes == 1 else _reduce(values, accelerator)
 
 
+def wait_for_all(stage: str, state: Accelerator | PartialState, *, has_published: bool = False) -> None:
+    """Waits until every process is here; one that has published needs no other any more.
+
+    Raises:
+        TrainingError: a process is gone.
+    """
+    try:
+        with lost_process(stage, state):
+            state.wait_for_everyone()
+    except TrainingError:
+        if not has_published:
+            raise
+
+
 @contextmanager
-def lost_process(stage: str, accelerator: Accelerator) -> Iterator[None]:
+def lost_process(stage: str, accelerator: Accelerator | PartialState) -> Iterator[None]:
     """Turns the backend's error about a process that is gone into one that says what to do.
 
     Raises:
@@ -75,10 +90,14 @@ def lost_process(stage: str, accelerator: Accelerator) -> Iterator[None]:
             raise
         raise TrainingError(
             f"{stage}: process {accelerator.process_index} of {accelerator.num_processes}: another process of the run "
-            f"is gone ({text.splitlines()[0][:160]}), expected all of them to the end. See what it wrote last, or "
-            "whether the system ended it for want of memory. Run the same command again: it goes on from the last "
-            "checkpoint."
+            f"is gone ({_first_sentence(text)}), expected all of them to the end. See what it wrote last, or whether "
+            "the system ended it for want of memory. Run the same command again: it goes on from what was kept."
         ) from error
+
+
+def _first_sentence(text: str) -> str:
+    """Returns what a backend says first, without the place in its source code."""
+    return re.sub(r"^\[[^\]]*\]\s*", "", text).splitlines()[0].split(". ")[0][:160]
 
 
 def _reduce(values: list[float], accelerator: Accelerator) -> list[float]:

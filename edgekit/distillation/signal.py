@@ -24,6 +24,7 @@ from edgekit.data.preprocessing import encode, length_buckets, pad
 from edgekit.disk import disk_problem
 from edgekit.distillation.config import CaptureConfig
 from edgekit.distillation.learner import View, observe
+from edgekit.distillation.processes import lost_process
 from edgekit.errors import ArtifactError, EnvironmentLacksError, TrainingError
 from edgekit.events import Event, EventSink
 from edgekit.models.source import LoadedModel
@@ -190,7 +191,8 @@ def _shards(
                 "progress", run.stage, "teacher", completed=min(finished, len(ids)), total=len(ids), unit="rows"
             )
             run.events(event)
-    everyone = gather_object([done]) if accelerator.num_processes > 1 else [done]
+    with lost_process(run.stage, accelerator):
+        everyone = gather_object([done]) if accelerator.num_processes > 1 else [done]
     for share in everyone:
         for index, values in share.items():
             yield parts[index], values

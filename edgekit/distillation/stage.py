@@ -238,9 +238,11 @@ def _publish(out: Path, kind: Kind, lineage: Lineage, fill: Callable[[Path], Non
     """Publishes what `fill` writes, on the main process alone, and returns it on every process."""
     from accelerate import PartialState
 
+    from edgekit.distillation.processes import wait_for_all
+
     state = PartialState()
     if state.is_main_process:
         with publish(out, kind=kind, lineage=lineage) as directory:
             fill(directory)
-    state.wait_for_everyone()
+    wait_for_all(lineage.stage, state, has_published=bool(state.is_main_process))
     return Artifact.open(out, kind=kind)

@@ -21,6 +21,7 @@ from edgekit.data.prepared import PreparedData
 from edgekit.data.token_store import Piece
 from edgekit.distillation.config import WriteConfig
 from edgekit.distillation.on_policy import end_ids_of, prompt_of
+from edgekit.distillation.processes import lost_process
 from edgekit.distillation.randomness import derived_seed
 from edgekit.distillation.writing import write_sequences
 from edgekit.errors import DataError
@@ -58,7 +59,8 @@ def write_documents(
         if accelerator.is_main_process:
             finished = min(rows, (number + 1) * PART_ROWS)
             context.events(Event("progress", "write", "writing", completed=finished, total=rows, unit="texts"))
-    shares: list[dict[int, list[str]]] = gather_object([done]) if accelerator.num_processes > 1 else [done]
+    with lost_process("write", accelerator):
+        shares: list[dict[int, list[str]]] = gather_object([done]) if accelerator.num_processes > 1 else [done]
     everything = {number: texts for share in shares for number, texts in share.items()}
     answers = (answer for number in sorted(everything) for answer in everything[number])
     found = [answered(*pair) for pair in zip(data.documents("train"), answers, strict=True) if pair[1].strip()]

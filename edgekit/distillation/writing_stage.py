@@ -38,7 +38,7 @@ def write(inputs: StageInputs, config: WriteConfig, context: StageContext) -> Ar
         EnvironmentLacksError: the disk is full.
     """
     from edgekit.data.prepared import PreparedData
-    from edgekit.distillation.processes import make_accelerator
+    from edgekit.distillation.processes import make_accelerator, wait_for_all
     from edgekit.distillation.teacher_text import write_documents
     from edgekit.models.source import load_model
 
@@ -60,7 +60,7 @@ def write(inputs: StageInputs, config: WriteConfig, context: StageContext) -> Ar
         skipped = data.rows["train"] - len(documents)
         text = f"{len(documents):,} rows written, {skipped:,} left out: nothing was written for them."
         context.events(Event("message", "write", text))
-    accelerator.wait_for_everyone()
+    wait_for_all("write", accelerator, has_published=bool(accelerator.is_main_process))
     return Artifact.open(context.out, kind="data")
 
 

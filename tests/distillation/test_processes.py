@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from edgekit.artifact import Artifact
+from edgekit.distillation.processes import wait_for_all
+from edgekit.errors import TrainingError
 from tests.distillation.test_trainer import ROOT
 from tests.distillation.training import assert_same_weights, poisoned_decoder, weights
 from tests.pico import publish_model
@@ -146,7 +148,7 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on_to_the_same_bit
     assert codes[1][0] == -signal.SIGKILL
     assert codes[0][0] != 0
     assert "distill: process 0 of 2: another process of the run is gone" in codes[0][1]
-    assert "Run the same command again: it goes on from the last checkpoint." in codes[0][1]
+    assert "Run the same command again: it goes on from what was kept." in codes[0][1]
     assert not (tmp_path / "out").exists()
     again = Group(2, arguments)
     done = again.finish()
@@ -181,6 +183,22 @@ def test_numbers_lost_on_one_process_stop_all_with_the_rows_named(speaker: Artif
         assert "TrainingError: distill: step " in errors
         assert "the loss is nan, expected a finite number. The batch: sequence " in errors
         assert "The last good checkpoint is " in errors
+
+
+class Deserted:
+    """The state of a process whose only other one has died."""
+
+    num_processes, process_index = 2, 0
+
+    def wait_for_everyone(self) -> None:
+        raise RuntimeError("[/w/gloo/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:413. This is typically ...")
+
+
+def test_a_process_that_has_published_needs_no_other_and_one_that_waits_says_who_is_gone() -> None:
+    wait_for_all("capture", Deserted(), has_published=True)
+    gone = r"process 0 of 2: another process of the run is gone \(Connection closed by peer \[127\.0\.0\.1\]:413\)"
+    with pytest.raises(TrainingError, match=gone):
+        wait_for_all("capture", Deserted())
 
 
 @pytest.mark.slow
