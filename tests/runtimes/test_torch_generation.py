@@ -51,7 +51,7 @@ def test_a_model_artifact_opens_and_a_longer_context_than_its_own_is_refused(tmp
     session = runtime.open(model, GenerationConfig())
     assert session.context_length == 128
     assert session.prefill(np.array([5])).ndim == 1
-    with pytest.raises(UsageError, match="found 200, expected 1 to 128"):
+    with pytest.raises(UsageError, match="found 200 tokens, expected 1 to 128"):
         runtime.open(model, GenerationConfig(context_length=200))
 
 
