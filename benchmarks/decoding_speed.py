@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from language_models import TEACHER, make_teacher
-from measuring import format_table, make_parser, say, tell_stages, write_result
+from measuring import make_parser, say, tell_stages, write_result
+from tables import decoding_table
 
 from edgekit.api import run
 from edgekit.artifact import Artifact, Lineage, publish
@@ -27,7 +28,6 @@ from edgekit.exporters.stage import ExportConfig
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.quantization.stage import QuantizeConfig
 from edgekit.resources import package_resource
-from edgekit.results import GenerationComparison
 from edgekit.runtimes.generation import get_generation_runtime
 
 PROMPT = (
@@ -87,30 +87,6 @@ def make_subjects(work: Path, builder: Path, threads: int, longest: int) -> list
     ]
 
 
-def table(found: GenerationComparison) -> str:
-    """Returns one row for each contender and depth."""
-    ratios = {(ratio.measurement, ratio.context_tokens): ratio for ratio in found.ratios}
-    rows = []
-    for place, (name, measured) in enumerate(zip(found.names, found.measurements, strict=True)):
-        for depth in measured.depths:
-            ratio = ratios.get((place, depth.context_tokens))
-            share = "" if depth.roofline_share is None else f"{depth.roofline_share:.0%}"
-            rows.append(
-                (
-                    name,
-                    f"{depth.context_tokens}",
-                    f"{depth.prefill_tokens_per_s:.0f}",
-                    f"{depth.decode_tokens_per_s:.1f}",
-                    "1" if ratio is None else f"{1 / ratio.first_token_time:.2f}",
-                    "1" if ratio is None else f"{1 / ratio.token_time:.2f}",
-                    share,
-                    f"{measured.peak_rss_bytes / 2**20:.0f} MiB",
-                )
-            )
-    header = ("", "context", "prefill/s", "decode/s", "prefill ratio", "decode ratio", "of the roofline", "peak memory")
-    return format_table(header, rows)
-
-
 def main() -> None:
     """Measures and writes `decoding.json`."""
     parser = make_parser(__doc__ or "")
@@ -123,8 +99,9 @@ def main() -> None:
     subjects = make_subjects(work, arguments.builder, arguments.threads, max(arguments.depths))
     sampling = GenerationSampling(depths=tuple(arguments.depths), new_tokens=arguments.new_tokens)
     found = measure_generation(subjects, sampling, seed=0, events=tell_stages)
-    say(table(found))
-    say(str(write_result(arguments.results, "decoding", found.model_dump(mode="json"), PACKAGES)))
+    content = found.model_dump(mode="json")
+    say(decoding_table(content))
+    say(str(write_result(arguments.results, "decoding", content, PACKAGES)))
 
 
 if __name__ == "__main__":

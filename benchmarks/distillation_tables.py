@@ -10,8 +10,9 @@ MIB = 1024**2
 STUDENTS = {
     "teacher": "teacher, 30 layers",
     "cut": "20 layers, not trained",
-    "distilled": "20 layers, forward KL from the teacher",
-    "alone": "20 layers, cross-entropy alone",
+    "refitted": "20 layers, refitted on calibration text",
+    "distilled": "refitted, then forward KL from the teacher",
+    "alone": "refitted, then cross-entropy alone",
 }
 Content = dict[str, Any]
 

@@ -39,6 +39,12 @@ def make_student(work: Path, teacher: Artifact) -> Artifact:
     return _kept(work / "student", lambda out: _run("prune", config, out, model=teacher))
 
 
+def make_refitted_student(work: Path, teacher: Artifact, data: Artifact) -> Artifact:
+    """Returns the same student with its layers refitted on 96 of the passages, to make up for the dropped ones."""
+    config = PruneConfig(keep_layers=KEPT_LAYERS, refit=True, calibration_rows=96)
+    return _kept(work / "student-refit", lambda out: _run("prune", config, out, model=teacher, data=data))
+
+
 def make_passages(work: Path) -> Artifact:
     """Returns BoolQ's distinct passages, divided into train, validation and test."""
     config = PrepareConfig(source=PASSAGES, form="text", columns=Columns(text="passage"), validation=0.01, test=0.03)

@@ -26,8 +26,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from llama_blocks import llama_cpp_weight
-from measuring import COMMITTED, ROOT, format_table, say, write_result
+from measuring import COMMITTED, ROOT, say, write_result
 from reordering import reorder_channels
+from tables import quantization_table
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -153,7 +154,7 @@ def quantize(model: PreTrainedModel, row: Row, calibration: list[list[int]]) -> 
     if row.algorithm == "float":
         return sum(parameter.numel() * 4 for parameter in model.parameters())
     scheme = Scheme(bits=row.bits, group_size=row.group_size, symmetric=row.symmetric, activations="float")
-    schemes = choose_schemes(model, Rules(linears=scheme, embeddings=TABLE, head=TABLE), outputs=0)
+    schemes = choose_schemes(model, Rules(linears=scheme, embeddings=TABLE, head=TABLE), labels=0)
     inside = linears_in_layers(model, schemes)
     if row.algorithm in ("Q8_0", "Q4_0", "Q4_1"):
         stored = 0
@@ -269,20 +270,6 @@ def measure(
         + ", ".join(f"{k} {v['perplexity']:.2f}" for k, v in splits.items())
     )
     return {"name": row.name, **asdict(row), "bytes": stored, "quantize_s": seconds, "splits": splits}
-
-
-def quantization_table(content: dict[str, Any]) -> str:
-    """Returns one row a way to quantize, by bits."""
-    header = ["linears", "MB", "PPL BoolQ", "KL mean", "KL p99", "top-1 %", "PPL XSum", "KL mean", "s"]
-    rows = []
-    for row in sorted(content["rows"], key=lambda row: (not row["reordered"], -row["bits"], row["bytes"])):
-        near, far = row["splits"]["BoolQ"], row["splits"]["XSum"]
-        figures = [f"{row['bytes'] / 1e6:.1f}", f"{near['perplexity']:.2f}", f"{near['kl_mean']:.4f}"]
-        figures += [f"{near['kl_p99']:.3f}", f"{100 * near['top1_agreement']:.1f}"]
-        rows.append(
-            [row["name"], *figures, f"{far['perplexity']:.2f}", f"{far['kl_mean']:.4f}", f"{row['quantize_s']:.0f}"]
-        )
-    return format_table(header, rows)
 
 
 if __name__ == "__main__":

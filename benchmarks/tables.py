@@ -98,12 +98,53 @@ def startup_table(content: Content) -> str:
     return format_table(header, rows)
 
 
+def decoding_table(content: Content) -> str:
+    """Returns one row for each model in its runtime and each number of tokens before the answer."""
+    header = ["", "context", "prefill/s", "ratio", "95 % interval", "decode/s", "ratio", "95 % interval"]
+    header += ["of the roofline", "peak MiB"]
+    ratios = {(ratio["measurement"], ratio["context_tokens"]): ratio for ratio in content["ratios"]}
+    rows = []
+    for place, (name, measured) in enumerate(zip(content["names"], content["measurements"], strict=True)):
+        for depth in measured["depths"]:
+            ratio = ratios.get((place, depth["context_tokens"]))
+            share = depth["roofline_share"]
+            rows.append(
+                [
+                    name,
+                    str(depth["context_tokens"]),
+                    f"{depth['prefill_tokens_per_s']:.0f}",
+                    *_speed_ratio(ratio, "first_token_time"),
+                    f"{depth['decode_tokens_per_s']:.1f}",
+                    *_speed_ratio(ratio, "token_time"),
+                    "" if share is None else f"{share:.0%}",
+                    f"{measured['peak_rss_bytes'] / MIB:.0f}",
+                ]
+            )
+    return format_table(header, rows)
+
+
+def quantization_table(content: Content) -> str:
+    """Returns one row a way to quantize, by bits."""
+    header = ["linears", "MB", "PPL BoolQ", "KL mean", "KL p99", "top-1 %", "PPL XSum", "KL mean", "s"]
+    rows = []
+    for row in sorted(content["rows"], key=lambda row: (not row["reordered"], -row["bits"], row["bytes"])):
+        near, far = row["splits"]["BoolQ"], row["splits"]["XSum"]
+        figures = [f"{row['bytes'] / 1e6:.1f}", f"{near['perplexity']:.2f}", f"{near['kl_mean']:.4f}"]
+        figures += [f"{near['kl_p99']:.3f}", f"{100 * near['top1_agreement']:.1f}"]
+        rows.append(
+            [row["name"], *figures, f"{far['perplexity']:.2f}", f"{far['kl_mean']:.4f}", f"{row['quantize_s']:.0f}"]
+        )
+    return format_table(header, rows)
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "latency": ("Latency", latency_table),
     "accuracy": ("Accuracy", accuracy_tables),
     "startup": ("Startup", startup_table),
     "distillation": ("A step of distillation, against TRL", distillation_table),
     "distillation_memory": ("Losses over a large vocabulary", distillation_memory_table),
+    "decoding": ("Writing with 4 bits, against onnxruntime-genai's builder and llama.cpp", decoding_table),
+    "quantization": ("Quantizing to 8, 4, 3 and 2 bits", quantization_table),
     "student_language_model": ("A student after a short run", student_table),
 }
 
@@ -138,6 +179,14 @@ def rewrite_readme(results: Path) -> None:
 
 def _interval(ends: list[float], spelling: str) -> str:
     return f"{ends[0]:{spelling}} to {ends[1]:{spelling}}"
+
+
+def _speed_ratio(ratio: Content | None, time: str) -> list[str]:
+    """Returns a ratio of speeds and its interval, from a ratio of times; None is of the model compared with."""
+    if ratio is None:
+        return ["1", ""]
+    ends = ratio[f"{time}_interval"]
+    return [f"{1 / ratio[time]:.2f}", _interval([1 / ends["high"], 1 / ends["low"]], ".2f")]
 
 
 def _percent(value: float, ends: list[float], by_seed: list[float], sign: str) -> list[str]:

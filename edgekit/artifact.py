@@ -6,11 +6,12 @@ artifact is either whole or absent. Nothing here knows what a model or a data se
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from edgekit._version import __version__
-from edgekit.disk_errors import system_errors
-from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError
+from edgekit.disk import disk_problem
+from edgekit.errors import ArtifactError, CorruptArtifactError, EdgekitError, EnvironmentLacksError
 
 DESCRIPTOR = "artifact.json"
 FORMAT = 2
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 Kind = Literal["model", "data", "signal", "onnx", "gguf", "quality", "parity", "measurement", "bundle"]
 
@@ -186,18 +186,17 @@ def publish(out: Path, *, kind: Kind, lineage: Lineage) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-        staging.chmod(0o755)
-        with system_errors():
-            yield staging
+        yield staging
         _seal(staging, kind, lineage)
         require_absent(out)
         staging.rename(out)
         _sync(out.parent)
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+    except Exception as error:
+        problem = None if isinstance(error, EdgekitError) else disk_problem(error)
+        if problem is None:
             raise
         raise EnvironmentLacksError(
-            f"{out}: could not be written ({error.strerror or error}). Nothing was published. "
+            f"{out}: could not be written ({problem}). Nothing was published. "
             "Free disk space or choose another place, then run the same command again."
         ) from error
     finally:
@@ -213,21 +212,20 @@ def write_atomically(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            with partial.open("x", encoding="utf-8") as stream:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).chmod(0o644)
-            os.replace(name, path)  # noqa: PTH105 - the test of a full disk replaces this name
+            os.replace(partial, path)  # noqa: PTH105 - the test of a full disk replaces this name
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
     except OSError as error:
+        reason = error.strerror or error
         raise EnvironmentLacksError(
-            f"{path}: could not be written ({error.strerror or error}). Free disk space, then run the same command "
-            "again."
+            f"{path}: could not be written ({reason}). Free disk space, then try again."
         ) from error
 
 
@@ -264,7 +262,7 @@ def _read_descriptor(file: Path) -> _Descriptor:
 
 
 def _seal(staging: Path, kind: Kind, lineage: Lineage) -> None:
-    """Writes the descriptor and flushes every file to the disk."""
+    """Writes the descriptor, gives every file the mode that the umask says, and flushes it to the disk."""
     records = {name: _record(staging / name) for name in sorted(_relative_files(staging))}
     descriptor = _Descriptor(
         format=FORMAT,
@@ -275,8 +273,13 @@ def _seal(staging: Path, kind: Kind, lineage: Lineage) -> None:
         lineage_digest=lineage_digest(lineage),
     )
     (staging / DESCRIPTOR).write_text(descriptor.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    mode = stat.S_IMODE((staging / DESCRIPTOR).stat().st_mode)
     for name in _relative_files(staging):
+        # Libraries write some files for their owner alone; all are to be as readable as a file written plainly.
+        if stat.S_IMODE((staging / name).stat().st_mode) != mode:
+            (staging / name).chmod(mode)
         _sync(staging / name)
+    staging.chmod(mode | (mode & 0o444) >> 2)  # whoever may read may enter
     _sync(staging)
 
 

@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import JsonValue
 
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.budget import check_budget, host_matches
 from edgekit.benchmarking.decode_estimate import estimate_decode
 from edgekit.benchmarking.machine import machine_fingerprint, usable_cores
-from edgekit.benchmarking.questions import questions_digest
 from edgekit.benchmarking.roofline import estimate_latency, estimate_peak_memory
 from edgekit.benchmarking.stage import BenchConfig, read_comparison, read_measurement, read_quality
 from edgekit.cache import Cache
+from edgekit.circumstances import judged_with, verified_with
 from edgekit.contract import StageInputs
-from edgekit.errors import BundleSizeError, EnvironmentLacksError
+from edgekit.errors import BundleSizeError
 from edgekit.events import Event
 from edgekit.exporters.description import EXPORT_FILE
 from edgekit.exporters.parity import read_parity
+from edgekit.models.weights import weight_bytes
 from edgekit.packaging.manifest import MANIFEST_FILE, read_versions
+from edgekit.packaging.placement import place_bundle
 from edgekit.packaging.stage import BundleFacts, PackageConfig
 from edgekit.recipe import Recipe, bundle_name, export_config, merged_budget
 from edgekit.recipe_parts import ExportEntry
@@ -42,8 +41,10 @@ from edgekit.results import (
     Unverified,
 )
 from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
-from edgekit.runtimes.protocol import get_runtime, model_bytes
+from edgekit.runtimes.protocol import model_bytes
 from edgekit.target import Budget, Target
+
+_LARGEST_TEACHER = 2**30  # bytes of weights
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class ExportChain:
     model: Artifact
     teacher: Artifact | None
     """What exports are compared with: a classifier's teacher by its evaluation, a language model's as it is."""
+    teacher_model: Artifact
+    """The teacher itself; `model` where it is exported as it was taken."""
 
 
 def export_all(chain: ExportChain) -> list[ExportResult]:
@@ -135,6 +138,7 @@ def _judge(
         "measurement": measurement,
         "measured_on_target": on_target,
         "float_comparison": comparison,
+        "teacher_comparison": _compare_with_teacher(chain, entry, target, exported),
         "estimates": [] if on_target else _estimates(chain, entry, target, (exported, measurement)),
         "budget": budget,
         "notes": [*result.notes, *_notes(comparison)],
@@ -170,35 +174,9 @@ def _bundle(
         missed = BudgetResult(met=False, checks=[*result.budget.checks, check])
         return result.model_copy(update={"budget": missed})
     destination = chain.out / "bundles" / bundle_name(chain.recipe, entry, target)
-    _place(bundle, destination)
+    place_bundle(bundle, destination)
     chain.cache.events(Event("export-finished", stage="package", text=str(destination)))
     return result.model_copy(update={"bundle": str(destination.relative_to(chain.out))})
-
-
-def verified_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
-    """Returns what a verification depends on besides its inputs: the runtimes' versions, and the processor.
-
-    Kernels differ between versions and processors, so a result of an older runtime or of another machine does not stand
-    for this one. A runtime that is not here has no version: once it is installed, its exports are verified.
-    """
-    machine = machine_fingerprint()
-    writes = recipe.task.kind == "causal-lm"
-    versions: dict[str, JsonValue] = {name: _version(name, writes=writes) for name in runtimes}
-    return {**versions, "cpu": machine.cpu, "cpu_features": list[JsonValue](machine.cpu_features)}
-
-
-def judged_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
-    """Returns what an evaluation depends on besides its inputs: as a verification, and on the questions' file."""
-    asked = recipe.evaluate.multiple_choice
-    questions: dict[str, JsonValue] = {} if asked is None else {"questions": questions_digest(asked)}
-    return {**verified_with(recipe, *runtimes), **questions}
-
-
-def _version(runtime: str, *, writes: bool) -> str | None:
-    if not writes:
-        return get_runtime(runtime).version()
-    found = load_generation_runtime(list_generation_runtimes()[runtime])
-    return None if found.unavailable_reason() is not None else found.version()
 
 
 def _set_aside(other: AnyParity) -> str:
@@ -219,9 +197,7 @@ def _measure(
     chain: ExportChain, entry: ExportEntry, target: Target, exported: Artifact
 ) -> tuple[AnyMeasurement, Comparison | None]:
     """Measures the export with the target's threads; a quantized one in turn with its own float32 export."""
-    config = _scenario(chain, entry, target)
-    if usable_cores():
-        config = config.model_copy(update={"threads": min(config.threads, len(usable_cores()))})
+    config = _scenario_here(chain, entry, target)
     writes = chain.recipe.task.kind == "causal-lm"
     if host_matches(target) and not writes:
         limit = merged_budget(chain.recipe, entry, target).p95_ms
@@ -229,19 +205,42 @@ def _measure(
     reads_text = writes or config.inputs == "texts"
     reference = None
     if entry.precision == "as-is" and not writes and (chain.model.path / "quantization.json").is_file():
-        floats = export_config(entry.model_copy(update={"precision": "float32"}), target)
-        reference = chain.cache.run("export", StageInputs(model=chain.model), floats).artifact
-    measured = chain.cache.run(
-        "bench",
-        StageInputs(model=exported, reference=reference, data=chain.data if reads_text else None),
-        config,
-        outside={
-            "machine": machine_fingerprint().model_dump(mode="json"),
-            **verified_with(chain.recipe, entry.runtime),
-        },
-        reusable=lambda artifact: _is_decided(artifact, config),
-    ).artifact
+        reference = _float_export(chain, entry, target, chain.model)
+    inputs = StageInputs(model=exported, reference=reference, data=chain.data if reads_text else None)
+    measured = _bench(chain, entry, inputs, config)
     return read_measurement(measured), read_comparison(measured)
+
+
+def _compare_with_teacher(
+    chain: ExportChain, entry: ExportEntry, target: Target, exported: Artifact
+) -> Comparison | None:
+    """Measures a classifier's export in turn with its teacher's own float32 export.
+
+    None where that is the same file, for a teacher too large to be written for this alone, and for language models.
+    """
+    is_teacher = chain.teacher_model.digest == chain.model.digest and entry.precision in ("as-is", "float32")
+    if chain.recipe.task.kind == "causal-lm" or is_teacher or weight_bytes(chain.teacher_model) > _LARGEST_TEACHER:
+        return None
+    config = _scenario_here(chain, entry, target)
+    data = chain.data if config.inputs == "texts" else None
+    reference = _float_export(chain, entry, target, chain.teacher_model)
+    return read_comparison(_bench(chain, entry, StageInputs(model=exported, reference=reference, data=data), config))
+
+
+def _float_export(chain: ExportChain, entry: ExportEntry, target: Target, model: Artifact) -> Artifact:
+    floats = export_config(entry.model_copy(update={"precision": "float32"}), target)
+    return chain.cache.run("export", StageInputs(model=model), floats).artifact
+
+
+def _bench(chain: ExportChain, entry: ExportEntry, inputs: StageInputs, config: BenchConfig) -> Artifact:
+    """Measures on this machine with this runtime, unless that was done before."""
+    outside = {
+        "machine": machine_fingerprint().model_dump(mode="json"),
+        **verified_with(chain.recipe, entry.runtime),
+    }
+    return chain.cache.run(
+        "bench", inputs, config, outside=outside, reusable=lambda artifact: _is_decided(artifact, config)
+    ).artifact
 
 
 def _is_decided(measured: Artifact, config: BenchConfig) -> bool:
@@ -264,6 +263,14 @@ def _scenario(chain: ExportChain, entry: ExportEntry, target: Target) -> BenchCo
     return chain.recipe.bench.model_copy(update={"runtime": entry.runtime, "threads": shipped.threads})
 
 
+def _scenario_here(chain: ExportChain, entry: ExportEntry, target: Target) -> BenchConfig:
+    """Returns the same with no more threads than this machine has cores for."""
+    config = _scenario(chain, entry, target)
+    if not usable_cores():
+        return config
+    return config.model_copy(update={"threads": min(config.threads, len(usable_cores()))})
+
+
 def _notes(comparison: Comparison | None) -> list[str]:
     """Returns what a person should know about the speed of the codes."""
     if comparison is None or comparison.ratio_interval.low > 1:
@@ -272,33 +279,3 @@ def _notes(comparison: Comparison | None) -> list[str]:
     if comparison.ratio_interval.high < 1:
         return [f"Quantized is slower than float32 here ({found}): ship float32, or another scheme."]
     return [f"Quantized is not shown to be faster than float32 here ({found})."]
-
-
-def _place(bundle: Artifact, destination: Path) -> None:
-    """Puts a copy of a cached bundle at `destination`, replacing an older one.
-
-    Raises:
-        EnvironmentLacksError: the disk is full or not writable.
-    """
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.partial-", dir=destination.parent))
-        try:
-            shutil.copytree(bundle.path, staging / "new")
-            if destination.exists():
-                destination.rename(staging / "old")
-            (staging / "new").rename(destination)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:  # shutil.Error too, which names every file that failed
-        raise EnvironmentLacksError(
-            f"{destination}: the bundle could not be put there ({_reason(error)}). Free disk space, then run the same "
-            "command again: everything before it is cached."
-        ) from error
-
-
-def _reason(error: OSError) -> str:
-    if error.strerror:
-        return error.strerror
-    failed = error.args[0] if error.args else error
-    return str(failed[0][2] if isinstance(failed, list) and failed else failed)

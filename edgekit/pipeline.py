@@ -15,10 +15,11 @@ from edgekit.artifact import Artifact
 from edgekit.benchmarking.machine import machine_fingerprint
 from edgekit.benchmarking.stage import read_quality
 from edgekit.cache import Cache, locked
+from edgekit.circumstances import judged_with
 from edgekit.contract import StageConfig, StageInputs
 from edgekit.data.stage import source_digest as data_digest
 from edgekit.events import Event, EventSink, ignore
-from edgekit.export_chain import ExportChain, export_all, judged_with
+from edgekit.export_chain import ExportChain, export_all
 from edgekit.models.stage import source_digest as model_digest
 from edgekit.models.weights import count_parameters, weight_bytes
 from edgekit.preflight import check_before, check_teacher
@@ -62,7 +63,8 @@ def build(recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offlin
         for stage in recipe.stages:
             _run_stage(fold, stage)
         teacher_quality = _fix_teacher(fold)
-        chain = ExportChain(cache, recipe, out, fold.data, fold.model, _judged_against(fold))
+        teacher = fold.teacher or fold.model
+        chain = ExportChain(cache, recipe, out, fold.data, fold.model, _judged_against(fold), teacher)
         exports = export_all(chain)
         result = _conclude(fold, exports, read_quality(teacher_quality))
         write_reports(result, out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.questions import read_questions
 from edgekit.events import Event, EventSink
+from edgekit.models.tasks import require_trained_head
 from edgekit.recipe import Recipe
 from edgekit.runtimes.generation import missing_runtime
 
@@ -32,11 +33,15 @@ def check_before(recipe: Recipe, events: EventSink) -> None:
 
 
 def check_teacher(recipe: Recipe, teacher: Artifact) -> None:
-    """Does nothing where every export can be written of such a model, as far as its parts tell.
+    """Does nothing where such a model can be learned from, and every export be written, as far as its parts tell.
 
     Raises:
+        ModelError: its head was never trained and, before a stage distils from it, nothing trains it.
         UnsupportedError: an architecture or a tokenizer that llama.cpp does not have.
     """
+    kinds = [stage.kind for stage in recipe.stages]
+    if "distill" in kinds and kinds[0] != "finetune":
+        require_trained_head(teacher, "distill")
     if any(entry.format == "gguf" for entry in recipe.exports):
         from edgekit.exporters.gguf_stage import require_expressible
 

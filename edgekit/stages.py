@@ -60,7 +60,7 @@ STAGES: dict[str, StageEntry] = {
             "edgekit.models.stage",
             "import_model",
             "ImportConfig",
-            1,
+            2,
             "Bring a model from a hub, a directory or an installed package into an artifact.",
         ),
         StageEntry(
@@ -68,7 +68,7 @@ STAGES: dict[str, StageEntry] = {
             "edgekit.data.stage",
             "prepare",
             "PrepareConfig",
-            1,
+            2,
             "Read, check, deduplicate, shuffle and split labelled text.",
         ),
         StageEntry(
@@ -127,7 +127,7 @@ STAGES: dict[str, StageEntry] = {
             "edgekit.quantization.stage",
             "quantize",
             "QuantizeConfig",
-            2,
+            3,
             "Replace weights by integer codes that every format lowers as they are.",
             needs=("model",),
             takes=("data",),

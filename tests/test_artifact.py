@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from edgekit.artifact import (
     write_atomically,
 )
 from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError
-from tests.full_disk import files_of_at_most
+from tests.pico import pico_tokenizer
 
 LINEAGE = Lineage(stage="prune", config={"layers": 3}, seed=7)
 
@@ -36,6 +38,31 @@ def test_published_artifact_opens_with_its_files_and_lineage(tmp_path):
     assert artifact.files["onnx/model.onnx"].bytes == 7
     assert artifact.lineage == LINEAGE
     assert [path.name for path in tmp_path.iterdir()] == ["a"], "no staging directory may remain"
+
+
+@pytest.mark.parametrize(("umask", "file_mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_every_file_follows_the_umask_whatever_the_library_that_wrote_it_chose(tmp_path, umask, file_mode):
+    before = os.umask(umask)
+    try:
+        with publish(tmp_path / "a", kind="model", lineage=LINEAGE) as staging:
+            save_file({"weight": np.zeros(2)}, staging / "model.safetensors")
+            (staging / "onnx").mkdir()
+            (staging / "onnx" / "model.onnx").write_bytes(b"weights")
+            (staging / "onnx" / "model.onnx").chmod(0o600)
+        write_atomically(tmp_path / "build.json", "{}")
+    finally:
+        os.umask(before)
+    found = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    folder_mode = file_mode | (file_mode & 0o444) >> 2
+    assert found == {
+        "a": folder_mode,
+        "a/artifact.json": file_mode,
+        "a/model.safetensors": file_mode,
+        "a/onnx": folder_mode,
+        "a/onnx/model.onnx": file_mode,
+        "build.json": file_mode,
+    }
+    assert Artifact.open(tmp_path / "a").kind == "model"
 
 
 def test_sha256_is_the_standard_one(tmp_path):
@@ -149,24 +176,31 @@ def test_full_disk_is_said_so_and_nothing_is_published(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("library", ["safetensors", "numpy"])
-def test_a_full_disk_in_the_words_of_a_library_is_said_as_any_other(tmp_path, library):
-    values = np.zeros(50_000)
-
+@pytest.mark.parametrize("library", ["safetensors", "tokenizers", "numpy", "shutil"])
+def test_a_full_disk_is_told_from_the_errors_of_each_library_that_writes(tmp_path, library):
     def fill(staging: Path) -> None:
         if library == "safetensors":
-            save_file({"weights": values}, staging / "weights")
+            save_file({"weight": np.zeros(2000)}, staging / "model.safetensors")
+        elif library == "tokenizers":
+            pico_tokenizer("bert").backend_tokenizer.save(str(staging / "tokenizer.json"))
+        elif library == "numpy":
+            np.save(staging / "logits.npy", np.zeros(2000))
         else:
-            with (staging / "weights").open("wb") as stream:
-                values.tofile(stream)
+            shutil.copytree(source, staging / "copy")
 
-    with (
-        pytest.raises(EnvironmentLacksError, match=r"not be written \((File too large|No space left on device)\)"),
-        files_of_at_most(20_000),
-        publish(tmp_path / "a", kind="model", lineage=LINEAGE) as staging,
-    ):
-        fill(staging)
-    assert list(tmp_path.iterdir()) == []
+    message = rf"a: could not be written \({'only a part of it fits' if library == 'numpy' else 'File too large'}\)"
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "large.bin").write_bytes(bytes(20_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(EnvironmentLacksError, match=message):  # noqa: SIM117
+            with publish(tmp_path / "a", kind="model", lineage=LINEAGE) as staging:
+                fill(staging)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_other_os_errors_inside_a_stage_keep_their_meaning(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 import edgekit
 from edgekit.artifact import Artifact
+from edgekit.errors import ModelError
 from edgekit.events import Event
 from edgekit.pipeline import _report_quality, build
 from edgekit.recipe import load_recipe
@@ -89,9 +90,28 @@ def test_a_build_that_meets_its_budget_leaves_everything(built):
         bundle = Artifact.open(root / "out" / export.bundle, kind="bundle")
         assert bundle.lineage.stage == "package"
         assert bundle.lineage.inputs["model"].lineage.stage == "export"
+        modes = {path.stat().st_mode & 0o777 for path in bundle.path.rglob("*") if path.is_file()}
+        assert modes == {(root / "recipe.toml").stat().st_mode & 0o777}
     for name in ("build.json", "report.html", "report.md", "junit.xml"):
         assert (root / "out" / name).stat().st_size > 0
     assert not list((root / "out" / "work").glob("*"))
+
+
+def test_each_export_is_timed_in_turn_with_the_teachers_own_float32_export(built):
+    root, result = built
+    teacher = next(stage for stage in result.stages if stage.kind == "finetune").digest
+    for export in result.exports:
+        compared, shipped = export.teacher_comparison, Artifact.open(root / "out" / export.bundle)
+        assert compared.first.model_digest == shipped.lineage.inputs["model"].digest
+        timed = next(
+            artifact
+            for artifact in map(Artifact.open, (root / "out" / "artifacts").glob("export-????????????????"))
+            if artifact.digest == compared.second.model_digest
+        )
+        assert timed.lineage.inputs["model"].digest == teacher
+        assert timed.lineage.config["precision"] == "float32"
+        assert compared.rounds >= 12
+    assert "the teacher&#39;s float32 export" in (root / "out" / "report.html").read_text()
 
 
 def test_build_json_has_the_published_shape(built):
@@ -196,6 +216,15 @@ def test_a_bundle_loads_and_an_altered_one_does_not(built):
     labels.write_text(labels.read_text() + " ")
     with pytest.raises(edgekit.EdgekitError, match=r"labels\.json"):
         edgekit.load(bundle)
+
+
+def test_a_build_that_would_distil_from_a_head_that_nothing_trained_stops_after_the_import(tmp_path):
+    finetune = RECIPE.index("[[stage]]")
+    text = RECIPE[:finetune] + RECIPE[RECIPE.index("[[stage]]", finetune + 1) :]
+    events: list[Event] = []
+    with pytest.raises(ModelError, match=r"distill: .* never trained, expected .* 'finetune' at the start"):
+        build(load_recipe(str(make_recipe(tmp_path, text))), tmp_path / "out", events=events.append)
+    assert [event.stage for event in events if event.kind == "stage-started"] == ["prepare", "import"]
 
 
 def test_the_metric_of_a_stage_is_told_by_its_own_name():

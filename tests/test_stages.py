@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 import edgekit
 from edgekit.artifact import Artifact
+from edgekit.benchmarking.stage import BenchConfig
 from edgekit.cli import run as run_command
+from edgekit.cli.bench import bench as bench_command
 from edgekit.contract import StageConfig, StageContext, StageInputs
 from edgekit.errors import UsageError
 from edgekit.recipe import parse_recipe
@@ -27,7 +30,14 @@ SETTINGS: dict[str, dict[str, object]] = {
     "evaluate": {"batch_size": 8},
     "export": {"precision": "float32"},
     "check": {"rows": 8},
-    "bench": {"min_samples": 30, "min_seconds": 0.01, "length": 8},
+    "bench": {
+        "min_samples": 30,
+        "min_seconds": 0.01,
+        "length": 8,
+        "decide_p95_ms": 1000.0,
+        "max_seconds": 2.0,
+        "timeout_s": 60.0,
+    },
 }
 """Settings that differ from the defaults, for the stages that read artifacts."""
 
@@ -77,6 +87,15 @@ def test_command_and_function_make_the_same_artifact(kind, artifacts, tmp_path):
     assert by_command.lineage == by_function.lineage
     if kind != "bench":  # no two measurements are the same
         assert by_command.digest == by_function.digest
+
+
+def test_bench_has_a_flag_for_every_setting_with_the_same_default():
+    parameters = inspect.signature(bench_command).parameters
+    settings = BenchConfig.model_fields
+    swept = {"sweep_runtimes", "sweep_threads"}  # --runtime and --threads take several
+    assert set(settings) - swept <= set(parameters)
+    for name in set(settings) - swept - {"threads"}:
+        assert parameters[name].default == settings[name].default, name
 
 
 @pytest.mark.parametrize("kind", [kind for kind, entry in STAGES.items() if entry.in_recipe])

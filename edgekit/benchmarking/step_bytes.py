@@ -54,7 +54,10 @@ class StepBytes:
 
 
 def count_step_bytes(model: ModelOnDisk) -> StepBytes | None:
-    """Returns the bytes of a step; None where the package that reads such a file is not installed.
+    """Returns the bytes of a step; None where they cannot be told.
+
+    That is where the package that reads such a file is not installed, or where neither the file nor a configuration
+    beside it tells the size of a head.
 
     Raises:
         ArtifactError: the artifact holds no model file.
@@ -67,7 +70,7 @@ def count_step_bytes(model: ModelOnDisk) -> StepBytes | None:
     return count(file)
 
 
-def _count_onnx(file: Path) -> StepBytes:
+def _count_onnx(file: Path) -> StepBytes | None:
     import onnx
 
     graph = onnx.load(file, load_external_data=False).graph
@@ -86,7 +89,21 @@ def _count_onnx(file: Path) -> StepBytes:
         elif tensor.name in used:
             weights += _tensor_bytes(tensor) // max(1, tensor.dims[0])
     attentions = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
-    return StepBytes(weights, tuple(_onnx_cache(graph, node) for node in attentions))
+    caches = tuple(_onnx_cache(graph, node) for node in attentions)
+    if all(cache.bytes_per_token for cache in caches):
+        return StepBytes(weights, caches)
+    # onnxruntime-genai's builder writes no head size into the shapes; the configuration beside the file has it
+    config = _configuration_beside(file)
+    return None if config is None else StepBytes(weights, _caches(config, _FLOAT32))
+
+
+def _configuration_beside(file: Path) -> PretrainedConfig | None:
+    if not (file.parent / "config.json").is_file() or find_spec("transformers") is None:
+        return None
+    from transformers import AutoConfig
+
+    config: PretrainedConfig = AutoConfig.from_pretrained(file.parent, local_files_only=True, trust_remote_code=False)
+    return config
 
 
 def _onnx_cache(graph: GraphProto, attention: NodeProto) -> LayerCache:
@@ -154,7 +171,7 @@ def _torch_tables(directory: Path) -> tuple[PretrainedConfig, list[str], str]:
     from edgekit.models.structure import find_embeddings
 
     with torch.device("meta"), quiet_transformers():
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         network = AutoModelForCausalLM.from_config(config)
     found = find_embeddings(network)
     tables = [found.word.name, *([found.position.name] if found.position else [])]
@@ -176,7 +193,7 @@ def _caches(config: PretrainedConfig, element_bytes: int) -> tuple[LayerCache, .
     return tuple(LayerCache(size, window if kind == "sliding_attention" else None) for kind in kinds)
 
 
-_COUNTERS: dict[str, tuple[tuple[str, ...], Callable[[Path], StepBytes]]] = {
+_COUNTERS: dict[str, tuple[tuple[str, ...], Callable[[Path], StepBytes | None]]] = {
     ".onnx": (("onnx",), _count_onnx),
     ".gguf": (("gguf", "transformers"), _count_gguf),
     ".safetensors": (("torch", "transformers"), _count_torch),

@@ -1,19 +1,23 @@
 """The command line: one command per stage, and what surrounds them. `main` is the entry point.
 
-Commands are registered by name, so that `edgekit --help` imports no stage.
+Commands are registered by name, so that `edgekit --help` imports no stage. The library that reads the arguments is
+imported by `run`, so that an interrupt meanwhile ends like any other.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-
-from cyclopts import App, CycloptsError, Parameter
+from typing import TYPE_CHECKING
 
 from edgekit._version import __version__
 from edgekit.cli.launch import process_count, process_number
-from edgekit.errors import EdgekitError
+from edgekit.disk import disk_problem
+from edgekit.errors import EdgekitError, UsageError
 from edgekit.stages import STAGES
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 INTERRUPTED = 130
 
@@ -40,6 +44,8 @@ _EXIT_CODES = (
 
 def make_app() -> App:
     """Returns the application with every command registered by name."""
+    from cyclopts import App, Parameter
+
     app = App(
         name="edgekit",
         help="Distil, prune, quantize, export, measure and package models for phones, laptops and browsers.",
@@ -47,6 +53,7 @@ def make_app() -> App:
         help_format="plaintext",
         version=__version__,
         default_parameter=Parameter(negative_iterable=()),
+        suppress_keyboard_interrupt=False,  # else it exits without a word
     )
     for name, (path, summary) in _OTHER_COMMANDS.items():
         app.command(path, name=name, help=summary, sort_key=0)
@@ -68,21 +75,53 @@ def run(arguments: list[str]) -> int:
     With `--json` an error is a line on standard output as well. Every process of a launched run tells its own error,
     for the others may not know of it.
     """
-    app = make_app()
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        return _dispatch(arguments)
+    except (Exception, KeyboardInterrupt) as error:
+        explained = _explain(error)
+        if explained is None:
+            raise
+    message, code = explained
+    _complain(message, code, as_json="--json" in arguments)
+    return code
+
+
+def _explain(error: Exception | KeyboardInterrupt) -> tuple[str, int] | None:
+    """Returns what to tell a person of an error, and the exit code; None for a mistake in the program."""
+    if _was_interrupted(error):
+        return "interrupted. Run the same command again to go on where it stopped.", INTERRUPTED
+    if isinstance(error, EdgekitError):
+        return str(error), error.exit_code
+    problem = disk_problem(error) if isinstance(error, Exception) else None
+    if problem is None:
+        return None
+    return f"a file could not be written ({problem}). Free disk space, then run the same command again.", 4
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Returns whether an interrupt lies behind an error: a library that it meets while it is imported wraps it."""
+    following: BaseException | None = error
+    while following is not None and not isinstance(following, KeyboardInterrupt):
+        following = following.__cause__ or following.__context__
+    return following is not None
+
+
+def _dispatch(arguments: list[str]) -> int:
+    """Runs the command that `arguments` name and returns its exit code.
+
+    Raises:
+        UsageError: they name none, or not as it is called.
+        EdgekitError: whatever the command raises.
+    """
+    from cyclopts import CycloptsError
+
+    try:
+        code = make_app()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         from edgekit.cli.options import explain_usage
 
-        message, code = explain_usage(error, " ".join(["edgekit", *arguments[:1]])), 2
-    except EdgekitError as error:
-        message, code = str(error), error.exit_code
-    except KeyboardInterrupt:
-        message, code = "interrupted. Run the same command again to go on where it stopped.", INTERRUPTED
-    else:
-        return code if isinstance(code, int) else 0
-    _complain(message, code, as_json="--json" in arguments)
-    return code
+        raise UsageError(explain_usage(error, " ".join(["edgekit", *arguments[:1]]))) from error
+    return code if isinstance(code, int) else 0
 
 
 def _complain(message: str, code: int, *, as_json: bool) -> None:

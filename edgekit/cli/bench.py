@@ -31,6 +31,7 @@ def bench(
     min_samples: int = 30,
     min_runs: int = 6,
     min_seconds: float = 3.0,
+    decide_p95_ms: float | None = None,
     max_seconds: float = 30.0,
     timeout_s: float = 120.0,
     compare: Annotated[Path | None, Parameter(name=["--compare", "--reference"])] = None,
@@ -70,8 +71,10 @@ def bench(
         Runs of a language model at each depth at least.
     min_seconds
         Seconds of sampling at least.
+    decide_p95_ms
+        A p95 limit of a classifier to decide: sampling goes on until the interval clears it, up to --max-seconds.
     max_seconds
-        Seconds for each language model at most, while its intervals are still wide.
+        Seconds of sampling at most while a limit is to be decided, or a language model's intervals are still wide.
     timeout_s
         Seconds that one call or run, or the load, may take before it counts as hung.
     compare
@@ -96,6 +99,7 @@ def bench(
         "min_samples": min_samples,
         "min_runs": min_runs,
         "min_seconds": min_seconds,
+        "decide_p95_ms": decide_p95_ms,
         "max_seconds": max_seconds,
         "timeout_s": timeout_s,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgekit.contract import StageContext
 from edgekit.data.prepared import Split, write_split
-from edgekit.data.source import DataSource, read_table
+from edgekit.data.source import DataSource, portable_name, read_table
 from edgekit.data.splitting import Dropped, Rows, check_classes, deduplicate, keys_of, stratify, without
 from edgekit.errors import DataError
 from edgekit.events import Event
@@ -50,7 +50,7 @@ class LabelledText:
         """
         splits = self._divide()
         for name, rows in splits.items():
-            write_split(directory, Split(name, rows.texts, rows.labels))
+            write_split(directory, Split(name, rows.texts, rows.labels, rows.places))
         return {name: len(rows) for name, rows in splits.items()}
 
     def _divide(self) -> dict[str, Rows]:
@@ -86,7 +86,8 @@ class LabelledText:
         labels = None
         if labelled:
             labels = _label_indices(source, list(table["label"]), list(table["place"]), self.labels)
-        rows = Rows(list(table["text"]), labels)
+        file = portable_name(source)
+        rows = Rows(list(table["text"]), labels, [f"{file}, {place}" for place in table["place"]])
         self.rows_read[name] = len(rows)
         if self.deduplicate:
             rows, dropped = deduplicate(rows)

@@ -31,10 +31,16 @@ class Split:
     """One text a row."""
     labels: list[int] | None
     """One index into `PreparedData.labels` a row; None for unlabelled text."""
+    places: list[str] | None = None
+    """Where each row was read, such as `reviews.csv, line 12`; None where the data does not say."""
 
     def __len__(self) -> int:
         """Returns the number of rows."""
         return len(self.texts)
+
+    def row_name(self, row: int) -> str:
+        """Returns what a message calls a row, counted from 0: `row 5 (reviews.csv, line 12)`."""
+        return f"row {row}" + ("" if self.places is None else f" ({self.places[row]})")
 
 
 class DataDescription(BaseModel):
@@ -95,8 +101,8 @@ class PreparedData:
         import pyarrow.parquet as parquet
 
         table = parquet.read_table(file, memory_map=True)
-        labels = table.column("label").to_pylist() if "label" in table.column_names else None
-        return Split(name, table.column("text").to_pylist(), labels)
+        columns = {column: table.column(column).to_pylist() for column in table.column_names}
+        return Split(name, columns["text"], columns.get("label"), columns.get("place"))
 
     def documents(self, name: str) -> Iterator[Document]:
         """Yields what a language model learns from, in file order, with a few rows in memory at a time.
@@ -125,13 +131,15 @@ class PreparedData:
 
 
 def write_split(directory: Path, split: Split) -> None:
-    """Writes `<name>.parquet` with the columns `text` (string) and `label` (int64; absent when unlabelled)."""
+    """Writes `<name>.parquet`: `text` (string), `label` (int64; absent when unlabelled), `place` (string; if known)."""
     import pyarrow
     import pyarrow.parquet as parquet
 
     columns: dict[str, object] = {"text": pyarrow.array(split.texts, pyarrow.string())}
     if split.labels is not None:
         columns["label"] = pyarrow.array(split.labels, pyarrow.int64())
+    if split.places is not None:
+        columns["place"] = pyarrow.array(split.places, pyarrow.string())
     parquet.write_table(pyarrow.table(columns), directory / f"{split.name}.parquet", compression="zstd")
 
 

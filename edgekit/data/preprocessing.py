@@ -25,12 +25,12 @@ def encode(
     max_length: int,
     *,
     allow_empty: bool = False,
-    where: str = "texts",
+    where: str | Sequence[str] = "texts",
 ) -> list[list[int]]:
     """Returns the token ids of each text: special tokens added, truncated to `max_length`, not padded.
 
     Takes a transformers tokenizer or the bare one of the tokenizers library, and leaves its truncation and padding
-    as it found them. `where` names the texts in an error.
+    as it found them. `where` names the texts in an error: all of them, or each.
 
     Raises:
         DataError: a text has no token but special ones, unless `allow_empty`.
@@ -45,9 +45,10 @@ def encode(
             for encoding in backend.encode_batch(list(texts[start : start + _CHUNK])):
                 if not allow_empty and all(encoding.special_tokens_mask):
                     row = len(ids)
+                    place = f"{where}, row {row} (counted from 0)" if isinstance(where, str) else where[row]
                     raise DataError(
-                        f"{where}, row {row} (counted from 0): found a text without any token, {_shorten(texts[row])}; "
-                        "expected at least one. Remove the row from the data."
+                        f"{place}: found a text without any token, {_shorten(texts[row])}; expected at least one. "
+                        "Remove the row from the data."
                     )
                 ids.append(list(encoding.ids))
     finally:

@@ -121,6 +121,12 @@ def digest_of(source: DataSource, *, offline: bool = False) -> str:
     return hash_json({"hub": source.source, "commit": _commit(source, offline)})
 
 
+def portable_name(source: DataSource) -> str:
+    """Returns what a source is called without the directory that it happens to be in on this machine."""
+    path = Path(source.source).expanduser()
+    return path.name if not is_package_resource(source.source) and path.exists() else source.source
+
+
 def _is_on_hub(source: DataSource) -> bool:
     is_here = is_package_resource(source.source) or Path(source.source).expanduser().exists()
     return not is_here and not Path(source.source).suffix[1:].isalpha() and hub.is_hub_id(source.source)

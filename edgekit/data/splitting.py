@@ -16,12 +16,14 @@ from edgekit.errors import DataError
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts and their labels, in step."""
+    """Texts, their labels and where they come from, in step."""
 
     texts: list[str]
     """One text a row."""
     labels: list[int] | None = None
     """One label index a row; None for unlabelled text."""
+    places: list[str] | None = None
+    """Where each row is: `reviews.csv, line 12`; None where nobody knows."""
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -30,7 +32,8 @@ class Rows:
     def take(self, indices: Sequence[int]) -> Rows:
         """Returns the rows at `indices`, in that order."""
         labels = None if self.labels is None else [self.labels[index] for index in indices]
-        return Rows([self.texts[index] for index in indices], labels)
+        places = None if self.places is None else [self.places[index] for index in indices]
+        return Rows([self.texts[index] for index in indices], labels, places)
 
 
 @dataclass

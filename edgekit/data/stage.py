@@ -13,9 +13,8 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from edgekit.artifact import Artifact, hash_json, publish
 from edgekit.contract import StageContext, StageInputs, lineage_of
-from edgekit.data.source import DataSource, digest_of
+from edgekit.data.source import DataSource, digest_of, portable_name
 from edgekit.events import Event
-from edgekit.resources import is_package_resource
 from edgekit.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -162,17 +161,11 @@ def _nested(extra_tests: dict[str, DataSource]) -> dict[str, DataSource]:
 def _source_record(name: str, source: DataSource, rows: int, context: StageContext) -> dict[str, JsonValue]:
     return {
         "name": name,
-        "source": _portable(source.source),
+        "source": portable_name(source),
         "digest": digest_of(source, offline=context.offline),
         "where": dict(source.where),
         "rows": rows,
     }
-
-
-def _portable(source: str) -> str:
-    """Returns the source without the directory that it happens to be in on this machine."""
-    path = Path(source).expanduser()
-    return path.name if not is_package_resource(source) and path.exists() else source
 
 
 def _say(context: StageContext, text: str) -> None:

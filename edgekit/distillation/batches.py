@@ -26,7 +26,7 @@ class Rows:
     """Encoded text with what is known of it; row i of every field belongs together."""
 
     names: list[str]
-    """Where the row came from, for messages: `train row 17`."""
+    """Where the row came from, for messages: `train row 17 (reviews.csv, line 12)`."""
     texts: list[str]
     input_ids: list[list[int]]
     """Token ids of the model that learns, not padded."""

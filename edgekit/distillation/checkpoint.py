@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.disk_errors import system_errors
+from edgekit.disk import disk_problem
 from edgekit.distillation.progress import Best, Progress, Score
 from edgekit.distillation.sharding import like, whole
 from edgekit.errors import EnvironmentLacksError, TrainingError
@@ -85,9 +85,12 @@ class Checkpoints:
             for older in self.directory.glob("step-*"):
                 if older != final:
                     _remove(older)
-        except OSError as error:
+        except Exception as error:
+            problem = disk_problem(error)
+            if problem is None and not isinstance(error, OSError):
+                raise
             raise EnvironmentLacksError(
-                f"{final}: the checkpoint could not be written ({error.strerror or error}). "
+                f"{final}: the checkpoint could not be written ({problem or error}). "
                 "Free disk space, then run the same command again: it resumes from the checkpoint before."
             ) from error
         return final
@@ -213,8 +216,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    with system_errors():
-        save_file(tensors, file)
+    save_file(tensors, file)
     _flush(file)
 
 

@@ -61,7 +61,8 @@ def labelled_rows(data: PreparedData, name: str, loaded: LoadedModel) -> Rows:
     if len(unknown):
         row = int(unknown[0])
         raise DataError(
-            f"{data.path}: {name} row {row}: found the label {labels[row]}, expected 0 to {len(data.labels) - 1}."
+            f"{data.path}: {name} {split.row_name(row)}: found the label {labels[row]}, expected 0 to "
+            f"{len(data.labels) - 1}."
         )
     return _encoded(data, split, labels, loaded)
 
@@ -104,7 +105,8 @@ def with_teacher_ids(rows: Rows, data: PreparedData, teacher: LoadedModel) -> Ro
     Raises:
         ModelError: the tokenizers cut no text into equally many tokens, so that no position can be compared.
     """
-    ids = encode(rows.texts, teacher.tokenizer, teacher.task.max_length, where=str(data.path))
+    where = [f"{data.path}: {name}" for name in rows.names]
+    ids = encode(rows.texts, teacher.tokenizer, teacher.task.max_length, where=where)
     rows = replace(rows, teacher_input_ids=ids)
     if not rows.comparable_tokens.any():
         raise ModelError(
@@ -115,6 +117,7 @@ def with_teacher_ids(rows: Rows, data: PreparedData, teacher: LoadedModel) -> Ro
 
 
 def _encoded(data: PreparedData, split: Split, labels: np.ndarray, loaded: LoadedModel) -> Rows:
-    where = str(data.path / f"{split.name}.parquet")
+    names = [split.row_name(row) for row in range(len(split))]
+    where = [f"{data.path / split.name}.parquet, {name}" for name in names]
     ids = encode(split.texts, loaded.tokenizer, loaded.task.max_length, where=where)
-    return Rows([f"{split.name} row {row}" for row in range(len(split))], split.texts, ids, labels)
+    return Rows([f"{split.name} {name}" for name in names], split.texts, ids, labels)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgekit.artifact import Artifact
 from edgekit.data.prepared import PreparedData
 from edgekit.data.preprocessing import encode, length_buckets, pad
-from edgekit.disk_errors import system_errors
+from edgekit.disk import disk_problem
 from edgekit.distillation.config import CaptureConfig
 from edgekit.distillation.learner import View, observe
 from edgekit.distillation.processes import lost_process
@@ -90,19 +90,21 @@ def capture_logits(teacher: LoadedModel, data: PreparedData, config: CaptureConf
     splits = [data.split(name) for name in captured_splits(data, use_unlabelled=config.use_unlabelled)]
     ids: list[list[int]] = []
     for split in splits:
-        where = str(data.path / f"{split.name}.parquet")
+        where = [f"{data.path / split.name}.parquet, {split.row_name(row)}" for row in range(len(split))]
         ids.extend(encode(split.texts, teacher.tokenizer, teacher.task.max_length, where=where))
     logits = np.empty((len(ids), len(teacher.task.labels)), dtype=np.float32)
     for rows, values in _shards(teacher, ids, config, run):
         logits[rows] = values
     ends = np.cumsum([len(split) for split in splits])
     parts = dict(zip([split.name for split in splits], np.split(logits, ends[:-1]), strict=True))
-    for name, values in parts.items():
+    for split in splits:
+        values = parts[split.name]
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
+            row = f"{split.name} {split.row_name(int(bad[0]))}"
             raise TrainingError(
-                f"{run.stage}: the teacher's logits for {name} row {bad[0]} are {values[bad[0]].tolist()}, expected "
-                "finite numbers. Use precision float32, or check the teacher's weights."
+                f"{run.stage}: the teacher's logits for {row} are {values[bad[0]].tolist()}, expected finite numbers. "
+                "Use precision float32, or check the teacher's weights."
             )
     return Signal(parts)
 
@@ -233,11 +235,13 @@ def _write_part(file: Path, values: NDArray[np.float32], fingerprint: str) -> No
     partial = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with system_errors():
-            save_file({"logits": values}, partial, metadata={"fingerprint": fingerprint})
+        save_file({"logits": values}, partial, metadata={"fingerprint": fingerprint})
         partial.replace(file)
-    except OSError as error:
+    except Exception as error:
+        problem = disk_problem(error)
+        if problem is None and not isinstance(error, OSError):
+            raise
         raise EnvironmentLacksError(
-            f"{file}: could not be written ({error.strerror or error}). What is finished is kept: free disk space, "
-            "then run the same command again."
+            f"{file}: could not be written ({problem or error}). Free disk space, then run the same command again: "
+            "what is finished is kept."
         ) from error

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.artifact import FileRecord, hash_file, hash_json, write_atomically
-from edgekit.disk_errors import system_errors
+from edgekit.disk import disk_problem
 from edgekit.distillation.signal_identity import (
     DESCRIPTION_FILE,
     FORMAT,
@@ -199,12 +199,11 @@ def _disk_errors(place: Path, shards: int) -> Iterator[None]:
         EnvironmentLacksError: in place of the system's error.
     """
     try:
-        with system_errors():
-            yield
+        yield
     except (OSError, EnvironmentLacksError) as error:
         finished = sum(_is_finished(place, index) for index in range(shards))
         cause = error.__cause__ if isinstance(error, EnvironmentLacksError) else error
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
+        reason = (disk_problem(cause) if isinstance(cause, Exception) else None) or str(error)
         raise EnvironmentLacksError(
             f"{place}: could not be written ({reason}). {finished} of {shards} shards are finished and kept. Free disk "
             "space and run the same command again: it goes on from there."

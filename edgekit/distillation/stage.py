@@ -22,7 +22,7 @@ from edgekit.distillation.config import (
     token_capture_config,
 )
 from edgekit.errors import UnsupportedError
-from edgekit.models.tasks import read_task
+from edgekit.models.tasks import read_task, require_trained_head
 
 if TYPE_CHECKING:
     from edgekit.data.prepared import PreparedData
@@ -69,6 +69,7 @@ def finetune(inputs: StageInputs, config: FinetuneConfig, context: StageContext)
         train_language_model(loaded, data, config, run)
     else:
         train_on_labels(loaded, data, config, run)
+    loaded.head_trained = True
     lineage = lineage_of("finetune", inputs, config, context)
     return _publish(context.out, "model", lineage, lambda directory: save_model(loaded, directory))
 
@@ -82,7 +83,7 @@ def capture(inputs: StageInputs, config: CaptureConfig, context: StageContext) -
 
     Raises:
         DataError: the data's labels are not the teacher's, or a text cannot be turned into tokens.
-        ModelError: a token of the student is not one of the teacher's.
+        ModelError: a token of the student is not one of the teacher's, or the teacher's head was never trained.
         UsageError: more than 300 bytes a token would be kept.
         TrainingError: a logit is not finite.
         EnvironmentLacksError: the disk is full; what is finished is kept in the work directory.
@@ -96,6 +97,7 @@ def capture(inputs: StageInputs, config: CaptureConfig, context: StageContext) -
     teacher, data_artifact = inputs.require("teacher", "capture"), inputs.require("data", "capture")
     data = PreparedData.open(data_artifact)
     check_data_labels(data, read_task(teacher), "teacher")
+    require_trained_head(teacher, "capture")
     run = _capture_run("capture", teacher, data_artifact, config, context)
     lineage = lineage_of("capture", inputs, config, context)
     if read_task(teacher).kind == "causal-lm":
@@ -110,7 +112,7 @@ def distill(inputs: StageInputs, config: DistillConfig, context: StageContext) -
     """Trains a student on its teacher's outputs and returns the one that was best on the validation split.
 
     Raises:
-        ModelError: teacher and student differ in their labels.
+        ModelError: teacher and student differ in their labels, or the teacher's head was never trained.
         DataError: the data's labels are not theirs, a split is empty, or only one class is there.
         ArtifactError: the signal is of another teacher or other data.
         UnsupportedError: the student is quantized, or its layers cannot be matched.
@@ -128,12 +130,14 @@ def distill(inputs: StageInputs, config: DistillConfig, context: StageContext) -
     _require_floats(model, "distill")
     check_teacher_labels(read_task(model), read_task(teacher))
     check_data_labels(data, read_task(teacher), "teacher")
+    require_trained_head(teacher, "distill")
     student = load_model(model)
     run = _run("distill", inputs, config, context)
     if student.task.kind == "causal-lm":
         train_language_student(student, inputs, data, config, run)
     else:
         train_student(student, teacher, (data, _signal(inputs, data, config, context)), config, run)
+    student.head_trained = True
     lineage = lineage_of("distill", inputs, config, context)
     return _publish(context.out, "model", lineage, lambda directory: save_model(student, directory))
 

@@ -102,7 +102,7 @@ def require_expressible(model: Artifact) -> None:
     from edgekit.models.gguf_vocabulary import vocabulary_of
     from edgekit.models.tokenizer import load_tokenizer
 
-    config = AutoConfig.from_pretrained(model.path, local_files_only=True)
+    config = AutoConfig.from_pretrained(model.path, local_files_only=True, trust_remote_code=False)
     metadata_of(config)
     vocabulary_of(load_tokenizer(model.path), config.vocab_size, None)
 

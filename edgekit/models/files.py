@@ -45,8 +45,6 @@ class ModelFiles:
     """Directory of the files."""
     commit: str | None
     """The hub commit that they are of; None for files that were here."""
-    trust_remote_code: bool
-    """True when Python files of the source may run."""
     gguf: Path | None = None
     """The one file that holds everything; None for a transformers directory."""
 
@@ -62,13 +60,13 @@ class ModelFiles:
         """Returns the SHA-256 over the names and contents of the files that a model is loaded from."""
         if self.gguf is not None:
             return hash_json({self.gguf.name: hash_file(self.gguf)})
-        suffixes = {".json", ".txt", ".model", ".jinja"} | ({".py"} if self.trust_remote_code else set())
+        suffixes = {".json", ".txt", ".model", ".jinja"}
         files = {file for file in self.path.iterdir() if file.suffix in suffixes and file.is_file()}
         files |= set(self.weights())
         return hash_json({file.name: hash_file(file) for file in sorted(files)})
 
 
-def check_files(source: str, directory: Path, *, commit: str | None, trust_remote_code: bool) -> ModelFiles:
+def check_files(source: str, directory: Path, *, commit: str | None) -> ModelFiles:
     """Returns the model files in `directory` after checking that they are whole and run no code.
 
     Raises:
@@ -83,7 +81,7 @@ def check_files(source: str, directory: Path, *, commit: str | None, trust_remot
         )
     config = read_json(directory / CONFIG_FILE)
     _check_config(directory, config)
-    _refuse_remote_code(source, directory, trust_remote_code)
+    _refuse_remote_code(source, directory)
     if not (directory / WEIGHTS_FILE).is_file() and not (directory / INDEX_FILE).is_file():
         refuse_pickles(source, _names(directory))
         raise ModelError(f"{source}: found no {WEIGHTS_FILE}; it holds: {_listing(directory)}.")
@@ -94,7 +92,7 @@ def check_files(source: str, directory: Path, *, commit: str | None, trust_remot
             f"{source}: found no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}. "
             f"Copy the tokenizer of the model that it was made from. It holds: {_listing(directory)}."
         )
-    return ModelFiles(source, directory, commit, trust_remote_code)
+    return ModelFiles(source, directory, commit)
 
 
 def refuse_pickles(source: str, names: list[str]) -> None:
@@ -226,14 +224,24 @@ def _check_config(directory: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _refuse_remote_code(source: str, directory: Path, trust_remote_code: bool) -> None:
+def _refuse_remote_code(source: str, directory: Path) -> None:
+    """Refuses a model that comes with Python code: every later stage would have to run it again, unasked."""
     for name in (CONFIG_FILE, "tokenizer_config.json"):
-        file = directory / name
-        if not trust_remote_code and file.is_file() and "auto_map" in read_json(file):
+        auto_map = read_json(directory / name).get("auto_map") if (directory / name).is_file() else None
+        if auto_map:
+            modules = ", ".join(_modules(auto_map))
             raise UntrustedModelError(
-                f"{source}: its {name} asks for Python code of its own (auto_map). Remote code is refused unless "
-                "trust_remote_code = true; read the code first."
+                f"{source}: its {name} asks for Python code of its own (auto_map: {modules}), and code that comes with "
+                "a model is never run. Expected an architecture and a tokenizer that transformers has itself. Where it "
+                f"has this one too, remove auto_map from a copy of {name}; else convert the weights to one that it has."
             )
+
+
+def _modules(auto_map: object) -> list[str]:
+    """Returns the Python files that an `auto_map` names; `owner/name--module.Class` is of another repository."""
+    values = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
+    entries = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+    return sorted({f"{str(entry).rpartition('.')[0] or entry}.py" for entry in entries if entry})
 
 
 def _names(directory: Path) -> list[str]:

@@ -75,8 +75,8 @@ def _load_directory(files: ModelFiles, tell: Tell) -> tuple[PreTrainedModel, Pre
     from edgekit.models.source import load_network
     from edgekit.models.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(files.path, trust_remote_code=files.trust_remote_code)
-    network, report = load_network(files.path, "causal-lm", trust_remote_code=files.trust_remote_code)
+    tokenizer = load_tokenizer(files.path)
+    network, report = load_network(files.path, "causal-lm")
     if report.missing or report.mismatched:
         problem = "lack" if report.missing else "have another shape than config.json for"
         name = (report.missing or report.mismatched)[0]

@@ -47,7 +47,7 @@ def attention_role(name: str) -> Role:
 
 def feed_forward_role(name: str, module: nn.Module, *, last: bool) -> Role:
     """Tells by shape: what widens goes up, what narrows goes down; of equals, the last one goes down."""
-    inputs, outputs = _features(module)
+    inputs, outputs = features(module)
     leaf = name.rsplit(".", 1)[-1].lower()
     if leaf in ("gate", "router"):
         return "feed_forward_other"
@@ -56,7 +56,8 @@ def feed_forward_role(name: str, module: nn.Module, *, last: bool) -> Role:
     return "feed_forward_gate" if "gate" in leaf and "up" not in leaf else "feed_forward_up"
 
 
-def _features(module: nn.Module) -> tuple[int, int]:
+def features(module: nn.Module) -> tuple[int, int]:
+    """Returns how many values a linear takes and gives."""
     if hasattr(module, "in_features"):
         return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
     return int(module.nx), int(module.nf)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from edgekit.models.files import (
     sort_metadata,
 )
 from edgekit.models.quiet import quiet_transformers
-from edgekit.models.tasks import TASKS, TaskConfig, read_task, write_task
+from edgekit.models.tasks import TASKS, TaskConfig, is_head_trained, read_task, write_task
 from edgekit.models.tokenizer import load_tokenizer, save_tokenizer
 from edgekit.resources import is_package_resource, package_resource
 
@@ -46,6 +46,8 @@ class LoadedModel:
     """Neither pads nor truncates unless told to in a call."""
     task: TaskConfig
     """What the model is for."""
+    head_trained: bool = True
+    """False while a classification head is as it was drawn at random: such a model can learn, and teaches nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +62,21 @@ class LoadReport:
     """Both have them, in different shapes."""
 
 
-def resolve(
-    source: str, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False
-) -> ModelFiles:
+def resolve(source: str, *, revision: str | None = None, offline: bool = False) -> ModelFiles:
     """Returns the files of a model source, fetched when it is a hub id, and checked.
 
     `source` is a directory or a GGUF file, `pkg:NAME/path` of one, a hub id, or a hub id with a GGUF file
     (`owner/name/file.gguf`); what is on this machine goes first.
 
     Raises:
-        UntrustedModelError: the weights are pickled, or the configuration asks for remote code.
+        UntrustedModelError: the weights are pickled, or the model asks for code of its own.
         ModelError: not found, or a part is missing, truncated or altered.
         EnvironmentLacksError: a package is not installed, or the hub cannot be reached or must not be.
     """
     if is_on_hub(source):
         if source.endswith(GGUF_SUFFIX):
             return _resolve_hub_file(source, revision, offline=offline)
-        return _resolve_hub(source, revision, offline=offline, trust_remote_code=trust_remote_code)
+        return _resolve_hub(source, revision, offline=offline)
     if revision is not None:
         raise ModelError(f"{source}: found revision '{revision}', which only a hub id has. Leave it out.")
     directory = _local_path(source)
@@ -84,7 +84,7 @@ def resolve(
         return _check_file(source, directory, commit=None)
     if (directory / DESCRIPTOR).is_file():
         Artifact.open(directory, kind="model")
-    return check_files(source, directory, commit=None, trust_remote_code=trust_remote_code)
+    return check_files(source, directory, commit=None)
 
 
 def is_on_hub(source: str) -> bool:
@@ -114,7 +114,7 @@ def load_model(model: Artifact) -> LoadedModel:
     else:
         network, report = load_network(model.path, task.kind)
         _require_whole(model.path, report)
-    return LoadedModel(network, load_tokenizer(model.path), task)
+    return LoadedModel(network, load_tokenizer(model.path), task, is_head_trained(model.path))
 
 
 def save_model(loaded: LoadedModel, directory: Path) -> None:
@@ -135,7 +135,7 @@ def save_model(loaded: LoadedModel, directory: Path) -> None:
         with quiet_transformers():
             loaded.model.save_pretrained(directory, max_shard_size="1000GB")
     save_tokenizer(loaded.tokenizer, directory)
-    write_task(directory, loaded.task)
+    write_task(directory, loaded.task, head_trained=loaded.head_trained)
 
 
 def set_labels(config: PretrainedConfig, labels: list[str]) -> None:
@@ -146,9 +146,7 @@ def set_labels(config: PretrainedConfig, labels: list[str]) -> None:
     config.label2id = {label: index for index, label in enumerate(labels)}
 
 
-def load_network(
-    directory: Path, kind: str, *, trust_remote_code: bool = False, seed: int = 0, **settings: Any
-) -> tuple[PreTrainedModel, LoadReport]:
+def load_network(directory: Path, kind: str, *, seed: int = 0, **settings: Any) -> tuple[PreTrainedModel, LoadReport]:
     """Returns the network in `directory` for the task `kind`, and which weights did not fit.
 
     Weights that are missing are drawn from `seed`; torch's global generator is left as it was found. `settings` go
@@ -168,9 +166,10 @@ def load_network(
                 directory,
                 dtype=torch.float32,
                 local_files_only=True,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=False,  # left out, transformers would ask on the terminal
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, by name
                 **settings,
             )
         except Exception as error:
@@ -201,7 +200,7 @@ def _check_file(source: str, file: Path, *, commit: str | None) -> ModelFiles:
         refuse_pickles(source, [file.name])
         raise ModelError(f"{source}: is a file; expected a .gguf file, or the directory that holds it and config.json.")
     read_header(file)
-    return ModelFiles(source, file.parent, commit, trust_remote_code=False, gguf=file)
+    return ModelFiles(source, file.parent, commit, gguf=file)
 
 
 def _resolve_hub_file(source: str, revision: str | None, *, offline: bool) -> ModelFiles:
@@ -215,17 +214,16 @@ def _resolve_hub_file(source: str, revision: str | None, *, offline: bool) -> Mo
     return _check_file(source, directory / name, commit=directory.name)
 
 
-def _resolve_hub(source: str, revision: str | None, *, offline: bool, trust_remote_code: bool) -> ModelFiles:
-    suffixes = (*_HUB_SUFFIXES, ".py") if trust_remote_code else _HUB_SUFFIXES
+def _resolve_hub(source: str, revision: str | None, *, offline: bool) -> ModelFiles:
     try:
         if not offline:
             refuse_pickles(source, hub.list_files(source, "model", revision))
-        directory = hub.download(source, "model", revision, suffixes, offline=offline)
+        directory = hub.download(source, "model", revision, _HUB_SUFFIXES, offline=offline)
     except UntrustedModelError:
         raise
     except UsageError as error:
         raise ModelError(str(error)) from error
-    return check_files(source, directory, commit=directory.name, trust_remote_code=trust_remote_code)
+    return check_files(source, directory, commit=directory.name)
 
 
 def _load_quantized(directory: Path, kind: str) -> PreTrainedModel:
@@ -239,7 +237,7 @@ def _load_quantized(directory: Path, kind: str) -> PreTrainedModel:
     check_safetensors(directory / WEIGHTS_FILE)
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         try:
-            config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
             auto_class = getattr(transformers, TASKS[kind].auto_class)
             network: PreTrainedModel = auto_class.from_config(config, dtype=torch.float32)
             install(network, read_quantization(directory))

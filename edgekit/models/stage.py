@@ -34,8 +34,6 @@ class ImportConfig(StageConfig):
     package."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; name a commit to get the same model for ever."""
-    trust_remote_code: bool = False
-    """Let Python code that comes with the model run on this machine."""
     task: TaskConfig | None = None
     """What the model is for; not needed when the model has a classification head with labels, or is a causal language
     model, whose context is then as long as its positions."""
@@ -45,7 +43,7 @@ def import_model(inputs: StageInputs, config: ImportConfig, context: StageContex
     """Makes a `model` artifact of a model source.
 
     Raises:
-        UntrustedModelError: the weights are pickled, or the model needs remote code.
+        UntrustedModelError: the weights are pickled, or the model asks for code of its own.
         ModelError: not found, truncated or altered, without a tokenizer, or with other labels than the task.
         EnvironmentLacksError: a package or the network is missing, or the disk is full.
     """
@@ -53,12 +51,7 @@ def import_model(inputs: StageInputs, config: ImportConfig, context: StageContex
     from edgekit.models.source import resolve, save_model
 
     _tell(context, f"reading {config.source}")
-    files = resolve(
-        config.source,
-        revision=config.revision,
-        offline=context.offline,
-        trust_remote_code=config.trust_remote_code,
-    )
+    files = resolve(config.source, revision=config.revision, offline=context.offline)
     if is_language_model(files, config.task):
         loaded = load_language_model(files, config.task, lambda text: _tell(context, text))
     else:
@@ -83,7 +76,7 @@ def source_digest(config: ImportConfig, offline: bool = False) -> str:
     if is_on_hub(config.source):
         commit = hub.commit_of(hub_repository(config.source), "model", config.revision, offline=offline)
         return hash_json({"hub": config.source, "commit": commit})
-    return resolve(config.source, revision=config.revision, trust_remote_code=config.trust_remote_code).digest()
+    return resolve(config.source, revision=config.revision).digest()
 
 
 def _load_classifier(files: ModelFiles, config: ImportConfig, context: StageContext) -> LoadedModel:
@@ -92,17 +85,11 @@ def _load_classifier(files: ModelFiles, config: ImportConfig, context: StageCont
     from edgekit.models.tokenizer import load_tokenizer
 
     task = _agree_on_task(files, config.task, context)
-    tokenizer = load_tokenizer(files.path, trust_remote_code=config.trust_remote_code)
-    network, report = load_network(
-        files.path,
-        task.kind,
-        trust_remote_code=config.trust_remote_code,
-        seed=context.seed,
-        num_labels=len(task.labels),
-    )
-    _check_report(files, report, network.base_model_prefix, context)
+    tokenizer = load_tokenizer(files.path)
+    network, report = load_network(files.path, task.kind, seed=context.seed, num_labels=len(task.labels))
+    new_head = _check_report(files, report, network.base_model_prefix, context)
     set_labels(network.config, task.labels)
-    loaded = LoadedModel(network, tokenizer, task)
+    loaded = LoadedModel(network, tokenizer, task, head_trained=not new_head and _came_trained(files))
     _check_network(files, loaded)
     return loaded
 
@@ -170,8 +157,15 @@ def _architecture(config: dict[str, Any]) -> str:
     return str(architectures[0])
 
 
-def _check_report(files: ModelFiles, report: LoadReport, prefix: str, context: StageContext) -> None:
-    """Refuses an encoder with weights missing; tells of a new head and of weights that the task has no use for."""
+def _came_trained(files: ModelFiles) -> bool:
+    """Returns False for a model of edgekit's own whose head is still as an earlier import drew it."""
+    from edgekit.models.tasks import is_head_trained
+
+    return not (files.path / TASK_FILE).is_file() or is_head_trained(files.path)
+
+
+def _check_report(files: ModelFiles, report: LoadReport, prefix: str, context: StageContext) -> bool:
+    """Refuses an encoder with weights missing; tells of weights without use, and of a new head: then returns True."""
     is_head = [name for name in report.missing if not name.startswith(f"{prefix}.") or ".pooler." in name]
     lacking = sorted(set(report.missing) - set(is_head))
     if lacking or report.mismatched:
@@ -190,6 +184,7 @@ def _check_report(files: ModelFiles, report: LoadReport, prefix: str, context: S
         _tell(context, f"new classification head from seed {context.seed}: {_some(is_head)}; finetune before use")
     if report.unexpected:
         _tell(context, f"left out weights that the task has no use for: {_some(report.unexpected)}")
+    return bool(is_head)
 
 
 def _check_network(files: ModelFiles, loaded: Any) -> None:

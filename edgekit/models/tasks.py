@@ -18,6 +18,7 @@ from edgekit.errors import ModelError
 from edgekit.validation import explain
 
 TASK_FILE = "task.json"
+_HEAD_TRAINED = "head_trained"
 
 TaskKind = Literal["text-classification", "causal-lm"]
 
@@ -107,21 +108,59 @@ def read_task_file(file: Path) -> TaskConfig:
     Raises:
         ModelError: it is missing or not valid.
     """
+    fields = {"kind" if key == "task" else key: value for key, value in _read_fields(file).items()}
+    fields.pop(_HEAD_TRAINED, None)
+    try:
+        return TaskConfig.model_validate(fields)
+    except ValidationError as error:
+        raise ModelError(explain(error, TaskConfig, str(file))) from error
+
+
+def is_head_trained(directory: Path) -> bool:
+    """Returns False where the `task.json` in `directory` says that the head was drawn at random and never trained.
+
+    Raises:
+        ModelError: `task.json` is missing or not valid.
+    """
+    found = _read_fields(directory / TASK_FILE).get(_HEAD_TRAINED, True)
+    if not isinstance(found, bool):
+        raise ModelError(
+            f"{directory / TASK_FILE}: {_HEAD_TRAINED}: found {found!r}, expected true or false. Import the model "
+            "again."
+        )
+    return found
+
+
+def require_trained_head(teacher: Artifact, stage: str) -> None:
+    """Refuses a teacher whose answers are noise.
+
+    Raises:
+        ModelError: its classification head was never trained, or its `task.json` is missing or not valid.
+    """
+    if not is_head_trained(teacher.path):
+        raise ModelError(
+            f"{stage}: {teacher.path}: found a teacher whose classification head was drawn at random and never "
+            "trained, expected a trained one: its outputs say nothing. Finetune it first (`edgekit finetune`, or a "
+            "stage 'finetune' at the start of the recipe), or import a model that has a trained head."
+        )
+
+
+def write_task(directory: Path, task: TaskConfig, *, head_trained: bool = True) -> None:
+    """Writes `task.json` into `directory`; of a model that chooses among labels, also whether its head was trained."""
+    fields: dict[str, object] = {"task": task.kind, "max_length": task.max_length}
+    if task.labels:
+        fields = {"task": task.kind, "labels": task.labels, "max_length": task.max_length, _HEAD_TRAINED: head_trained}
+    text = json.dumps(fields, indent=2, ensure_ascii=False)
+    (directory / TASK_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_fields(file: Path) -> dict[str, object]:
     if not file.is_file():
         raise ModelError(f"{file}: missing; expected a model that `edgekit import` or a later stage wrote.")
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
-        return TaskConfig.model_validate({"kind" if key == "task" else key: value for key, value in fields.items()})
-    except ValidationError as error:
-        raise ModelError(explain(error, TaskConfig, str(file))) from error
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise ModelError(f"{file}: not a JSON object ({error}). Import the model again.") from error
-
-
-def write_task(directory: Path, task: TaskConfig) -> None:
-    """Writes `task.json` into `directory`."""
-    fields: dict[str, object] = {"task": task.kind, "max_length": task.max_length}
-    if task.labels:
-        fields = {"task": task.kind, "labels": task.labels, "max_length": task.max_length}
-    text = json.dumps(fields, indent=2, ensure_ascii=False)
-    (directory / TASK_FILE).write_text(text + "\n", encoding="utf-8")
+    if not isinstance(fields, dict):
+        raise ModelError(f"{file}: not a JSON object (found {fields!r}). Import the model again.")
+    return fields

@@ -76,7 +76,7 @@ NASTY_TEXTS: tuple[str, ...] = (
 """Texts that tokenizers are known to disagree on."""
 
 
-def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """Returns the tokenizer of a model directory, without padding or truncation; never touches the network.
 
     Raises:
@@ -89,9 +89,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
         raise ModelError(f"{directory}: found no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}.")
     with quiet_transformers():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=trust_remote_code
-            )
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise ModelError(
                 f"{directory}: its tokenizer could not be loaded ({_first_line(error)}). Expected {TOKENIZER_FILE}, "

@@ -92,7 +92,7 @@ def _choose_layers(
     check_count(config.layers, stack)
     if data is None or config.choose == "uniform":
         return choose_uniformly(config.layers, stack), None
-    batches = _calibration_batches(loaded, data, config.calibration_rows, context, "layers")
+    batches = calibration_batches(loaded, data, config.calibration_rows, context, "layers")
     influence = measure_importance(loaded.model, batches).block_influence
     return choose_by_influence(config.layers, stack, influence), influence
 
@@ -109,7 +109,7 @@ def _choose_neurons(
         return None
     model = loaded.model if layers is None else cut_layers(loaded.model, layers)
     check_size(config.intermediate_size, find_feed_forwards(model))
-    batches = _calibration_batches(loaded, data, config.calibration_rows, context, "neurons")
+    batches = calibration_batches(loaded, data, config.calibration_rows, context, "neurons")
     return choose_neurons(measure_neurons(model, batches), config.intermediate_size)
 
 
@@ -165,7 +165,7 @@ def _first_texts(data: PreparedData, name: str) -> list[str]:
     return data.split(name).texts[:_CHECKED_TEXTS]
 
 
-def _calibration_batches(
+def calibration_batches(
     loaded: LoadedModel, data: PreparedData, rows: int, context: StageContext, what: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields `input_ids` and `attention_mask` (B, T) of `rows` rows of `train` drawn with the stage's seed."""
@@ -189,10 +189,12 @@ def _calibration_ids(loaded: LoadedModel, data: PreparedData, chosen: list[int])
     where = f"split '{_CALIBRATED}'"
     if _CALIBRATED not in data.forms:
         split = data.split(_CALIBRATED)
-        return encode([split.texts[row] for row in chosen], loaded.tokenizer, loaded.task.max_length, where=where)
+        texts, places = [split.texts[row] for row in chosen], [f"{where}, {split.row_name(row)}" for row in chosen]
+        return encode(texts, loaded.tokenizer, loaded.task.max_length, where=places)
     wanted = set(chosen)
-    documents = [document for row, document in enumerate(data.documents(_CALIBRATED)) if row in wanted]
-    encoded = encode_documents(documents, loaded.tokenizer, f"calibration rows of {where}")
+    documents = ((row, document) for row, document in enumerate(data.documents(_CALIBRATED)) if row in wanted)
+    # One at a time, so that an error names the row in the split.
+    encoded = (next(encode_documents([document], loaded.tokenizer, where, first=row)) for row, document in documents)
     return [document.ids[: loaded.task.max_length] for document in encoded]
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from edgekit.errors import UnsupportedError
+from edgekit.errors import ModelError, UnsupportedError
 from edgekit.models.structure import find_embeddings, find_layers
 from edgekit.pruning.embeddings import cut_embeddings
 from edgekit.pruning.feed_forward import Neurons, cut_feed_forwards, mask_neurons
@@ -66,6 +66,7 @@ def require_same_outputs(model: PreTrainedModel, student: PreTrainedModel, cut: 
     """Checks on random kept tokens that the student computes what `model` does without what was dropped.
 
     Raises:
+        ModelError: the outputs of `model` are not finite.
         UnsupportedError: it does not, so the architecture ties its parts together in a way that was not foreseen.
     """
     kept_ids = np.arange(find_embeddings(model).word.rows) if cut.token_ids is None else np.asarray(cut.token_ids)
@@ -79,6 +80,11 @@ def require_same_outputs(model: PreTrainedModel, student: PreTrainedModel, cut: 
         expected = model(input_ids=torch.from_numpy(kept_ids[new_ids]), attention_mask=attention_mask)[0]
         if cut.token_ids is not None and model.get_output_embeddings() is not None:
             expected = expected[..., torch.from_numpy(kept_ids)]  # a logit for each kept token
+    if not bool(torch.isfinite(expected).all()):
+        raise ModelError(
+            f"model type '{model.config.model_type}': the outputs of the uncut model are not all finite on random "
+            "tokens, expected numbers. Its weights are too large, or not numbers: train or import it again."
+        )
     with torch.inference_mode():
         found = student(input_ids=torch.from_numpy(new_ids), attention_mask=attention_mask)[0]
     difference = float((expected - found).abs().max())

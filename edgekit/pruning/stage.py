@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,12 +10,13 @@ from pydantic import Field, field_validator, model_validator
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
 from edgekit.errors import UnsupportedError
-from edgekit.events import Event
+from edgekit.events import Event, track
 from edgekit.results import Result
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from edgekit.data.prepared import PreparedData
     from edgekit.models.source import LoadedModel
     from edgekit.pruning.choice import Choice
 
@@ -42,7 +44,11 @@ class PruneConfig(StageConfig):
     max_positions: int | None = Field(default=None, ge=1)
     """Positions to keep of a learned position table: at least the tokens a text may have. None keeps all."""
     calibration_rows: int = Field(default=256, ge=1)
-    """Rows of `train` that neurons, and with `choose = "influence"` layers, are measured on."""
+    """Rows of `train` that neurons, and with `choose = "influence"` layers, are measured on, and `refit` fits."""
+    refit: bool = False
+    """Let the layers that are kept make up for what was dropped: least squares on calibration text, layer by layer."""
+    refit_ridge: float = Field(default=0.3, ge=0)
+    """How much `refit` holds back changes of weights; 0: not at all."""
 
     @field_validator("keep_layers")
     @classmethod
@@ -60,6 +66,10 @@ class PruneConfig(StageConfig):
             raise ValueError("layers and keep_layers are both set. Say how many layers to keep, or which.")
         if self.choose == "influence" and self.layers is None:
             raise ValueError("choose = 'influence' needs layers: how many to keep.")
+        if self.refit and self.layers is None and self.keep_layers is None and self.intermediate_size is None:
+            raise ValueError(
+                "refit makes up for dropped layers or neurons: set layers, keep_layers or intermediate_size."
+            )
         if self.splits_counted is not None and (not self.trims_vocabulary or not self.splits_counted):
             raise ValueError("splits_counted names splits to count for vocabulary_size or min_count: set one of them.")
         return self
@@ -80,6 +90,10 @@ class PruneReport(Result):
     """Indices in the larger model, ascending."""
     block_influence: list[float] | None = None
     """`1 - cos(input, output)` of each layer of the larger model; None when not measured."""
+    errors_before_refit: list[float] | None = None
+    """How far the output of each kept layer was from the larger model's, as a share of its square; None: no refit."""
+    errors_after_refit: list[float] | None = None
+    """The same with the layer's weights refitted."""
     intermediate_before: int | None = None
     """Neurons of a feed-forward block; None when none was dropped."""
     intermediate_after: int | None = None
@@ -105,6 +119,9 @@ class PruneReport(Result):
         parts = [f"{self.parameters_before:,} -> {self.parameters_after:,} parameters"]
         if len(self.layers_kept) != self.layers_before:
             parts.append(f"layers {' '.join(map(str, self.layers_kept))} of {self.layers_before}")
+        if self.errors_after_refit and self.errors_before_refit:
+            last = self.errors_before_refit[-1], self.errors_after_refit[-1]
+            parts.append(f"refit: the last layer's error {last[0]:.3g} -> {last[1]:.3g}")
         if self.intermediate_after is not None:
             parts.append(f"neurons {self.intermediate_before} -> {self.intermediate_after}")
         if self.vocabulary_after != self.vocabulary_before:
@@ -116,7 +133,9 @@ class PruneReport(Result):
 
 
 def prune(inputs: StageInputs, config: PruneConfig, context: StageContext) -> Artifact:
-    """Makes a student that keeps some of the model's layers, neurons, tokens and positions, their weights unchanged.
+    """Makes a student that keeps some of the model's layers, neurons, tokens and positions.
+
+    Their weights are unchanged but for the last linear of each layer with `refit`.
 
     Raises:
         UsageError: a number is out of range, or the data that it needs was not given.
@@ -124,23 +143,49 @@ def prune(inputs: StageInputs, config: PruneConfig, context: StageContext) -> Ar
         UnsupportedError: the model or its tokenizer cannot be cut so.
     """
     from edgekit.data.prepared import PreparedData
-    from edgekit.models.source import LoadedModel, load_model, save_model
+    from edgekit.models.source import load_model, save_model
     from edgekit.pruning.choice import choose
     from edgekit.pruning.cut import cut_model, require_same_outputs
 
     loaded = load_model(inputs.require("model", STAGE))
     _require_unquantized(loaded)
-    needs_data = config.trims_vocabulary or config.choose == "influence" or config.intermediate_size is not None
-    data = PreparedData.open(inputs.require("data", STAGE)) if needs_data else None
+    measures = config.refit or config.choose == "influence" or config.intermediate_size is not None
+    data = PreparedData.open(inputs.require("data", STAGE)) if config.trims_vocabulary or measures else None
     choice = choose(loaded, data, config, context)
     student = cut_model(loaded.model, choice.cut)
     require_same_outputs(loaded.model, student, choice.cut, context.seed)
     report = _report(loaded, student, choice)
+    if config.refit and data is not None:
+        report = _refit((loaded, student), data, report, config, context)
     with publish(context.out, kind="model", lineage=lineage_of(STAGE, inputs, config, context)) as directory:
-        save_model(LoadedModel(student, choice.tokenizer, loaded.task), directory)
+        save_model(replace(loaded, model=student, tokenizer=choice.tokenizer), directory)
         (directory / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     context.events(Event("message", stage=STAGE, text=report.summary(), values=report.numbers()))
     return Artifact.open(context.out, kind="model")
+
+
+def _refit(
+    models: tuple[LoadedModel, PreTrainedModel],
+    data: PreparedData,
+    report: PruneReport,
+    config: PruneConfig,
+    context: StageContext,
+) -> PruneReport:
+    """Changes the student, the second of `models`, and returns the report with what that did."""
+    from edgekit.pruning.choice import calibration_batches
+    from edgekit.pruning.refit import refit_layers
+
+    loaded, student = models
+    batches = list(calibration_batches(loaded, data, config.calibration_rows, context, "what to refit on"))
+    fits = refit_layers(loaded.model, student, report.layers_kept, batches, config.refit_ridge)
+    total = len(report.layers_kept)
+    done = list(track(fits, context.events, stage=STAGE, text="refitting", total=total, unit="layers"))
+    return report.model_copy(
+        update={
+            "errors_before_refit": [fit.before for fit in done],
+            "errors_after_refit": [fit.after for fit in done],
+        }
+    )
 
 
 def _report(loaded: LoadedModel, student: PreTrainedModel, choice: Choice) -> PruneReport:

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel
 
 from edgekit.errors import UnsupportedError
 from edgekit.models.codes import QuantizedTensor, Scheme
+from edgekit.models.layer_run import Batch, LayerRun, start_run
 from edgekit.models.quantized import weight_matrix
 from edgekit.models.structure import Linear, find_linears
 from edgekit.quantization.awq import AwqConfig, search_scaling
-from edgekit.quantization.calibration import Batch, InputStatistics, LayerRun, observe, start_run
+from edgekit.quantization.calibration import InputStatistics, observe
 from edgekit.quantization.folding import divide_norm, divide_rows, scale_columns
 from edgekit.quantization.gptq import GptqConfig, gptq_quantize
 from edgekit.quantization.replacement import naming, put_codes

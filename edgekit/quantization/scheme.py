@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from edgekit.errors import UsageError
-from edgekit.models.quantized import Scheme, is_plain_lookup, weight_matrix
+from edgekit.models.quantized import Scheme, is_plain_lookup
+from edgekit.models.roles import features, is_linear
 from edgekit.spelling import did_you_mean
 
 # Smaller embedding tables (token types, relative positions) stay float: they weigh nothing.
@@ -36,11 +37,11 @@ class Rules:
     """Patterns of linears with schemes of their own; the first that matches wins."""
 
 
-def choose_schemes(model: nn.Module, rules: Rules, *, outputs: int) -> dict[str, Scheme]:
+def choose_schemes(model: nn.Module, rules: Rules, *, labels: int) -> dict[str, Scheme]:
     """Returns module name to scheme for every module of `model` that `rules` quantize.
 
-    A pattern matches a module when it matches its name or the name of a module around it. Linears with `outputs`
-    features, which give a classifier's logits, stay float unless an override names them: they are small and decide.
+    A pattern matches a module when it matches its name or the name of a module around it. The linear that gives a
+    classifier's logits, one for each of `labels`, stays float unless an override names it: it is small and decides.
 
     Raises:
         UsageError: a pattern matches nothing, or nothing is left to quantize.
@@ -49,12 +50,13 @@ def choose_schemes(model: nn.Module, rules: Rules, *, outputs: int) -> dict[str,
     tables = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     _check_patterns(rules, linears, tables, model)
     head = find_head(model)
+    classifier = find_classifier(model, labels) if labels else None
     schemes: dict[str, Scheme] = {}
     for name, linear in linears.items():
         scheme = _first_match(name, rules.overrides)
         if scheme is None and linear is head:
             scheme = _head_scheme(model, rules)
-        elif scheme is None and weight_matrix(linear).shape[0] != outputs:
+        elif scheme is None and linear is not classifier:
             scheme = rules.linears
         if scheme is not None and not _matches_any(name, rules.exclude):
             schemes[name] = scheme
@@ -72,6 +74,17 @@ def find_head(model: nn.Module) -> nn.Module | None:
     find = getattr(model, "get_output_embeddings", None)
     head: nn.Module | None = find() if find is not None else None
     return head if head is not None and _is_linear(head) else None
+
+
+def find_classifier(model: nn.Module, labels: int) -> nn.Module | None:
+    """Returns the linear that gives a classifier's logits; None where `model` has none for so many `labels`.
+
+    It stands outside the body, and last there: a head may hold a dense linear before it, which may be as wide.
+    """
+    body = getattr(model, "base_model", model)
+    inside = set() if body is model else set(body.modules())
+    outside = [module for module in model.modules() if is_linear(module) and module not in inside]
+    return next((linear for linear in reversed(outside) if features(linear)[1] == labels), None)
 
 
 def _head_scheme(model: nn.Module, rules: Rules) -> Scheme | None:

@@ -153,7 +153,7 @@ def quantize(inputs: StageInputs, config: QuantizeConfig, context: StageContext)
     loaded = load_model(model)
     if schemes_of(loaded.model):
         raise UsageError(f"{model.path}: is quantized already; codes are chosen once. Quantize the float model.")
-    schemes = choose_schemes(loaded.model, _rules(config), outputs=len(loaded.task.labels))
+    schemes = choose_schemes(loaded.model, _rules(config), labels=len(loaded.task.labels))
     if config.calibrates:
         _quantize_layers(loaded, schemes, inputs, config, context)
     quantize_modules(loaded.model, schemes, config, context)

@@ -14,8 +14,8 @@ from edgekit.artifact import Artifact
 from edgekit.contract import StageContext
 from edgekit.data.prepared import PreparedData
 from edgekit.data.preprocessing import encode, length_buckets, pad
+from edgekit.models.layer_run import Batch
 from edgekit.models.source import LoadedModel
-from edgekit.quantization.calibration import Batch
 
 if TYPE_CHECKING:
     from edgekit.quantization.stage import QuantizeConfig
@@ -37,7 +37,8 @@ def calibration_batches(
     count = min(config.calibration_rows, len(split))
     chosen = sorted(generator.choice(len(split), size=count, replace=False).tolist())
     length = min(config.calibration_length, loaded.task.max_length)
-    ids = encode([split.texts[row] for row in chosen], loaded.tokenizer, length, where=f"split '{split.name}'")
+    where = [f"split '{split.name}', {split.row_name(row)}" for row in chosen]
+    ids = encode([split.texts[row] for row in chosen], loaded.tokenizer, length, where=where)
     pad_id = loaded.tokenizer.pad_token_id or 0
     longest = max(len(row) for row in ids)
     batches = []

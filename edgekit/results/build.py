@@ -62,7 +62,8 @@ class ExportResult(Result):
     float_comparison: Comparison | None = None
     """The export (first) against its own float32 export (second), interleaved."""
     teacher_comparison: Comparison | None = None
-    """The export (first) against the teacher's own float32 export (second), interleaved."""
+    """A classifier's export (first) against its teacher's own float32 export (second), interleaved; None where the
+    export is the teacher itself, and where the teacher's weights take more than 1 GiB."""
     target_description: str = ""
     """The target in words, from its file."""
     measured_on_target: bool = False

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +22,14 @@ from tests.pico_decoders import pico_decoder
 WIDE = {"hidden_size": 64, "head_dim": 16}
 CACHE = 2 * 2 * 16
 """Keys and values of one layer and token: two heads of 16."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A directory that another tool wrote."""
+
+    path: Path
+    kind: str = "onnx"
 
 
 def counted(loaded, directory, config=None):
@@ -89,3 +102,20 @@ def test_a_longer_context_never_reads_less(weights, layers):
     sizes = [step.at(tokens) for tokens in range(0, 1000, 50)]
     assert sizes == sorted(sizes)
     assert sizes[0] == weights
+
+
+def test_a_file_without_head_sizes_takes_them_from_the_configuration_beside_it(tmp_path):
+    loaded = pico_decoder("llama", layers=2, **WIDE)
+    model = publish_model(loaded, tmp_path / "model")
+    export = edgekit.export(model, ExportConfig(format="onnx"), out=tmp_path / "export")
+    graph = onnx.load(export.path / "onnx" / "model.onnx", load_external_data=False)
+    for value in graph.graph.input:
+        if value.name.startswith("past_key_values"):
+            value.type.tensor_type.shape.dim[3].dim_param = "kv_cache_dim"
+    directory = tmp_path / "built"
+    directory.mkdir()
+    onnx.save(graph, directory / "model.onnx")
+
+    assert count_step_bytes(Built(directory)) is None
+    shutil.copyfile(export.path / "config.json", directory / "config.json")
+    assert count_step_bytes(Built(directory)) == count_step_bytes(export)

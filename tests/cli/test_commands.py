@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 from edgekit.cli import make_app, run
 from edgekit.recipe import load_recipe
 from edgekit.stages import STAGES
-from tests.pico import pico_data_artifact, pico_model_artifact
+from tests.pico import pico_classifier, pico_data_artifact, pico_model_artifact
 
 HEAVY = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "numpy", "pydantic")
 
@@ -72,6 +75,69 @@ def test_verify_accepts_whole_and_refuses_altered(tmp_path, capsys):
     (artifact.path / "config.json").write_text("{}")
     assert run(["verify", str(artifact.path)]) == 2
     assert "config.json" in capsys.readouterr().err
+
+
+def test_a_model_with_code_of_its_own_is_one_error_and_nothing_runs_or_is_written(tmp_path, capsys):
+    source = pico_classifier(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    auto_map = {"AutoConfig": "own_code.OwnConfig", "AutoModelForSequenceClassification": "own_code.OwnModel"}
+    (source / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": auto_map}))
+    (source / "own_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    assert run(["import", str(source), str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert [line for line in captured.err.splitlines() if line.startswith("edgekit: ")] == [
+        f"edgekit: {source}: its config.json asks for Python code of its own (auto_map: own_code.py), and code that "
+        "comes with a model is never run. Expected an architecture and a tokenizer that transformers has itself. Where "
+        "it has this one too, remove auto_map from a copy of config.json; else convert the weights to one that it has."
+    ]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_full_disk_is_one_error_wherever_it_is_met_and_other_errors_keep_their_trace(monkeypatch, capsys):
+    def fail(number: int):
+        def command() -> int:
+            raise OSError(number, os.strerror(number), "events.out")
+
+        return command
+
+    monkeypatch.setattr("edgekit.cli.inspection.doctor", fail(errno.ENOSPC))
+    assert run(["doctor"]) == 4
+    assert capsys.readouterr().err.startswith("edgekit: a file could not be written (No space left on device). Free ")
+    monkeypatch.setattr("edgekit.cli.inspection.doctor", fail(errno.ENOENT))
+    with pytest.raises(FileNotFoundError):
+        run(["doctor"])
+
+
+def test_an_interrupt_ends_with_one_line_and_leaves_nothing_under_the_output_name(judged, tmp_path):
+    model, data = judged
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "edgekit.cli", "finetune", str(model), str(out), "--data", str(data)]
+    process = subprocess.Popen(
+        [*command, "--epochs", "1000", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["kind"] == "progress" and event.get("completed", 0) > 3:
+            process.send_signal(signal.SIGINT)
+            break
+    rest, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert said == "edgekit: interrupted. Run the same command again to go on where it stopped.\n"
+    assert json.loads(rest.splitlines()[-1])["exit_code"] == 130
+    assert not out.exists()
+    assert not [entry for entry in tmp_path.iterdir() if ".partial" in entry.name]
+
+
+def test_an_interrupt_that_a_library_wrapped_while_it_was_imported_is_still_one(monkeypatch, capsys):
+    def command() -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise ImportError("initialization failed") from interrupt
+
+    monkeypatch.setattr("edgekit.cli.inspection.doctor", command)
+    assert run(["doctor"]) == 130
+    assert capsys.readouterr().err == "edgekit: interrupted. Run the same command again to go on where it stopped.\n"
 
 
 def test_init_writes_a_recipe_that_is_valid_and_never_overwrites(tmp_path, capsys):

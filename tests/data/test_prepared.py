@@ -9,7 +9,7 @@ from tests.pico import pico_data_artifact
 
 
 def test_splits_are_read_as_they_were_written(tmp_path: Path) -> None:
-    split = Split("train", ["a \u4e2d\n\0", "b"], [1, 0])
+    split = Split("train", ["a \u4e2d\n\0", "b"], [1, 0], ["a.csv, line 7", "a.csv, line 2"])
     unlabelled = Split("unlabelled", ["c"], None)
     with publish(tmp_path / "data", kind="data", lineage=Lineage(stage="source")) as staging:
         write_split(staging, split)

@@ -31,6 +31,9 @@ def test_the_tokenizer_is_left_as_it_was_found() -> None:
 
 def test_a_text_without_tokens_is_named_by_row() -> None:
     texts = [*["good film"] * 1500, "\u200b\ufeff"]
+    places = [f"a.csv, line {line}" for line in range(2, 2002)]
+    with pytest.raises(DataError, match=r"^a\.csv, line 1502: found a text without any token"):
+        encode(texts, pico_tokenizer("bert"), 16, where=places)
     with pytest.raises(DataError, match=r"split train, row 1500 \(counted from 0\): found a text without any token, "):
         encode(texts, pico_tokenizer("bert"), 16, where="split train")
     assert encode(texts, pico_tokenizer("bert"), 16, allow_empty=True)[-1] == [2, 3]

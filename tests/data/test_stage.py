@@ -98,6 +98,30 @@ def test_nothing_that_is_judged_on_is_learned_from(tmp_path: Path, deduplicate: 
     assert any(text.startswith("train: left out ") for text in said)
 
 
+def test_every_row_says_which_line_of_which_file_it_is(tmp_path: Path) -> None:
+    own, other = sentences(60), sentences(30, seed=1)
+    more = [f"First sentence of text {index}. Second sentence of text {index}." for index in range(9)]
+    (tmp_path / "more.txt").write_text("\n".join(more), encoding="utf-8")
+    config = PrepareConfig(
+        source=write(tmp_path / "a.csv", own),
+        labels=LABELS,
+        unlabelled=DataSource(source=str(tmp_path / "more.txt"), sentences=True),
+        extra_tests={"other": DataSource(source=write(tmp_path / "b.csv", other))},
+    )
+    data, _, _ = run(config, tmp_path / "out")
+    expected = {f"a.csv, line {line}": text for line, (text, _) in enumerate(own, start=2)}
+    expected |= {f"b.csv, line {line}": text for line, (text, _) in enumerate(other, start=2)}
+    for line, text in enumerate(more, start=1):
+        for number, part in enumerate(text[:-1].split(". "), start=1):
+            expected[f"more.txt, line {line}, sentence {number}"] = f"{part}."
+    for name in ("train", "validation", "test", "other", "unlabelled"):
+        split = data.split(name)
+        assert split.places is not None
+        assert [expected[place] for place in split.places] == split.texts
+        assert split.row_name(3) == f"row 3 ({split.places[3]})"
+    assert {place.partition(",")[0] for place in data.split("other").places or []} == {"b.csv"}
+
+
 def test_values_are_mapped_to_labels_in_the_order_of_the_task(tmp_path: Path) -> None:
     rows = [(text, {"negative": "0", "positive": "1"}[label]) for text, label in sentences(60)]
     source = write(tmp_path / "a.csv", rows)

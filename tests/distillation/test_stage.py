@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from edgekit.artifact import Lineage, publish
 from edgekit.contract import StageContext, StageInputs
 from edgekit.data.prepared import DataDescription, PreparedData, Split, write_description, write_split
+from edgekit.data.stage import PrepareConfig, prepare
 from edgekit.distillation.stage import (
     CaptureConfig,
     DistillConfig,
@@ -23,9 +25,11 @@ from edgekit.distillation.stage import (
 )
 from edgekit.errors import ArtifactError, DataError, ModelError, UnsupportedError, UsageError
 from edgekit.models.source import load_model
+from edgekit.pruning.stage import PruneConfig, prune
+from edgekit.stages import run_stage
 from tests.distillation.test_trainer import ROOT, kill_after
 from tests.distillation.training import DISTILL, Recorder, assert_same_weights, weights
-from tests.pico import pico_data_artifact, pico_loaded, pico_model_artifact, publish_model
+from tests.pico import pico_data_artifact, pico_loaded, pico_model_artifact, pico_texts, publish_model
 
 QUICK = {"epochs": 0.2, "batch_size": 8}
 
@@ -176,6 +180,24 @@ def test_labels_that_differ_are_both_named(teacher, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_head_that_was_never_trained_teaches_nothing_until_it_is_finetuned(student, data, tmp_path):
+    loaded = replace(pico_loaded(layers=2, seed=3), head_trained=False)
+    untrained = publish_model(loaded, tmp_path / "untrained")
+    message = f"{untrained.path}: found a teacher whose .* never trained, expected .* Finetune it first"
+    with pytest.raises(ModelError, match=f"capture: {message}"):
+        capture(StageInputs(teacher=untrained, data=data), CaptureConfig(), context(tmp_path))
+    with pytest.raises(ModelError, match=f"distill: {message}"):
+        distill(StageInputs(model=student, teacher=untrained, data=data), DISTILL, context(tmp_path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["untrained"]
+    cut = prune(StageInputs(model=untrained), PruneConfig(layers=1), StageContext(tmp_path / "cut"))
+    assert not load_model(cut).head_trained
+    trained = finetune(StageInputs(model=cut, data=data), FinetuneConfig(**QUICK), StageContext(tmp_path / "trained"))
+    config = DistillConfig(**QUICK)
+    made = distill(StageInputs(model=untrained, teacher=trained, data=data), config, context(tmp_path))
+    assert load_model(trained).head_trained
+    assert load_model(made).head_trained
+
+
 def test_one_class_only_is_refused(teacher, tmp_path):
     rows = ["good film", "fine story"]
     data = data_of(tmp_path / "data", [Split("train", rows, [1, 1]), Split("validation", rows, [0, 1])])
@@ -194,7 +216,7 @@ def test_one_class_only_is_refused(teacher, tmp_path):
         (
             Split("train", ["good", ""], [1, 0]),
             Split("validation", ["good"], [1]),
-            r"train.parquet, row 1 .*without any",
+            r"train.parquet, row 1: .*without any",
         ),
     ],
 )
@@ -202,6 +224,26 @@ def test_rows_that_cannot_be_learned_from_are_named(teacher, tmp_path, train, va
     data = data_of(tmp_path / "data", [train, validation])
     with pytest.raises(DataError, match=expected):
         finetune(StageInputs(model=teacher, data=data), FinetuneConfig(), context(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["finetune", "capture"])
+def test_a_text_without_tokens_is_named_by_the_line_of_the_file_that_was_prepared(teacher, tmp_path, kind):
+    texts, labels = pico_texts(60)
+    rows = [f'"{text}",{"np"[label]}' for text, label in zip(texts, labels, strict=True)]
+    rows.insert(41, "\u200b,p")
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    config = PrepareConfig(
+        source=str(tmp_path / "reviews.csv"),
+        labels=["negative", "positive"],
+        label_map={"n": "negative", "p": "positive"},
+    )
+    data = prepare(StageInputs(), config, StageContext(tmp_path / "data", seed=0))
+    assert "\u200b" in PreparedData.open(data).split("train").texts, "another seed is needed"
+    inputs = StageInputs(model=teacher, teacher=teacher, data=data)
+    config = FinetuneConfig() if kind == "finetune" else CaptureConfig()
+    with pytest.raises(DataError, match=r"train\.parquet, row \d+ \(reviews\.csv, line 43\): found a text without any"):
+        run_stage(kind, inputs, config, context(tmp_path))
     assert not (tmp_path / "out").exists()
 
 

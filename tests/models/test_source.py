@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgekit.artifact import Artifact
+from edgekit.artifact import Artifact, Lineage, publish
 from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError, ModelError, UntrustedModelError
 from edgekit.models.quantized import QuantizedLinear, QuantizedTensor, Scheme, empty_like, replace_module, schemes_of
 from edgekit.models.source import LoadedModel, is_on_hub, load_model, resolve, save_model
@@ -117,7 +117,10 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -
         with pytest.raises(ModelError, match=message):
             load_model(artifact)
     config.write_text(json.dumps({**settings, "hidden_size": 64}), encoding="utf-8")
-    with pytest.raises(ModelError, match="could not be loaded as a text-classification model"):
+    with pytest.raises(ModelError, match=r"weights are of another shape, first 'bert\.embeddings"):
+        load_model(artifact)
+    config.write_text(json.dumps({**settings, "model_type": "own"}), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"could not be loaded as a text-classification model .*model type `own`"):
         load_model(artifact)
 
 
@@ -152,14 +155,43 @@ def test_a_pickle_beside_safetensors_is_left_alone(tmp_path: Path, classifier: P
     assert resolve(str(source)).weights() == [source / "model.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_remote_code_is_refused_unless_trusted(tmp_path: Path, classifier: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "auto_map", "files"),
+    [
+        (
+            "config.json",
+            {"AutoConfig": "own_config.Own", "AutoModel": "own_model.Own"},
+            r"own_config\.py, own_model\.py",
+        ),
+        ("config.json", {"AutoModel": "owner/name--own_model.Own"}, r"owner/name--own_model\.py"),
+        ("tokenizer_config.json", {"AutoTokenizer": ["own_tokenizer.Own", None]}, r"own_tokenizer\.py"),
+        ("tokenizer_config.json", ["own_tokenizer.Own", None], r"own_tokenizer\.py"),
+    ],
+)
+def test_remote_code_is_refused_by_the_names_of_its_files(
+    tmp_path: Path, classifier: Path, name: str, auto_map: object, files: str
+) -> None:
     source = copy_of(classifier, tmp_path / "remote")
     content = json.loads((source / name).read_text(encoding="utf-8"))
-    (source / name).write_text(json.dumps({**content, "auto_map": {"AutoModel": "evil.Model"}}), encoding="utf-8")
-    with pytest.raises(UntrustedModelError, match=rf"{name} asks for Python code .*trust_remote_code = true"):
+    (source / name).write_text(json.dumps({**content, "auto_map": auto_map}), encoding="utf-8")
+    with pytest.raises(UntrustedModelError, match=rf"{name} asks for Python code .*auto_map: {files}\).*never run"):
         resolve(str(source))
-    assert resolve(str(source), trust_remote_code=True).trust_remote_code
+
+
+def test_code_in_an_artifact_is_not_run_when_the_model_is_loaded(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    with publish(tmp_path / "model", kind="model", lineage=Lineage(stage="source")) as staging:
+        save_model(pico_loaded(), staging)
+        (staging / "own.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Own: ...\n")
+        for name, auto in (
+            ("config.json", "AutoModelForSequenceClassification"),
+            ("tokenizer_config.json", "AutoTokenizer"),
+        ):
+            content = json.loads((staging / name).read_text(encoding="utf-8"))
+            value = ["own.Own", "own.Own"] if auto == "AutoTokenizer" else "own.Own"
+            (staging / name).write_text(json.dumps({**content, "auto_map": {auto: value, "AutoConfig": "own.Own"}}))
+    assert type(load_model(Artifact.open(tmp_path / "model")).model).__name__ == "BertForSequenceClassification"
+    assert not marker.exists()
 
 
 def test_a_file_cut_anywhere_or_lengthened_is_refused_by_name(tmp_path: Path, classifier: Path) -> None:

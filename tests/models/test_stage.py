@@ -12,7 +12,7 @@ from edgekit.errors import EnvironmentLacksError, ModelError, UntrustedModelErro
 from edgekit.events import Event
 from edgekit.models.source import load_model
 from edgekit.models.stage import ImportConfig, import_model, source_digest
-from edgekit.models.tasks import TaskConfig, read_task
+from edgekit.models.tasks import TaskConfig, is_head_trained, read_task
 from tests.pico import (
     ARCHITECTURES,
     pico_classifier,
@@ -73,6 +73,14 @@ def test_an_encoder_gets_a_head_from_the_seed_and_keeps_its_weights(tmp_path: Pa
     assert kept
     assert all(torch.equal(loaded[name], encoder[name]) for name in kept)
     torch.random.set_rng_state(state)
+
+
+def test_a_new_head_is_recorded_as_untrained_also_after_a_second_import(tmp_path: Path, classifier: Path) -> None:
+    new, _ = bring(pico_encoder(tmp_path / "encoder"), tmp_path / "new")
+    again, _ = bring(new.path, tmp_path / "again")
+    whole, _ = bring(classifier, tmp_path / "whole")
+    assert [is_head_trained(each.path) for each in (new, again, whole)] == [False, False, True]
+    assert [load_model(each).head_trained for each in (new, again, whole)] == [False, False, True]
 
 
 def test_importing_leaves_the_global_generator_as_it_was(tmp_path: Path) -> None:

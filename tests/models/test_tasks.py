@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ from pydantic import ValidationError
 
 from edgekit.artifact import Artifact, Lineage
 from edgekit.errors import ModelError
-from edgekit.models.tasks import TASKS, TaskConfig, read_task, write_task
+from edgekit.models.tasks import TASKS, TaskConfig, is_head_trained, read_task, write_task
 
 
 def artifact(directory: Path) -> Artifact:
@@ -18,8 +19,24 @@ def test_a_task_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_task(artifact(tmp_path)) == task
     assert (tmp_path / "task.json").read_text(encoding="utf-8") == (
         '{\n  "task": "text-classification",\n  "labels": [\n    "schlecht",\n    "gut",\n    "größer"\n  ],\n'
-        '  "max_length": 64\n}\n'
+        '  "max_length": 64,\n  "head_trained": true\n}\n'
     )
+
+
+def test_a_task_says_whether_its_head_was_trained_and_an_older_one_counts_as_trained(tmp_path: Path) -> None:
+    task = TaskConfig(labels=["bad", "good"])
+    for trained in (True, False):
+        write_task(tmp_path, task, head_trained=trained)
+        assert is_head_trained(tmp_path) is trained
+        assert read_task(artifact(tmp_path)) == task
+    file = tmp_path / "task.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**fields, "head_trained": "no"}), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"task\.json: head_trained: found 'no', expected true or false"):
+        is_head_trained(tmp_path)
+    del fields["head_trained"]
+    file.write_text(json.dumps(fields), encoding="utf-8")
+    assert is_head_trained(tmp_path)
 
 
 @pytest.mark.parametrize(

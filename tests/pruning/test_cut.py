@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
-from edgekit.errors import UnsupportedError
+from edgekit.errors import ModelError, UnsupportedError
 from edgekit.pruning.cut import Cut, cut_model, require_same_outputs, require_same_tokens
 from edgekit.pruning.rebuild import copy_config, rebuild
 from tests.pico import ARCHITECTURES, pico_loaded
@@ -29,6 +29,15 @@ def test_other_layers_than_those_said_do_not_pass() -> None:
     student = cut_model(model, Cut(layers=(0, 2)))
     with pytest.raises(UnsupportedError, match="outputs differ by"):
         require_same_outputs(model, student, Cut(layers=(0, 3)), seed=0)
+
+
+def test_a_model_whose_outputs_are_no_numbers_is_told_from_one_that_cannot_be_cut() -> None:
+    model = pico_loaded().model
+    cut = Cut(layers=(0, 2))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[20:60] = 3e38
+    with pytest.raises(ModelError, match="outputs of the uncut model are not all finite on random tokens"):
+        require_same_outputs(model, cut_model(model, cut), cut, seed=0)
 
 
 def test_an_architecture_that_ties_a_layer_to_its_place_is_refused() -> None:

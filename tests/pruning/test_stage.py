@@ -2,12 +2,14 @@ import json
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from edgekit.artifact import Artifact
+from edgekit.artifact import Artifact, Lineage, publish
 from edgekit.contract import StageContext, StageInputs
+from edgekit.data.prepared import DataDescription, Split, write_description, write_split
 from edgekit.errors import DataError, EdgekitError, UnsupportedError, UsageError
 from edgekit.events import Event
 from edgekit.models.quantized import Scheme, install
@@ -224,3 +226,22 @@ def test_the_report_file_is_plain_json(tmp_path: Path, teacher: Artifact) -> Non
     content = json.loads((out.path / "prune.json").read_text())
     assert content["layers_kept"] == [2]
     assert content["vocabulary_before"] == content["vocabulary_after"] == 168
+
+
+@pytest.mark.parametrize("rows", [12, 256])
+def test_a_calibration_text_without_tokens_is_named_by_its_row_in_the_split(
+    tmp_path: Path, teacher: Artifact, rows: int
+) -> None:
+    texts, labels = pico_texts(40)
+    texts[33] = "\u200b"
+    places = [f"reviews.csv, line {line}" for line in range(2, 42)]
+    with publish(tmp_path / "data", kind="data", lineage=Lineage(stage="source")) as staging:
+        write_split(staging, Split("train", texts, labels, places))
+        write_description(staging, DataDescription(labels=["negative", "positive"], splits={"train": 40}))
+    inputs = StageInputs(model=teacher, data=Artifact.open(tmp_path / "data"))
+    config = PruneConfig(layers=2, choose="influence", calibration_rows=rows)
+    seed = next(
+        seed for seed in range(99) if 33 in np.random.default_rng(seed).choice(40, min(rows, 40), replace=False)
+    )
+    with pytest.raises(DataError, match=r"split 'train', row 33 \(reviews\.csv, line 35\): found a text without any"):
+        prune(inputs, config, StageContext(tmp_path / "out", seed=seed))

@@ -72,7 +72,7 @@ def test_a_tied_table_and_head_share_one_matrix_of_codes(architecture, tmp_path)
 def test_only_a_tied_head_shares_codes_once_layers_are_quantized():
     model = pico_decoder("llama").model
     scheme = Scheme(bits=4, group_size=16, activations="float")
-    schemes = choose_schemes(model, Rules(linears=scheme, embeddings=scheme, head=scheme), outputs=0)
+    schemes = choose_schemes(model, Rules(linears=scheme, embeddings=scheme, head=scheme), labels=0)
     expected = {"lm_head": "model.embed_tokens"}
     assert shared_sources(model, schemes) == expected
     for name in linears_in_layers(model, schemes):

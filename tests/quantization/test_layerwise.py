@@ -9,9 +9,10 @@ import torch
 
 from edgekit.errors import UnsupportedError, UsageError
 from edgekit.models.codes import Scheme
+from edgekit.models.layer_run import start_run
 from edgekit.models.quantized import QuantizedLinear, schemes_of
 from edgekit.quantization import layerwise
-from edgekit.quantization.calibration import observe, start_run
+from edgekit.quantization.calibration import observe
 from edgekit.quantization.layerwise import LayerwiseConfig, linears_in_layers, quantize_layers
 from edgekit.quantization.round_to_nearest import quantize_tensor
 from edgekit.quantization.scheme import Rules, choose_schemes
@@ -38,7 +39,7 @@ def batches(padding: int = 5):
 
 
 def schemes_in_layers(model):
-    return linears_in_layers(model, choose_schemes(model, Rules(linears=SCHEME, embeddings=None), outputs=2))
+    return linears_in_layers(model, choose_schemes(model, Rules(linears=SCHEME, embeddings=None), labels=2))
 
 
 def outputs(model, given):

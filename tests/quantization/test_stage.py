@@ -88,7 +88,7 @@ def test_what_no_kernel_computes_is_refused(settings, message):
 def test_progress_is_told_as_modules_are_rounded_not_before(tmp_path):
     model = pico_loaded(layers=1).model
     config = QuantizeConfig()
-    schemes = choose_schemes(model, Rules(linears=Scheme(), embeddings=Scheme(activations="float")), outputs=2)
+    schemes = choose_schemes(model, Rules(linears=Scheme(), embeddings=Scheme(activations="float")), labels=2)
     told = []
 
     def tell(event):

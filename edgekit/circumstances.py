@@ -1,0 +1,37 @@
+"""What a verification or an evaluation depends on besides its inputs: runtimes, the processor, a file of questions."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from edgekit.benchmarking.machine import machine_fingerprint
+from edgekit.benchmarking.questions import questions_digest
+from edgekit.recipe import Recipe
+from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
+from edgekit.runtimes.protocol import get_runtime
+
+
+def verified_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
+    """Returns what a verification depends on besides its inputs: the runtimes' versions, and the processor.
+
+    Kernels differ between versions and processors, so a result of an older runtime or of another machine does not stand
+    for this one. A runtime that is not here has no version: once it is installed, its exports are verified.
+    """
+    machine = machine_fingerprint()
+    writes = recipe.task.kind == "causal-lm"
+    versions: dict[str, JsonValue] = {name: _version(name, writes=writes) for name in runtimes}
+    return {**versions, "cpu": machine.cpu, "cpu_features": list[JsonValue](machine.cpu_features)}
+
+
+def judged_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
+    """Returns what an evaluation depends on besides its inputs: as a verification, and on the questions' file."""
+    asked = recipe.evaluate.multiple_choice
+    questions: dict[str, JsonValue] = {} if asked is None else {"questions": questions_digest(asked)}
+    return {**verified_with(recipe, *runtimes), **questions}
+
+
+def _version(runtime: str, *, writes: bool) -> str | None:
+    if not writes:
+        return get_runtime(runtime).version()
+    found = load_generation_runtime(list_generation_runtimes()[runtime])
+    return None if found.unavailable_reason() is not None else found.version()
