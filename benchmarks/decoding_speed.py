@@ -99,7 +99,8 @@ def main() -> None:
     subjects = make_subjects(work, arguments.builder, arguments.threads, max(arguments.depths))
     sampling = GenerationSampling(depths=tuple(arguments.depths), new_tokens=arguments.new_tokens)
     found = measure_generation(subjects, sampling, seed=0, events=tell_stages)
-    content = found.model_dump(mode="json")
+    samples = {"measurements": {"__all__": {"depths": {"__all__": {"inter_token_samples_ms"}}}}}  # thousands of numbers
+    content = found.model_dump(mode="json", exclude=samples)
     say(decoding_table(content))
     say(str(write_result(arguments.results, "decoding", content, PACKAGES)))
 
