@@ -149,9 +149,8 @@ class _Sums:
             for batch, output in layer.run.forward(layer.index):
                 mask, target = layer.run.masks[batch], layer.targets[batch]
                 lacking = (target - output)[mask].float()
-                squares = target[mask].float().square().mean(dim=1, keepdim=True)
-                error = lacking.square().mean(dim=1) / squares[:, 0]
-                weights = 1 / squares
+                weights = 1 / target[mask].float().square().mean(dim=1, keepdim=True)
+                error = lacking.square().mean(dim=1) * weights[:, 0]
                 last = next((entry for entry in normed if entry[2] is output), None)
                 if last is not None:
                     lacking, weights = _before_norm(last[0], last[1][mask].float(), lacking)
