@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from edgekit._version import __version__
-from edgekit.disk import disk_problem
+from edgekit.disk import disk_problem, writing
 from edgekit.errors import ArtifactError, CorruptArtifactError, EdgekitError, EnvironmentLacksError
 
 DESCRIPTOR = "artifact.json"
@@ -210,7 +210,7 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         EnvironmentLacksError: the disk is full or not writable.
     """
-    try:
+    with writing(f"{path}:", "Free disk space, then try again."):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
@@ -218,15 +218,10 @@ def write_atomically(path: Path, text: str) -> None:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(partial, path)  # noqa: PTH105 - the test of a full disk replaces this name
+            partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise EnvironmentLacksError(
-            f"{path}: could not be written ({reason}). Free disk space, then try again."
-        ) from error
 
 
 def require_absent(out: Path) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edgekit.errors import EdgekitError, EnvironmentLacksError
 
 _NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 _SPELLED = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
@@ -24,3 +28,21 @@ def disk_problem(error: Exception) -> str | None:
         found = _SPELLED.search(str(error))
         number = int(found[1] or found[2]) if found else None
     return os.strerror(number) if number is not None and number in _NUMBERS else None
+
+
+@contextmanager
+def writing(what: str, then: str) -> Iterator[None]:
+    """Makes one error of whatever keeps `what` from being written, and ends it with `then`, what to do.
+
+    Raises:
+        EnvironmentLacksError: the disk is full or not writable.
+    """
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except Exception as error:
+        problem = disk_problem(error)
+        if problem is None and not isinstance(error, OSError):
+            raise  # no matter of the disk
+        raise EnvironmentLacksError(f"{what} could not be written ({problem or error}). {then}") from error

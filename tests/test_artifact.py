@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import resource
 import shutil
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from edgekit.artifact import (
     write_atomically,
 )
 from edgekit.errors import ArtifactError, CorruptArtifactError, EnvironmentLacksError
+from tests.full_disk import files_of_at_most
 from tests.pico import pico_tokenizer
 
 LINEAGE = Lineage(stage="prune", config={"layers": 3}, seed=7)
@@ -192,14 +192,9 @@ def test_a_full_disk_is_told_from_the_errors_of_each_library_that_writes(tmp_pat
     source = tmp_path / "source"
     source.mkdir()
     (source / "large.bin").write_bytes(bytes(20_000))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(EnvironmentLacksError, match=message):  # noqa: SIM117
-            with publish(tmp_path / "a", kind="model", lineage=LINEAGE) as staging:
-                fill(staging)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = pytest.raises(EnvironmentLacksError, match=message)
+    with told, files_of_at_most(1000), publish(tmp_path / "a", kind="model", lineage=LINEAGE) as staging:
+        fill(staging)
     assert list(tmp_path.iterdir()) == [source]
 
 
@@ -225,10 +220,10 @@ def test_atomic_write_replaces_whole_files_and_leaves_nothing_behind(tmp_path, m
     write_atomically(file, "new")
     assert file.read_text() == "new"
 
-    def fail(source: str, destination: str) -> None:
+    def fail(source: Path, destination: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(EnvironmentLacksError, match="No space left"):
         write_atomically(file, "newer")
     assert file.read_text() == "new"

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.disk import disk_problem
+from edgekit.disk import writing
 from edgekit.distillation.progress import Best, Progress, Score
 from edgekit.distillation.sharding import like, whole
-from edgekit.errors import EnvironmentLacksError, TrainingError
+from edgekit.errors import TrainingError
 
 FORMAT = 1
 _STATE, _LEARNER, _OPTIMIZER, _BEST = "state.json", "learner.safetensors", "optimizer.safetensors", "best.safetensors"
@@ -72,7 +72,8 @@ class Checkpoints:
         if _is_whole(final):
             return final
         staging = self.directory / f".partial-{final.name}"
-        try:
+        advice = "Free disk space, then run the same command again: it resumes from the checkpoint before."
+        with writing(f"{final}: the checkpoint", advice):
             self.directory.mkdir(parents=True, exist_ok=True)
             for leftover in self.directory.glob(".partial-*"):
                 shutil.rmtree(leftover)
@@ -85,14 +86,6 @@ class Checkpoints:
             for older in self.directory.glob("step-*"):
                 if older != final:
                     _remove(older)
-        except Exception as error:
-            problem = disk_problem(error)
-            if problem is None and not isinstance(error, OSError):
-                raise
-            raise EnvironmentLacksError(
-                f"{final}: the checkpoint could not be written ({problem or error}). "
-                "Free disk space, then run the same command again: it resumes from the checkpoint before."
-            ) from error
         return final
 
     def load(self, learner: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:

@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgekit.artifact import Artifact
 from edgekit.data.prepared import PreparedData
 from edgekit.data.preprocessing import encode, length_buckets, pad
-from edgekit.disk import disk_problem
+from edgekit.disk import writing
 from edgekit.distillation.config import CaptureConfig
 from edgekit.distillation.learner import View, observe
 from edgekit.distillation.processes import lost_process
-from edgekit.errors import ArtifactError, EnvironmentLacksError, TrainingError
+from edgekit.errors import ArtifactError, TrainingError
 from edgekit.events import Event, EventSink
 from edgekit.models.source import LoadedModel
 
@@ -233,15 +233,8 @@ def _write_part(file: Path, values: NDArray[np.float32], fingerprint: str) -> No
     from safetensors.numpy import save_file
 
     partial = file.with_name(f".{file.name}.partial")
-    try:
+    advice = "Free disk space, then run the same command again: what is finished is kept."
+    with writing(f"{file}:", advice):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({"logits": values}, partial, metadata={"fingerprint": fingerprint})
         partial.replace(file)
-    except Exception as error:
-        problem = disk_problem(error)
-        if problem is None and not isinstance(error, OSError):
-            raise
-        raise EnvironmentLacksError(
-            f"{file}: could not be written ({problem or error}). Free disk space, then run the same command again: "
-            "what is finished is kept."
-        ) from error

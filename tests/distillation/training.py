@@ -63,7 +63,7 @@ class Recorder:
     def __call__(self, event: Event) -> None:
         self.events.append(event)
         if self.prints and event.kind in ("progress", "message"):
-            print(event.text, event.completed, flush=True)  # noqa: T201
+            print(event.text, event.completed, flush=True)
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.kind == kind]
@@ -106,7 +106,7 @@ def share(student: Artifact, data: Artifact, work: Path, out: Path, teacher: Art
     if recorder.events:
         told = [[step["loss"], step["gradient_norm"]] for step in steps]
         scores = [list(event.values.values()) for event in recorder.of("metric")]
-        print(json.dumps(told + scores), flush=True)  # noqa: T201
+        print(json.dumps(told + scores), flush=True)
 
 
 def share_teacher(architecture: str) -> None:
@@ -130,7 +130,7 @@ def share_teacher(architecture: str) -> None:
         "share": sum(own[name] for name in layers) / sum(sizes[name] for name in layers),
         "head": model.get_output_embeddings().weight.numel() / expected.shape[-1],
     }
-    print(json.dumps(told), flush=True)  # noqa: T201
+    print(json.dumps(told), flush=True)
 
 
 def main(arguments: list[str]) -> None:
@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> None:
 
     def tell(event: Event) -> None:
         if event.kind == "progress":
-            print(event.text, event.completed, flush=True)  # noqa: T201
+            print(event.text, event.completed, flush=True)
 
     context = StageContext(Path(out), seed=3, events=tell, work_directory=Path(work))
     if kind == "capture":
