@@ -69,7 +69,7 @@ def start_run(model: PreTrainedModel, batches: Iterable[Batch]) -> LayerRun:
     if stack.shared:
         raise UnsupportedError(
             f"model type '{model.config.model_type}': applies one layer {stack.applications} times, and calibration "
-            "text is run layer by layer. Choose an algorithm that needs no text."
+            "text is run layer by layer. Leave refit out, or choose an algorithm that needs no text."
         )
     run = LayerRun(stack, [], [], [[] for _ in stack.layers])
 
@@ -104,7 +104,7 @@ def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, 
     if not isinstance(hidden, Tensor):
         raise UnsupportedError(
             "calibration: found layers that are not given hidden states first, expected those of transformers' models. "
-            "Choose an algorithm that needs no text."
+            "Leave refit out, or choose an algorithm that needs no text."
         )
     return hidden, LayerCall(args[1:], kwargs)
 
