@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := .peers
 OUT    ?= build
+# A file of tests stays with one worker: its tests share what they make.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .PHONY: demo test test-slow test-peers peers check format docs bench clean
 
@@ -27,13 +29,13 @@ demo: $(STAMP)  ## build the built-in recipe review-sentiment into build/
 	$(BIN)/edgekit build review-sentiment --out $(OUT)
 
 test: $(STAMP)  ## the default tests
-	$(BIN)/python -m pytest -m "not slow and not gpu and not runtime"
+	$(PYTEST) -m "not slow and not gpu and not runtime"
 
 test-slow: $(STAMP)  ## real models and foreign runtimes
-	$(BIN)/python -m pytest -m "(slow or runtime) and not gpu"
+	$(PYTEST) -m "(slow or runtime) and not gpu"
 
 test-peers: $(STAMP) $(PEERS)/.installed  ## the default tests, and those that open files in foreign tools
-	EDGEKIT_LLAMA_CPP=$$(ls -d $(CURDIR)/$(PEERS)/node_modules/@node-llama-cpp/*/bins/*) $(BIN)/python -m pytest -m "not slow and not gpu"
+	EDGEKIT_LLAMA_CPP=$$(ls -d $(CURDIR)/$(PEERS)/node_modules/@node-llama-cpp/*/bins/*) $(PYTEST) -m "not slow and not gpu"
 
 peers: $(PEERS)/.installed  ## transformers.js, llama.cpp and optimum-onnx in .peers; needs node and npm
 

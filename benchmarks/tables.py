@@ -5,7 +5,7 @@ Run as a program it rewrites the results in benchmarks/README.md from benchmarks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +98,35 @@ def startup_table(content: Content) -> str:
     return format_table(header, rows)
 
 
+DECODING = ["context", "prefill/s", "ratio", "95 % interval", "decode/s", "ratio", "95 % interval", "of the roofline"]
+DECODING += ["peak MiB"]
+
+
 def decoding_table(content: Content) -> str:
     """Returns one row for each model in its runtime and each number of tokens before the answer."""
-    header = ["", "context", "prefill/s", "ratio", "95 % interval", "decode/s", "ratio", "95 % interval"]
-    header += ["of the roofline", "peak MiB"]
+    rows = [[content["names"][place], *figures] for place, figures in _decoding_figures(content)]
+    return format_table(["", *DECODING], rows)
+
+
+def quantization_speed_table(content: Content) -> str:
+    """Returns one row for each kind of codes in a runtime: the file's size beside the speeds."""
+    rows = [
+        [content["names"][place], f"{content['bytes'][place] / 1e6:.1f}", *figures]
+        for place, figures in _decoding_figures(content)
+    ]
+    return format_table(["", "MB", *DECODING], rows)
+
+
+def _decoding_figures(content: Content) -> Iterator[tuple[int, list[str]]]:
+    """Yields the place of each model and what `DECODING` names, for each number of tokens before the answer."""
     ratios = {(ratio["measurement"], ratio["context_tokens"]): ratio for ratio in content["ratios"]}
-    rows = []
-    for place, (name, measured) in enumerate(zip(content["names"], content["measurements"], strict=True)):
+    for place, measured in enumerate(content["measurements"]):
         for depth in measured["depths"]:
             ratio = ratios.get((place, depth["context_tokens"]))
             share = depth["roofline_share"]
-            rows.append(
+            yield (
+                place,
                 [
-                    name,
                     str(depth["context_tokens"]),
                     f"{depth['prefill_tokens_per_s']:.0f}",
                     *_speed_ratio(ratio, "first_token_time"),
@@ -118,9 +134,8 @@ def decoding_table(content: Content) -> str:
                     *_speed_ratio(ratio, "token_time"),
                     "" if share is None else f"{share:.0%}",
                     f"{measured['peak_rss_bytes'] / MIB:.0f}",
-                ]
+                ],
             )
-    return format_table(header, rows)
 
 
 def quantization_table(content: Content) -> str:
@@ -145,6 +160,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "distillation_memory": ("Losses over a large vocabulary", distillation_memory_table),
     "decoding": ("Writing with 4 bits, against onnxruntime-genai's builder and llama.cpp", decoding_table),
     "quantization": ("Quantizing to 8, 4, 3 and 2 bits", quantization_table),
+    "quantization_speed": ("Speed at 8, 4, 3 and 2 bits", quantization_speed_table),
     "student_language_model": ("A student after a short run", student_table),
 }
 
