@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.extras import install_command
 from edgekit.resources import INSTALLED_BY
 
 _JOBS = {
@@ -62,7 +63,7 @@ def _packages() -> list[Finding]:
                 version = importlib.metadata.version(distribution)
                 findings.append(Finding(f"{extra}: {distribution}", True, version, required=extra != "demo"))
             except importlib.metadata.PackageNotFoundError:
-                advice = f"pip install -c constraints.txt 'edgekit[{extra}]'"
+                advice = install_command(extra)
                 findings.append(Finding(f"{extra}: {distribution}", False, "not installed", advice, extra != "demo"))
     return findings
 
