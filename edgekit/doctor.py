@@ -43,7 +43,6 @@ def examine(directory: Path = Path()) -> list[Finding]:
         *_packages(),
         *_recipe_data(),
         *_runtimes(),
-        *_generation_runtimes(),
         _processor(),
         _memory(),
         _disk(directory),
@@ -80,22 +79,6 @@ def _recipe_data() -> list[Finding]:
     return findings
 
 
-def _generation_runtimes() -> list[Finding]:
-    """Returns what writes text, apart from runtimes that were told of already."""
-    from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
-    from edgekit.runtimes.protocol import list_runtimes
-
-    findings = []
-    for name, place in list_generation_runtimes().items():
-        if name in list_runtimes():
-            continue
-        runtime = load_generation_runtime(place)
-        reason = runtime.unavailable_reason()
-        found = runtime.version() if reason is None else "unavailable"
-        findings.append(Finding(f"runtime: {name}", reason is None, found, reason or ""))
-    return findings
-
-
 def _runtimes() -> list[Finding]:
     """Returns the runtimes of classifiers, then those that only language models have, which may be missing."""
     from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
@@ -113,7 +96,7 @@ def _runtimes() -> list[Finding]:
         generating = load_generation_runtime(location)
         reason = generating.unavailable_reason()
         found = generating.version() if reason is None else "unavailable"
-        findings.append(Finding(f"runtime: {name}", reason is None, found, reason or "", required=False))
+        findings.append(Finding(f"runtime: {name}", reason is None, found, reason or ""))
     return findings
 
 
