@@ -56,8 +56,8 @@ def doctor() -> int:
     table = Table("", "what", "found", "what to do", title="edgekit doctor", title_justify="left")
     findings = examine()
     for finding in findings:
-        word, style = ("ok", "green") if finding.ok else ("missing", "red") if finding.required else ("absent", "yellow")
-        _add(table, Text(word, style), finding.name, finding.found, finding.advice)
+        mark = Text("missing", "red") if finding.required else Text("absent", "yellow")
+        _add(table, Text("ok", "green") if finding.ok else mark, finding.name, finding.found, finding.advice)
     Console().print(table)
     return 0 if all(finding.ok or not finding.required for finding in findings) else 4
 

@@ -109,9 +109,7 @@ def open_classifier(directory: Path, manifest: Manifest) -> Classifier:
     from edgekit.runtimes.protocol import SessionConfig, get_runtime
 
     if find_spec("tokenizers") is None:
-        raise EnvironmentLacksError(
-            f"the package 'tokenizers' is not installed. Install it: {install_command('run')}"
-        )
+        raise EnvironmentLacksError(f"the package 'tokenizers' is not installed. Install it: {install_command('run')}")
     session = get_runtime(manifest.versions.runtime).open(
         _OnnxFiles(directory), SessionConfig(threads=manifest.session.threads)
     )
