@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from edgekit.artifact import Artifact
+from edgekit.cli.options import AsJson
+from edgekit.errors import EdgekitError, UsageError
 
 
 def targets(name: str | None = None) -> int:
@@ -62,25 +65,51 @@ def doctor() -> int:
     return 0 if all(finding.ok or not finding.required for finding in findings) else 4
 
 
-def verify(path: Path) -> int:
-    """Check every file of an artifact or bundle against its digest.
+def verify(*paths: Path, json: AsJson = False) -> int:
+    """Check artifacts and bundles: every digest, and that a bundle does what it promises.
+
+    All are checked; the exit code is the highest that one of them alone would have.
 
     Parameters
     ----------
-    path
-        Directory of an artifact or bundle.
+    paths
+        Directories of artifacts or bundles.
     """
+    if not paths:
+        raise UsageError("edgekit verify: found no path, expected the directory of an artifact or bundle.")
+    problems = []
+    for path in paths:
+        try:
+            _verify(path, as_json=json)
+        except EdgekitError as error:
+            problems.append(error)
+    if problems:
+        failure = EdgekitError("\n".join(map(str, problems)))
+        failure.exit_code = max(error.exit_code for error in problems)
+        raise failure
+    return 0
+
+
+def _verify(path: Path, *, as_json: bool) -> None:
+    """Checks one artifact or bundle, and tells what was checked."""
     artifact = Artifact.open(path, verify=False)
+    checked = ["all digests match"]
     if artifact.kind == "bundle":
         from edgekit.packaging.bundle import verify_bundle
 
-        verify_bundle(path)
+        checked += verify_bundle(path).checked
     else:
         artifact.verify()
     total = sum(record.bytes for record in artifact.files.values())
-    print(f"{path}: {artifact.kind}, {len(artifact.files)} files, {total:,} bytes, all digests match.")
+    if as_json:
+        from edgekit.cli.terminal import write_json_line
+
+        line: dict[str, JsonValue] = {"kind": "verified", "path": str(path), "artifact": artifact.kind}
+        line |= {"digest": artifact.digest, "files": len(artifact.files), "bytes": total, "checked": [*checked]}
+        write_json_line(line)
+        return
+    print(f"{path}: {artifact.kind}, {len(artifact.files)} files, {total:,} bytes: {'; '.join(checked)}.")
     print(f"digest {artifact.digest}; made by {artifact.lineage.stage} of edgekit {artifact.lineage.edgekit_version}.")
-    return 0
 
 
 def _show_target(console: Console, name: str) -> None:

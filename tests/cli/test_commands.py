@@ -60,8 +60,12 @@ def test_every_command_has_help(kind, capsys):
         ),
         (["quantize", "IN", "OUT", "--bits", "5"], 2, "--bits: found 5, expected 8, 4, 3 or 2."),
         (["import", "IN", "OUT", "--task", "causal-lm"], 2, "--task: found 'causal-lm', expected flags for its parts"),
-        (["verify", "nowhere"], 2, "found no artifact.json"),
-        (["prune", "nowhere", "out", "--layers", "3"], 2, "found no artifact.json"),
+        (["verify", "nowhere"], 2, "edgekit: nowhere: does not exist; expected a directory that an edgekit stage wrote."),
+        (["verify"], 2, "edgekit verify: found no path, expected the directory of an artifact or bundle."),
+        (["predict", "nowhere", "a text"], 2, "nowhere: does not exist"),
+        (["predict", "nowhere", "a text", " "], 2, "edgekit predict: text 2: found only white space, expected words."),
+        (["verify", "."], 2, "found no artifact.json"),
+        (["prune", "nowhere", "out", "--layers", "3"], 2, "with `edgekit import`, of text with `edgekit prepare`."),
     ],
 )
 def test_usage_errors_exit_2_with_one_message(arguments, code, message, capsys):
@@ -79,6 +83,34 @@ def test_verify_accepts_whole_and_refuses_altered(tmp_path, capsys):
     (artifact.path / "config.json").write_text("{}")
     assert run(["verify", str(artifact.path)]) == 2
     assert "config.json" in capsys.readouterr().err
+
+
+def test_verify_checks_every_path_and_exits_with_the_highest_code(tmp_path, capsys):
+    whole, altered = (pico_model_artifact(tmp_path / name).path for name in ("whole", "altered"))
+    (altered / "config.json").write_text("{}")
+    assert run(["verify", str(altered), str(tmp_path / "nowhere"), str(whole)]) == 2
+    captured = capsys.readouterr()
+    assert f"{whole}: model, " in captured.out
+    assert [line.partition(":")[0] for line in captured.err.splitlines()] == ["edgekit", "edgekit"]
+    assert str(altered / "config.json") in captured.err.splitlines()[0]
+    assert f"{tmp_path / 'nowhere'}: does not exist" in captured.err.splitlines()[1]
+
+
+def test_verify_tells_in_json_what_it_checked(tmp_path, capsys):
+    artifact = pico_model_artifact(tmp_path / "model")
+    assert run(["verify", str(artifact.path), str(tmp_path / "nowhere"), "--json"]) == 2
+    verified, error = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    verified.pop("time")
+    assert verified == {
+        "kind": "verified",
+        "path": str(artifact.path),
+        "artifact": "model",
+        "digest": artifact.digest,
+        "files": len(artifact.files),
+        "bytes": sum(record.bytes for record in artifact.files.values()),
+        "checked": ["all digests match"],
+    }
+    assert (error["kind"], error["exit_code"]) == ("error", 2)
 
 
 def test_a_model_with_code_of_its_own_is_one_error_and_nothing_runs_or_is_written(tmp_path, capsys):
@@ -236,7 +268,7 @@ def test_json_ends_with_the_result_in_one_line(judged, tmp_path, capsys):
     [
         (["build", "review-sentimant", "--json"], "Did you mean 'review-sentiment'?"),
         (["prune", "IN", "OUT", "--layres", "3", "--json"], "--layres"),
-        (["prune", "nowhere", "out", "--layers", "3", "--json"], "found no artifact.json"),
+        (["prune", "nowhere", "out", "--layers", "3", "--json"], "nowhere: does not exist"),
     ],
 )
 def test_json_tells_an_error_as_a_line_with_its_exit_code(arguments, text, capsys):
