@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.extras import install_command
 from edgekit.resources import INSTALLED_BY
 
 _JOBS = {
@@ -42,7 +43,6 @@ def examine(directory: Path = Path()) -> list[Finding]:
         *_packages(),
         *_recipe_data(),
         *_runtimes(),
-        *_generation_runtimes(),
         _processor(),
         _memory(),
         _disk(directory),
@@ -62,7 +62,7 @@ def _packages() -> list[Finding]:
                 version = importlib.metadata.version(distribution)
                 findings.append(Finding(f"{extra}: {distribution}", True, version, required=extra != "demo"))
             except importlib.metadata.PackageNotFoundError:
-                advice = f"pip install -c constraints.txt 'edgekit[{extra}]'"
+                advice = install_command(extra)
                 findings.append(Finding(f"{extra}: {distribution}", False, "not installed", advice, extra != "demo"))
     return findings
 
@@ -76,22 +76,6 @@ def _recipe_data() -> list[Finding]:
             findings.append(Finding(f"pocket-assistant: {name}", True, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             findings.append(Finding(f"pocket-assistant: {name}", False, "not installed", advice))
-    return findings
-
-
-def _generation_runtimes() -> list[Finding]:
-    """Returns what writes text, apart from runtimes that were told of already."""
-    from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
-    from edgekit.runtimes.protocol import list_runtimes
-
-    findings = []
-    for name, place in list_generation_runtimes().items():
-        if name in list_runtimes():
-            continue
-        runtime = load_generation_runtime(place)
-        reason = runtime.unavailable_reason()
-        found = runtime.version() if reason is None else "unavailable"
-        findings.append(Finding(f"runtime: {name}", reason is None, found, reason or ""))
     return findings
 
 
@@ -112,7 +96,7 @@ def _runtimes() -> list[Finding]:
         generating = load_generation_runtime(location)
         reason = generating.unavailable_reason()
         found = generating.version() if reason is None else "unavailable"
-        findings.append(Finding(f"runtime: {name}", reason is None, found, reason or "", required=False))
+        findings.append(Finding(f"runtime: {name}", reason is None, found, reason or ""))
     return findings
 
 

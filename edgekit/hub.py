@@ -13,6 +13,7 @@ from typing import Literal
 
 from edgekit.artifact import write_atomically
 from edgekit.errors import EnvironmentLacksError, UsageError
+from edgekit.extras import install_command
 
 RepositoryKind = Literal["model", "dataset"]
 
@@ -139,7 +140,7 @@ def _explained(repository: str, kind: RepositoryKind, revision: str | None) -> I
         from huggingface_hub import errors
     except ImportError as error:
         raise EnvironmentLacksError(
-            f"{where}: fetching from the hub needs huggingface_hub. Install it: pip install 'edgekit[train]'"
+            f"{where}: fetching from the hub needs huggingface_hub. Install it: {install_command('train')}"
         ) from error
     try:
         yield

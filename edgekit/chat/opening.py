@@ -9,6 +9,7 @@ from pathlib import Path
 from edgekit.artifact import Artifact
 from edgekit.chat.conversation import Conversation, ConversationConfig
 from edgekit.errors import EnvironmentLacksError, UsageError
+from edgekit.extras import install_command
 from edgekit.models.tasks import read_task
 from edgekit.runtimes.generation import GenerationConfig, GenerationSession, generation_runtime_for
 
@@ -49,7 +50,7 @@ def open_conversation(
     if find_spec("transformers") is None:
         raise EnvironmentLacksError(
             "the package 'transformers' is not installed, which writes chat templates. Install it: "
-            "pip install 'edgekit[train]'"
+            f"{install_command('train')}"
         )
     from edgekit.models.tokenizer import load_tokenizer
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import JsonValue
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from edgekit.artifact import Artifact
+from edgekit.cli.options import AsJson
+from edgekit.errors import EdgekitError, UsageError
 
 
 def targets(name: str | None = None) -> int:
@@ -28,7 +33,7 @@ def targets(name: str | None = None) -> int:
     for known in list_targets():
         target = load_target(known)
         runtimes = ", ".join(f"{runtime.name} {runtime.version}" for runtime in target.runtimes)
-        table.add_row(known, target.description, target.architecture, _gib(target.memory_bytes), runtimes)
+        _add(table, known, target.description, target.architecture, _gib(target.memory_bytes), runtimes)
     console.print(table)
     return 0
 
@@ -42,7 +47,7 @@ def recipes() -> int:
     table = Table("recipe", "what it builds", title="Built-in recipes", title_justify="left")
     for name in list_recipes():
         values = tomllib.loads((recipe_directory() / f"{name}.toml").read_text(encoding="utf-8"))
-        table.add_row(name, str(values.get("description", "")))
+        _add(table, name, str(values.get("description", "")))
     Console().print(table)
     return 0
 
@@ -54,52 +59,89 @@ def doctor() -> int:
     table = Table("", "what", "found", "what to do", title="edgekit doctor", title_justify="left")
     findings = examine()
     for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else ("[red]missing[/]" if finding.required else "[yellow]absent[/]")
-        table.add_row(mark, finding.name, finding.found, finding.advice)
+        mark = Text("missing", "red") if finding.required else Text("absent", "yellow")
+        _add(table, Text("ok", "green") if finding.ok else mark, finding.name, finding.found, finding.advice)
     Console().print(table)
     return 0 if all(finding.ok or not finding.required for finding in findings) else 4
 
 
-def verify(path: Path) -> int:
-    """Check every file of an artifact or bundle against its digest.
+def verify(*paths: Path, json: AsJson = False) -> int:
+    """Check artifacts and bundles: every digest, and that a bundle does what it promises.
+
+    All are checked; the exit code is the highest that one of them alone would have.
 
     Parameters
     ----------
-    path
-        Directory of an artifact or bundle.
+    paths
+        Directories of artifacts or bundles.
     """
+    if not paths:
+        raise UsageError("edgekit verify: found no path, expected the directory of an artifact or bundle.")
+    problems = []
+    for path in paths:
+        try:
+            _verify(path, as_json=json)
+        except EdgekitError as error:
+            problems.append(error)
+    if problems:
+        failure = EdgekitError("\n".join(map(str, problems)))
+        failure.exit_code = max(error.exit_code for error in problems)
+        raise failure
+    return 0
+
+
+def _verify(path: Path, *, as_json: bool) -> None:
+    """Checks one artifact or bundle, and tells what was checked."""
     artifact = Artifact.open(path, verify=False)
+    checked = ["all digests match"]
     if artifact.kind == "bundle":
         from edgekit.packaging.bundle import verify_bundle
 
-        verify_bundle(path)
+        checked += verify_bundle(path).checked
     else:
         artifact.verify()
     total = sum(record.bytes for record in artifact.files.values())
-    print(f"{path}: {artifact.kind}, {len(artifact.files)} files, {total:,} bytes, all digests match.")
+    if as_json:
+        from edgekit.cli.terminal import write_json_line
+
+        line: dict[str, JsonValue] = {"kind": "verified", "path": str(path), "artifact": artifact.kind}
+        line |= {"digest": artifact.digest, "files": len(artifact.files), "bytes": total, "checked": [*checked]}
+        write_json_line(line)
+        return
+    print(f"{path}: {artifact.kind}, {len(artifact.files)} files, {total:,} bytes: {'; '.join(checked)}.")
     print(f"digest {artifact.digest}; made by {artifact.lineage.stage} of edgekit {artifact.lineage.edgekit_version}.")
-    return 0
 
 
 def _show_target(console: Console, name: str) -> None:
     from edgekit.target import load_target
 
     target = load_target(name)
-    table = Table("key", "value", "source", title=f"{target.name}: {target.description}", title_justify="left")
-    table.add_row("cpu", f"{target.cpu} ({target.architecture})", "")
-    table.add_row("memory", _gib(target.memory_bytes), "")
+    table = Table("key", "value", "source", title=escape(f"{target.name}: {target.description}"), title_justify="left")
+    _add(table, "cpu", f"{target.cpu} ({target.architecture})", "")
+    _add(table, "memory", _gib(target.memory_bytes), "")
     for label, figure, unit in (
         ("memory bandwidth", target.memory_bandwidth_bytes_per_s, "GB/s"),
         ("int8 peak, one core", target.peak_int8_operations_per_s, "Gop/s"),
         ("float32 peak, one core", target.peak_float32_operations_per_s, "Gop/s"),
     ):
-        table.add_row(label, f"{figure.value / 1e9:,.1f} {unit}", figure.source)
+        _add(table, label, f"{figure.value / 1e9:,.1f} {unit}", figure.source)
     for runtime in target.runtimes:
         ceiling = f"operator set {runtime.opset}, IR {runtime.ir_version}, {runtime.threads} threads"
-        table.add_row(f"{runtime.name} {runtime.version}", ceiling, "")
+        _add(table, f"{runtime.name} {runtime.version}", ceiling, "")
     for key, value in target.budget.model_dump(exclude_none=True).items():
-        table.add_row(f"budget {key}", f"{value:,}", "")
+        _add(table, f"budget {key}", f"{value:,}", "")
     console.print(table)
+
+
+def _add(table: Table, *cells: str | Text) -> None:
+    """Adds a row whose cells are shown as they are: square brackets in them are no markup."""
+    table.add_row(*map(_literal, cells))
+
+
+def _literal(content: str | Text) -> Text:
+    from edgekit.reporting.wording import printable
+
+    return content if isinstance(content, Text) else Text(printable(content))
 
 
 def _gib(count: int) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from edgekit.cli.options import AsJson
+from edgekit.errors import UsageError
 
 
 def predict(bundle: Path, *texts: str, json: AsJson = False) -> int:
@@ -21,6 +22,10 @@ def predict(bundle: Path, *texts: str, json: AsJson = False) -> int:
     """
     from edgekit.packaging.bundle import open_bundle
 
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            found = "only white space" if text else "an empty text"
+            raise UsageError(f"edgekit predict: text {number}: found {found}, expected words. Leave it out.")
     classifier = open_bundle(bundle)
     lines = list(texts) if texts else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     for text, prediction in zip(lines, classifier.predict(lines), strict=True):

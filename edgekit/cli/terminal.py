@@ -65,7 +65,7 @@ class _Display:
         fixed, rest = Column(no_wrap=True, min_width=9), Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self.progress = Progress(
             TextColumn("[bold]{task.fields[stage]}[/]", table_column=fixed),
-            TextColumn("{task.description}", table_column=rest),
+            TextColumn("{task.description}", table_column=rest, markup=False),  # names may hold brackets
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True)),

@@ -120,15 +120,32 @@ class LabelledText:
 
 
 _EXTRA = "extra_tests."
+_SHOWN_LABELS = 10
 
 
 def _label_indices(source: DataSource, found: list[str], places: list[str], labels: list[str]) -> list[int]:
+    """Returns the index of each row's label; `places` say where the rows, which are shuffled, are in their file."""
     index_of = {label: index for index, label in enumerate(labels)}
-    for label, place in zip(found, places, strict=True):
-        if label not in index_of:
-            raise DataError(
-                f"{source.source}, {place}, column '{source.columns.label}': found the label {label!r}, which the task "
-                f"does not have; expected one of {labels}.{did_you_mean(label, labels)} Map it, for example "
-                f'label_map = {{ "{label}" = "{labels[0]}" }}, choose rows with `where`, or add it to the labels.'
-            )
+    unknown = [row for row, label in enumerate(found) if label not in index_of]
+    if unknown:
+        in_file = sorted(range(len(found)), key=lambda row: _number_of(places[row]))
+        first = min(unknown, key=lambda row: _number_of(places[row]))
+        raise DataError(
+            f"{source.source}, {places[first]}, column '{source.columns.label}': found the label {found[first]!r}, "
+            f"which the task does not have; expected one of {labels}.{did_you_mean(found[first], labels)} Map each "
+            f"label of the file to one of those: {_blank_map([found[row] for row in in_file], labels)}; or choose rows "
+            "with `where`, or add it to the labels."
+        )
     return [index_of[label] for label in found]
+
+
+def _number_of(place: str) -> int:
+    """Returns the number in a place such as `line 12`."""
+    return int(place.rpartition(" ")[2])
+
+
+def _blank_map(found: list[str], labels: list[str]) -> str:
+    """Returns a `label_map` to fill in: which label stands for which only a person knows."""
+    values = list(dict.fromkeys(found))
+    entries = [f'"{value}" = "{value if value in labels else "..."}"' for value in values[:_SHOWN_LABELS]]
+    return f"label_map = {{ {', '.join(entries)}{', ...' if len(values) > _SHOWN_LABELS else ''} }}"

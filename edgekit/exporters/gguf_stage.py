@@ -55,10 +55,10 @@ def export_gguf_artifact(inputs: StageInputs, config: ExportConfig, context: Sta
 
     Raises:
         UnsupportedError: a task, architecture, scheme or tokenizer that llama.cpp does not have.
-        ModelError: the model cannot be read, or the file does not give back what was written into it.
+        ModelError: the model cannot be read, a weight is not finite, or the file does not give back what was written into it.
     """
     from edgekit.exporters.gguf import export_gguf
-    from edgekit.exporters.precision import apply_precision
+    from edgekit.exporters.precision import apply_precision, require_finite
     from edgekit.models.source import load_model
     from edgekit.models.tasks import read_task
 
@@ -67,6 +67,7 @@ def export_gguf_artifact(inputs: StageInputs, config: ExportConfig, context: Sta
     if kind != "causal-lm":
         raise UnsupportedError(f"gguf: found a model for the task '{kind}', expected causal-lm. Export it as onnx.")
     loaded = load_model(model)
+    require_finite(loaded.model, str(model.path))
     apply_precision(loaded.model, config.precision)
     context.events(Event("progress", stage="export", text="writing the GGUF"))
     with publish(context.out, kind="gguf", lineage=lineage_of("export", inputs, config, context)) as directory:

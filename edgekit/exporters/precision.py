@@ -6,6 +6,7 @@ runtime widens them when it loads it, so torch with the rounded weights is an ex
 
 from __future__ import annotations
 
+import math
 from typing import Literal, cast
 
 import numpy as np
@@ -13,10 +14,27 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from edgekit.errors import UnsupportedError
+from edgekit.errors import ModelError, UnsupportedError
 from edgekit.models.quantized import QuantizedEmbedding, QuantizedLinear, QuantizedModule, replace_module
 
 Precision = Literal["as-is", "float32", "float16"]
+
+
+def require_finite(network: nn.Module, where: str) -> None:
+    """Refuses weights that are no numbers, one pass over each tensor without a copy; `where` names the model.
+
+    Raises:
+        ModelError: a stored float tensor holds NaN or infinity.
+    """
+    for name, tensor in network.state_dict().items():
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        low, high = torch.aminmax(tensor)  # NaN goes through, and infinity is an end
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ModelError(
+                f"{where}: tensor '{name}': found NaN or infinity, expected finite numbers: every answer would be "
+                "NaN. Train the model again, or import one whose weights are whole."
+            )
 
 
 def apply_precision(network: nn.Module, precision: Precision) -> None:

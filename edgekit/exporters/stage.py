@@ -52,7 +52,7 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
 
     Raises:
         UnsupportedError: the model cannot be traced, a scheme has no operator, or a ceiling is too low.
-        ModelError: the model cannot be read.
+        ModelError: the model cannot be read, or a weight is not finite.
         ParityError: a language model's file computes something else than the model.
     """
     if config.format == "gguf":
@@ -61,12 +61,13 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
         return export_gguf_artifact(inputs, config, context)
     from edgekit.exporters.decoder_stage import copy_generation_files, write_decoder
     from edgekit.exporters.onnx import OnnxSettings, choose_versions, export_onnx, save_onnx
-    from edgekit.exporters.precision import apply_precision
+    from edgekit.exporters.precision import apply_precision, require_finite
     from edgekit.models.source import load_model
 
     model = inputs.require("model", "export")
     opset, ir_version = choose_versions(config.opset, config.ir_version)
     loaded = load_model(model)
+    require_finite(loaded.model, str(model.path))
     context.events(Event("progress", stage="export", text="tracing the model"))
     apply_precision(loaded.model, config.precision)
     settings = OnnxSettings(

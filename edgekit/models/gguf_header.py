@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EnvironmentLacksError, ModelError
+from edgekit.extras import install_command
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -208,7 +209,7 @@ def _block_of(file: Path, kind: int) -> tuple[str, int, int] | None:
         from gguf.quants import dequantize
     except ImportError as error:
         raise EnvironmentLacksError(
-            f"{file}: reading GGUF needs the package gguf. Install it: pip install 'edgekit[gguf]'"
+            f"{file}: reading GGUF needs the package gguf. Install it: {install_command('gguf')}"
         ) from error
     try:
         known = GGMLQuantizationType(kind)

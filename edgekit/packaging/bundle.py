@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -52,7 +53,16 @@ def open_language_bundle(path: Path | str) -> LanguageBundle:
     return LanguageBundle(path, manifest)
 
 
-def verify_bundle(path: Path | str) -> Manifest:
+@dataclass(frozen=True)
+class VerifiedBundle:
+    """A bundle that passed every check."""
+
+    manifest: Manifest
+    checked: list[str]
+    """What was checked beside the digests, each as a clause for people."""
+
+
+def verify_bundle(path: Path | str) -> VerifiedBundle:
     """Checks a bundle as `open_bundle` does, then its tokenizer against its vectors and its model by running it.
 
     Raises:
@@ -62,8 +72,8 @@ def verify_bundle(path: Path | str) -> Manifest:
     """
     path = Path(path)
     manifest = _read_verified(path)
-    check_behaviour(path, manifest)
-    return manifest
+    agree = "manifest and lineage agree" if manifest.writing is not None else "manifest, lineage and labels agree"
+    return VerifiedBundle(manifest, [agree, *check_behaviour(path, manifest)])
 
 
 def check_contents(directory: Path, manifest: Manifest) -> None:
@@ -76,20 +86,17 @@ def check_contents(directory: Path, manifest: Manifest) -> None:
         check_labels(directory, manifest)
 
 
-def check_behaviour(directory: Path, manifest: Manifest) -> None:
-    """Checks that tokenizer, chat template and model do what was recorded, by running them.
+def check_behaviour(directory: Path, manifest: Manifest) -> list[str]:
+    """Checks that tokenizer, chat template and model do what was recorded, by running them; returns what was checked.
 
     Raises:
         CorruptArtifactError: naming the file and the first text that differs.
         EnvironmentLacksError: the runtime or tokenizers is not installed.
     """
     if manifest.writing is not None:
-        check_tokenizer(directory, manifest)
-        check_language(LanguageBundle(directory, manifest))
-        return
+        return [check_tokenizer(directory, manifest), *check_language(LanguageBundle(directory, manifest))]
     classifier = open_classifier(directory, manifest)
-    check_tokenizer(directory, manifest)
-    _check_logits(directory, classifier)
+    return [check_tokenizer(directory, manifest), _check_logits(directory, classifier)]
 
 
 def check_labels(directory: Path, manifest: Manifest) -> None:
@@ -112,8 +119,8 @@ def check_labels(directory: Path, manifest: Manifest) -> None:
         )
 
 
-def check_tokenizer(directory: Path, manifest: Manifest) -> None:
-    """Checks that the tokenizer gives every vector's ids.
+def check_tokenizer(directory: Path, manifest: Manifest) -> str:
+    """Checks that the tokenizer gives every vector's ids, and says so.
 
     Raises:
         CorruptArtifactError: naming the first text that differs.
@@ -129,19 +136,22 @@ def check_tokenizer(directory: Path, manifest: Manifest) -> None:
                 f"{directory / manifest.tokenizer}: encodes {expected.text[:60]!r} as {actual.input_ids[:12]}, "
                 f"expected {expected.input_ids[:12]} as in {VECTORS_FILE}. Build the bundle again."
             )
+    return f"the tokenizer encodes {len(vectors)} texts as recorded"
 
 
-def _check_logits(directory: Path, classifier: Classifier) -> None:
-    """Checks that the model gives one finite logit a label."""
+def _check_logits(directory: Path, classifier: Classifier) -> str:
+    """Checks that the model gives one finite logit a label, and says so."""
     import math
 
     vectors = read_vectors(directory)
-    for vector in vectors[:: max(len(vectors) // 3, 1)]:
+    tried = vectors[:: max(len(vectors) // 3, 1)]
+    for vector in tried:
         if not all(math.isfinite(value) for value in classifier.logits(vector.text)):
             raise CorruptArtifactError(
                 f"{directory / classifier.manifest.model}: gives a logit that is not finite for {vector.text[:60]!r}. "
                 "Build the bundle again."
             )
+    return f"the model gives finite logits for {len(tried)} of them"
 
 
 def read_vectors(directory: Path) -> list[TokenizerVector]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import CorruptArtifactError, EnvironmentLacksError, UsageError
+from edgekit.extras import install_command
 from edgekit.packaging.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def open_classifier(directory: Path, manifest: Manifest) -> Classifier:
     from edgekit.runtimes.protocol import SessionConfig, get_runtime
 
     if find_spec("tokenizers") is None:
-        raise EnvironmentLacksError("the package 'tokenizers' is not installed. Install it: pip install 'edgekit[run]'")
+        raise EnvironmentLacksError(f"the package 'tokenizers' is not installed. Install it: {install_command('run')}")
     session = get_runtime(manifest.versions.runtime).open(
         _OnnxFiles(directory), SessionConfig(threads=manifest.session.threads)
     )

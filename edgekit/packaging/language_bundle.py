@@ -175,8 +175,8 @@ def _template_vectors(tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]
     return vectors
 
 
-def check_language(bundle: LanguageBundle) -> None:
-    """Checks that the template writes every conversation as recorded, and that the model runs.
+def check_language(bundle: LanguageBundle) -> list[str]:
+    """Checks that the template writes every conversation as recorded, and that the model runs; returns what was checked.
 
     Raises:
         CorruptArtifactError: naming the file, and what differs.
@@ -187,7 +187,7 @@ def check_language(bundle: LanguageBundle) -> None:
     from edgekit.runtimes.generation import GenerationConfig
 
     manifest = bundle.manifest
-    _check_template(bundle)
+    written = _check_template(bundle)
     session = bundle.open(GenerationConfig(threads=1, context_length=min(manifest.max_length, 64)))
     try:
         ids = np.array(bundle.prompt([{"role": "user", "content": "a"}])[-32:], dtype=np.int64)
@@ -199,21 +199,26 @@ def check_language(bundle: LanguageBundle) -> None:
         raise CorruptArtifactError(
             f"{bundle.path / manifest.model}: gives logits that are not finite. Build the bundle again."
         )
+    template = [f"the chat template writes {written} conversations as recorded"] if written else []
+    return [*template, f"the model writes {_TRIED} tokens with finite logits"]
 
 
-def _check_template(bundle: LanguageBundle) -> None:
+def _check_template(bundle: LanguageBundle) -> int:
+    """Checks the template, and returns how many conversations it wrote; 0 where none are recorded."""
     file = bundle.path / TEMPLATE_VECTORS_FILE
     writing = bundle.manifest.writing
     if writing is None or writing.chat_template is None or not file.is_file():
-        return
+        return 0
     template = (bundle.path / writing.chat_template).read_text(encoding="utf-8")
-    for vector in json.loads(file.read_text(encoding="utf-8")):
+    vectors = json.loads(file.read_text(encoding="utf-8"))
+    for vector in vectors:
         if render_chat(template, vector["messages"], writing.special_tokens) != vector["text"]:
             raise CorruptArtifactError(
                 f"{bundle.path / writing.chat_template}: writes the conversation "
                 f"{vector['messages'][-1]['content'][:40]!r} otherwise than {TEMPLATE_VECTORS_FILE} says. An app with "
                 "jinja2 alone would ask another question than the model was checked with."
             )
+    return len(vectors)
 
 
 def _writing(model: Artifact, promised: dict[str, str]) -> WritingSettings:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import ModelError, UsageError
+from edgekit.extras import install_command
 from edgekit.runtimes.generation import GenerationConfig, GenerationSession, choose_context, require_room
 from edgekit.runtimes.onnxruntime_runtime import SESSION_SETTINGS
 from edgekit.runtimes.protocol import ModelOnDisk
@@ -30,7 +31,7 @@ class GenAiGeneration:
 
         if find_spec("onnxruntime_genai") is not None:
             return None
-        return "the package 'onnxruntime-genai' is not installed. Install it: pip install 'edgekit[genai]'"
+        return f"the package 'onnxruntime-genai' is not installed. Install it: {install_command('genai')}"
 
     def version(self) -> str:
         """Returns the version of the installed onnxruntime-genai."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EnvironmentLacksError, ModelError
+from edgekit.extras import install_command
 from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, model_file
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class OnnxRuntime:
 
         if find_spec("onnxruntime") is not None:
             return None
-        return "the package 'onnxruntime' is not installed. Install it: pip install 'edgekit[run]'"
+        return f"the package 'onnxruntime' is not installed. Install it: {install_command('run')}"
 
     def version(self) -> str:
         """Returns the version of the installed onnxruntime."""

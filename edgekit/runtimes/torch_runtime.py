@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgekit.extras import install_command
 from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class TorchRuntime:
         missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
         if not missing:
             return None
-        return f"the package '{missing[0]}' is not installed. Install it: pip install 'edgekit[train]'"
+        return f"the package '{missing[0]}' is not installed. Install it: {install_command('train')}"
 
     def version(self) -> str:
         """Returns the version of the installed torch."""

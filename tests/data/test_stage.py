@@ -140,7 +140,12 @@ BAD_ROWS: list[tuple[list[tuple[str, str]], dict[str, Any], str]] = [
         "a.csv, line 22, column 'label': found the label 'postive', which the task does not have; expected one of "
         "['negative', 'positive']. Did you mean 'positive'?",
     ),
-    ([("a", "0"), ("b", "1")], {}, 'label_map = { "'),
+    (
+        [*((f"{index} a", "bad") for index in range(9)), *sentences(2), ("b", "good")],
+        {},
+        "a.csv, line 2, column 'label': found the label 'bad'",
+    ),
+    ([("a", "0"), ("b", "positive"), ("c", "1")], {}, '{ "0" = "...", "positive" = "positive", "1" = "..." }; or'),
     ([(text, "positive") for text, _ in sentences(20)], {}, "one class only: all 20 rows are 'positive'"),
     (sentences(20), {"labels": [*LABELS, "neutral"]}, "found no row with the label 'neutral'"),
     (sentences(4), {}, "too few rows with the label 'negative': 2; expected at least 3"),

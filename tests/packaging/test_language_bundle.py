@@ -105,7 +105,7 @@ def test_an_onnx_bundle_holds_what_three_runtimes_and_an_app_need(exports, tmp_p
     examples = {"usage_onnxruntime.py", "usage_onnxruntime_genai.py"}
     assert set(made.files) == set(export.files) | own | examples
     assert {"genai_config.json", "generation_config.json", "chat_template.jinja"} <= set(made.files)
-    manifest = verify_bundle(made.path)
+    manifest = verify_bundle(made.path).manifest
     assert manifest.writing is not None
     assert manifest.writing.runtimes == {"onnxruntime": "1.23.0", "onnxruntime-genai": "0.18.0"}
     assert manifest.writing.ends == ENDS
@@ -140,7 +140,7 @@ def test_a_python_example_writes_what_torch_writes_in_about_twenty_lines(exports
 @pytest.mark.runtime
 def test_a_gguf_bundle_runs_in_llama_cpp_and_in_its_example(exports, tmp_path):
     made = bundle(exports, "gguf", tmp_path / "bundle")
-    manifest = verify_bundle(made.path)
+    manifest = verify_bundle(made.path).manifest
     assert (manifest.format, manifest.model, manifest.versions.opset) == ("gguf", "model.gguf", None)
     assert "usage_llama_cpp.mjs" in made.files
     assert "usage_onnxruntime.py" not in made.files

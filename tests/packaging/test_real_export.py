@@ -51,7 +51,7 @@ def test_usage_example_runs_on_it(made: tuple[Artifact, Artifact]) -> None:
 
 def test_it_verifies_and_names_every_input_of_the_model(made: tuple[Artifact, Artifact]) -> None:
     _, bundle = made
-    manifest = verify_bundle(bundle.path)
+    manifest = verify_bundle(bundle.path).manifest
     assert manifest.inputs == ["input_ids", "attention_mask", "token_type_ids"]
     kotlin = (bundle.path / "usage.kt").read_text()
     assert 'listOf("input_ids", "attention_mask", "token_type_ids").associateWith' in kotlin

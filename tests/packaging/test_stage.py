@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,14 @@ def test_bundle_holds_everything_that_an_app_needs(tmp_path: Path) -> None:
     added = {"labels.json", "manifest.json", "tokenizer_vectors.json", "MODEL_CARD.md", "usage.py"}
     assert set(made.files) == set(export.files) | added
     assert json.loads((made.path / "labels.json").read_text()) == LABELS
-    assert verify_bundle(made.path).files.keys() == made.files.keys() - {"manifest.json"}
+    verified = verify_bundle(made.path)
+    assert verified.manifest.files.keys() == made.files.keys() - {"manifest.json"}
+    texts = len(json.loads((made.path / "tokenizer_vectors.json").read_text()))
+    assert verified.checked[:2] == [
+        "manifest, lineage and labels agree",
+        f"the tokenizer encodes {texts} texts as recorded",
+    ]
+    assert re.fullmatch(r"the model gives finite logits for [3-5] of them", verified.checked[2])
 
 
 def test_manifest_names_digests_sizes_lineage_and_versions(tmp_path: Path) -> None:
