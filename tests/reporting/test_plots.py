@@ -17,7 +17,7 @@ from edgekit.reporting.plots.latency import Curve, latency_distribution
 from edgekit.reporting.plots.memory import memory_split
 from edgekit.reporting.plots.recall import recall_by_label
 from edgekit.reporting.plots.splits import metric_by_split
-from edgekit.reporting.plots.svg import Axis, Box, element, place_label, text
+from edgekit.reporting.plots.svg import Axis, Box, element, place_label, text, widest
 from edgekit.reporting.plots.waterfall import quality_waterfall
 from edgekit.results import BudgetCheck, Interval
 from tests.reporting.examples import HOSTILE, build, failing_build, measurement, minimal_build, quality
@@ -141,6 +141,43 @@ def test_labels_avoid_each_other() -> None:
     places = [place_label("quantize", (200, 150), taken, bounds) for _ in range(5)]
     assert len(set(places)) == 5
     assert not any(one.overlaps(other) for index, one in enumerate(taken) for other in taken[:index])
+
+
+@pytest.mark.parametrize("target", ["a", "raspberry-pi-5", "a-board-with-a-long-name-" * 2, "x" * 300])
+@pytest.mark.parametrize(("low", "high"), [(0.0001, 0.0002), (3.17, 21.1), (5000.0, 9000.0), (0.0001, 9000.0)])
+def test_the_label_of_an_estimate_is_inside_whatever_its_length(target: str, low: float, high: float) -> None:
+    export = build().exports[1]
+    estimate = export.estimates[0].model_copy(update={"low": low, "high": high})
+    phone = export.model_copy(update={"target": target, "estimates": [estimate]})
+    root = ElementTree.fromstring(quality_against_latency(build().model_copy(update={"exports": [phone] * 2})))
+    labels = root.findall("text[@class='estimate-text']")
+    assert labels
+    for label in labels:
+        assert label.text.startswith("~ ") and label.text.endswith(" (estimate)")
+        assert float(label.get("x")) >= 0
+        assert float(label.get("x")) + widest(label.text) <= 480
+
+
+@settings(max_examples=60)
+@given(st.text("mW", min_size=1, max_size=20), st.floats(50, 460), st.floats(20, 260), st.integers(1, 4))
+def test_labels_of_points_stay_inside_their_bounds(content: str, x: float, y: float, count: int) -> None:
+    taken: list[Box] = []
+    bounds = Box(44, 14, 466, 270)
+    for _ in range(count):
+        place_label(content, (x, y), taken, bounds)
+    for box in taken:
+        assert bounds.left <= box.left and box.right <= bounds.right
+        assert bounds.top <= box.top and box.bottom <= bounds.bottom
+
+
+def test_many_targets_make_the_drawing_higher_not_the_plot_lower() -> None:
+    phone = build().exports[1]
+    many = [phone.model_copy(update={"target": f"board-{index}"}) for index in range(12)]
+    root = ElementTree.fromstring(quality_against_latency(build().model_copy(update={"exports": many})))
+    height = float(root.get("viewBox").split()[3])
+    assert all(float(bar.get("y")) < height - 40 for bar in root.findall("rect[@class='estimate-bar']"))
+    axis = float(root.find("line[@class='axis']").get("y1"))
+    assert axis > 200
 
 
 def test_markup_is_escaped() -> None:
