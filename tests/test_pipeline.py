@@ -144,6 +144,18 @@ def test_an_undecided_limit_is_measured_once_a_build_and_again_in_the_next(built
     assert laptop.teacher_comparison == phone.teacher_comparison
 
 
+def test_every_step_is_listed_once_in_the_order_that_it_ran(built):
+    _, result = built
+    ran = [(step.kind, step.of) for step in result.steps]
+    assert ran[:4] == [("prepare", ""), ("import", ""), ("finetune", "import"), ("evaluate", "finetune")]
+    assert ran.index(("finetune", "import")) < ran.index(("capture", "finetune")) < ran.index(("distill", "prune"))
+    assert ran[-1] == ("package", "export of quantize")
+    assert ("bench", "export of quantize against export of finetune in float32") in ran
+    assert {"export", "check", "evaluate", "bench", "package"} <= {kind for kind, _ in ran}
+    assert len({step.digest for step in result.steps}) == len(ran)
+    assert all(not step.cached for step in result.steps)
+
+
 def test_build_json_has_the_published_shape(built):
     root, _ = built
     values = json.loads((root / "out" / "build.json").read_text())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.reporting.findings import distinct_measurements, teacher_bytes, teacher_stage
+from edgekit.reporting.findings import distinct_measurements, rows_of, teacher_bytes, teacher_stage
 from edgekit.reporting.plots.budget import budget_bar
 from edgekit.reporting.plots.front import Point, frontier, quality_against_latency, quality_against_size
 from edgekit.reporting.plots.generation import decode_by_depth, prefill_by_depth, roofline_points
@@ -158,7 +158,7 @@ def test_the_label_of_an_estimate_is_inside_whatever_its_length(target: str, low
         assert float(label.get("x")) + widest(label.text) <= 480
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.text("mW", min_size=1, max_size=20), st.floats(50, 460), st.floats(20, 260), st.integers(1, 4))
 def test_labels_of_points_stay_inside_their_bounds(content: str, x: float, y: float, count: int) -> None:
     taken: list[Box] = []
@@ -198,6 +198,21 @@ def test_the_teachers_own_stage_is_not_drawn_twice() -> None:
 def test_exports_that_share_a_measurement_share_a_plot() -> None:
     measured = distinct_measurements(build())
     assert [entry.targets for entry in measured] == [["laptop-x86", "pixel-8", "raspberry-pi-5"]]
+
+
+def test_two_measurements_of_one_format_are_told_apart_by_target_with_the_reason() -> None:
+    result = build()
+    phone = result.exports[1].model_copy(
+        update={"measurement": result.exports[1].measurement.model_copy(update={"threads": 4, "p50_ms": 2.0})}
+    )
+    apart = result.model_copy(update={"exports": [result.exports[0], phone, *result.exports[2:]]})
+    labels = re.findall(r'class="label">([^<]+)', quality_against_latency(apart))
+    assert {"onnx, laptop-x86", "onnx, pixel-8"} <= set(labels)
+    every = distinct_measurements(apart)
+    assert rows_of(every[1], every).endswith("Measured apart from laptop-x86 and raspberry-pi-5: another number of threads.")
+    alone = distinct_measurements(result)
+    assert rows_of(alone[0], alone) == "In the rows of laptop-x86, pixel-8 and raspberry-pi-5."
+    assert "onnx" in re.findall(r'class="label">([^<]+)', quality_against_latency(result))
 
 
 def test_cumulative_curves_rise_to_everything_and_outliers_are_counted() -> None:

@@ -136,11 +136,14 @@ def _latency_points(result: BuildResult) -> list[Point]:
     if result.teacher_quality is not None and teacher is not None:
         p50 = teacher.second.timing.p50_ms
         points.append(_point("teacher, float32", "teacher", p50, result.teacher_quality, milliseconds(p50)))
-    for measured in distinct_measurements(result):
-        found = measured.export.quality
+    every = distinct_measurements(result)
+    for measured in every:
+        export, found = measured.export, measured.export.quality
         if found is not None:
             p50 = measured.measurement.timing.p50_ms
-            points.append(_point(measured.export.format, "export", p50, found, milliseconds(p50)))
+            alone = sum(other.export.format == export.format for other in every) == 1
+            label = export.format if alone else f"{export.format}, {export.target}"
+            points.append(_point(label, "export", p50, found, milliseconds(p50)))
     return points
 
 
