@@ -14,9 +14,9 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -25,6 +25,7 @@ from edgekit.artifact import Artifact, hash_json, write_atomically
 from edgekit.contract import StageConfig, StageContext, StageInputs
 from edgekit.errors import ArtifactError, EnvironmentLacksError, UsageError
 from edgekit.events import Event, EventSink
+from edgekit.results import StepResult
 from edgekit.stages import get_stage, run_stage
 from edgekit.work_directory import clear_work_directory
 
@@ -46,6 +47,8 @@ class Cache:
     seed: int
     events: EventSink
     offline: bool = False
+    steps: list[StepResult] = field(default_factory=list)
+    """What was run or found so far, in order, each artifact once."""
 
     def run(
         self,
@@ -74,7 +77,7 @@ class Cache:
         if found is not None:
             seconds = _read_seconds(timing)
             self.events(Event("stage-cached", stage=kind, values={"seconds": seconds}))
-            return Cached(found, seconds, was_cached=True)
+            return self._note(kind, inputs, config, Cached(found, seconds, was_cached=True))
         work = self.directory / "work" / name
         started = time.perf_counter()
         context = StageContext(out, self.seed, self.events, work, self.offline, self._memory)
@@ -82,7 +85,15 @@ class Cache:
         seconds = time.perf_counter() - started
         write_atomically(timing, json.dumps({"seconds": seconds}))
         clear_work_directory(work, self.directory / "logs" / name)
-        return Cached(artifact, seconds, was_cached=False)
+        return self._note(kind, inputs, config, Cached(artifact, seconds, was_cached=False))
+
+    def _note(self, kind: str, inputs: StageInputs, config: StageConfig, made: Cached) -> Cached:
+        """Remembers the step, unless an earlier one gave the same artifact."""
+        digest = made.artifact.digest
+        if all(step.digest != digest for step in self.steps):
+            of, seconds = _subject(kind, inputs, config), made.seconds
+            self.steps.append(StepResult(kind=kind, of=of, seconds=seconds, cached=made.was_cached, digest=digest))
+        return made
 
     def forget(self) -> None:
         """Removes what stages kept for each other: nothing of it is a result."""
@@ -148,6 +159,30 @@ def locked(directory: Path) -> Iterator[None]:
             for leftover in place.glob(".*.partial-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         yield
+
+
+def _subject(kind: str, inputs: StageInputs, config: StageConfig) -> str:
+    """Returns what a stage is run on, in words."""
+    on = inputs.model or inputs.teacher
+    if on is None:
+        return ""
+    words = _made_by(on)
+    if inputs.reference is not None:
+        return f"{words} against {_made_by(inputs.reference)}"
+    return words + (_precision(config.model_dump()) if kind == "export" else "")
+
+
+def _made_by(artifact: Artifact) -> str:
+    """Returns the stage that made an artifact; of an export also the stage that made its model."""
+    made, parent = artifact.lineage, artifact.lineage.inputs.get("model")
+    if made.stage != "export" or parent is None:
+        return made.stage
+    return f"export of {parent.lineage.stage}{_precision(made.config)}"
+
+
+def _precision(config: Mapping[str, object]) -> str:
+    found = config.get("precision", "as-is")
+    return "" if found == "as-is" else f" in {found}"
 
 
 def _read_seconds(timing: Path) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit.artifact import Artifact
@@ -60,6 +60,8 @@ class ExportChain:
     """What exports are compared with: a classifier's teacher by its evaluation, a language model's as it is."""
     teacher_model: Artifact
     """The teacher itself; `model` where it is exported as it was taken."""
+    measured: set[str] = field(default_factory=set)
+    """Digests of the measurements that this build made: it does not repeat them, decided or not."""
 
 
 def export_all(chain: ExportChain) -> list[ExportResult]:
@@ -199,9 +201,8 @@ def _measure(
     """Measures the export with the target's threads; a quantized one in turn with its own float32 export."""
     config = _scenario_here(chain, entry, target)
     writes = chain.recipe.task.kind == "causal-lm"
-    if host_matches(target) and not writes:
-        limit = merged_budget(chain.recipe, entry, target).p95_ms
-        config = config.model_copy(update={"decide_p95_ms": limit})
+    if not writes:
+        config = config.model_copy(update={"decide_p95_ms": _limit_to_decide(chain, entry, target)})
     reads_text = writes or config.inputs == "texts"
     reference = None
     if entry.precision == "as-is" and not writes and (chain.model.path / "quantization.json").is_file():
@@ -209,6 +210,19 @@ def _measure(
     inputs = StageInputs(model=exported, reference=reference, data=chain.data if reads_text else None)
     measured = _bench(chain, entry, inputs, config)
     return read_measurement(measured), read_comparison(measured)
+
+
+def _limit_to_decide(chain: ExportChain, entry: ExportEntry, target: Target) -> float | None:
+    """Returns the p95 limit that measuring here can decide: of another target that shares file and scenario, if need be.
+
+    So targets that share them are measured once, also those that this machine is not.
+    """
+    shipped = [(other, chain.recipe.targets[name]) for other in chain.recipe.exports for name in other.targets]
+    wanted = export_config(entry, target), _scenario_here(chain, entry, target)
+    for other, place in [(entry, target), *shipped]:
+        if host_matches(place) and (export_config(other, place), _scenario_here(chain, other, place)) == wanted:
+            return merged_budget(chain.recipe, other, place).p95_ms
+    return None
 
 
 def _compare_with_teacher(
@@ -234,13 +248,16 @@ def _float_export(chain: ExportChain, entry: ExportEntry, target: Target, model:
 
 def _bench(chain: ExportChain, entry: ExportEntry, inputs: StageInputs, config: BenchConfig) -> Artifact:
     """Measures on this machine with this runtime, unless that was done before."""
-    outside = {
-        "machine": machine_fingerprint().model_dump(mode="json"),
-        **verified_with(chain.recipe, entry.runtime),
-    }
-    return chain.cache.run(
-        "bench", inputs, config, outside=outside, reusable=lambda artifact: _is_decided(artifact, config)
-    ).artifact
+    machine = machine_fingerprint().model_dump(mode="json")
+    outside = {"machine": machine, **verified_with(chain.recipe, entry.runtime)}
+
+    def reusable(found: Artifact) -> bool:
+        return found.digest in chain.measured or _is_decided(found, config)
+
+    made = chain.cache.run("bench", inputs, config, outside=outside, reusable=reusable)
+    if not made.was_cached:
+        chain.measured.add(made.artifact.digest)
+    return made.artifact
 
 
 def _is_decided(measured: Artifact, config: BenchConfig) -> bool:

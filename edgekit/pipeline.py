@@ -169,6 +169,7 @@ def _conclude(fold: _Fold, exports: list[ExportResult], teacher_quality: AnyQual
         teacher_parameters=count_parameters(teacher),
         preparation=fold.preparation,
         stages=fold.stages,
+        steps=fold.cache.steps,
         exports=exports,
         recipe=source,
         failures=failures,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,47 @@ def test_each_export_is_timed_in_turn_with_the_teachers_own_float32_export(built
         assert timed.lineage.config["precision"] == "float32"
         assert compared.rounds >= 12
     assert "the teacher&#39;s float32 export" in (root / "out" / "report.html").read_text()
+
+
+def test_targets_that_share_file_and_scenario_share_one_measurement(built):
+    """The laptop's p95 limit can be decided here, the phone's cannot: that is no reason to measure twice."""
+    root, result = built
+    laptop, phone = result.exports
+    assert (laptop.measured_on_target, phone.measured_on_target) == (True, False)
+    assert laptop.measurement == phone.measurement
+    assert laptop.float_comparison == phone.float_comparison
+    made = list((root / "out" / "artifacts").glob("bench-????????????????"))
+    assert len(made) == 2, "in turn with its own float32 export, and with the teacher's"
+
+
+def test_an_undecided_limit_is_measured_once_a_build_and_again_in_the_next(built, tmp_path, monkeypatch):
+    root, _ = built
+    shutil.copytree(root, tmp_path / "again")
+    monkeypatch.setattr("edgekit.export_chain._is_decided", lambda measured, config: False)
+    benches = []
+
+    def listen(event: Event) -> None:
+        if event.stage == "bench" and event.kind in ("stage-started", "stage-cached"):
+            benches.append(event.kind)
+
+    laptop, phone = build(
+        load_recipe(str(tmp_path / "again" / "recipe.toml")), tmp_path / "again" / "out", events=listen
+    ).exports
+    assert benches == ["stage-started", "stage-started", "stage-cached", "stage-cached"]
+    assert laptop.measurement == phone.measurement
+    assert laptop.teacher_comparison == phone.teacher_comparison
+
+
+def test_every_step_is_listed_once_in_the_order_that_it_ran(built):
+    _, result = built
+    ran = [(step.kind, step.of) for step in result.steps]
+    assert ran[:4] == [("prepare", ""), ("import", ""), ("finetune", "import"), ("evaluate", "finetune")]
+    assert ran.index(("finetune", "import")) < ran.index(("capture", "finetune")) < ran.index(("distill", "prune"))
+    assert ran[-1] == ("package", "export of quantize")
+    assert ("bench", "export of quantize against export of finetune in float32") in ran
+    assert {"export", "check", "evaluate", "bench", "package"} <= {kind for kind, _ in ran}
+    assert len({step.digest for step in result.steps}) == len(ran)
+    assert all(not step.cached for step in result.steps)
 
 
 def test_build_json_has_the_published_shape(built):

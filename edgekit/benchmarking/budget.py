@@ -126,13 +126,13 @@ def _check(found: _Found, status: CheckStatus, explanation: str) -> BudgetCheck:
 
 def _check_size(name: str, limit: float, value: int, subject: str) -> BudgetCheck:
     met = value <= limit
-    comparison = f"{_megabytes(limit)} allowed" if met else f"{_megabytes(limit)} allowed: too much"
+    comparison = f"{_mebibytes(limit)} allowed" if met else f"{_mebibytes(limit)} allowed: too much"
     return BudgetCheck(
         name=name,
         limit=limit,
         value=value,
         status="met" if met else "missed",
-        explanation=f"{subject} {_megabytes(value)}, {comparison}.",
+        explanation=f"{subject} {_mebibytes(value)}, {comparison}.",
     )
 
 
@@ -224,8 +224,8 @@ def _check_accuracy(limit: float, quality: Headline | None) -> BudgetCheck:
         return _inconclusive(name, limit, "The accuracy was not compared with the teacher's.")
     change = quality.change_interval
     words = (
-        f"Accuracy changed by {100 * quality.change:+.2f} points "
-        f"({100 * change.low:+.2f} to {100 * change.high:+.2f}) on {quality.amount:,} rows"
+        f"Accuracy changed by {_points(quality.change)} points "
+        f"({_points(change.low)} to {_points(change.high)}) on {quality.amount:,} rows"
     )
     return _judge(
         _Found(
@@ -281,5 +281,9 @@ def _milliseconds(value: float, interval: Interval) -> str:
     return f"{value:.3g} ms ({interval.low:.3g} to {interval.high:.3g})"
 
 
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:.2f} MB"
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:.2f} MiB"

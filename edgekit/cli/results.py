@@ -78,6 +78,6 @@ def _show(artifact: Artifact) -> None:
         if in_turn is not None:
             terminal.show_generation_comparison(in_turn, console)
         elif comparison is None:
-            console.print(terminal.measurement_table({"model": read_measurement(artifact)}))
+            terminal.show_measurement(read_measurement(artifact), console)
         else:
             terminal.show_comparison(comparison, console)

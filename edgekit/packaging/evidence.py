@@ -44,8 +44,8 @@ def quality_text(quality: AnyQuality | None) -> str:
     lines.append(f"| cross-entropy | {quality.cross_entropy:.4f} nats | |")
     if not isinstance(quality, LanguageQuality) and quality.accuracy_change is not None:
         interval = quality.accuracy_change_interval
-        spread = "" if interval is None else f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
-        lines.append(f"| change since the teacher | {100 * quality.accuracy_change:+.1f} points | {spread} |")
+        spread = "" if interval is None else f"{_points(interval.low)} to {_points(interval.high)}"
+        lines.append(f"| change since the teacher | {_points(quality.accuracy_change)} points | {spread} |")
     if quality.teacher_agreement is not None:
         chosen = "token" if isinstance(quality, LanguageQuality) else "label"
         lines.append(f"| same {chosen} as the teacher | {_percent(quality.teacher_agreement)} | |")
@@ -201,6 +201,10 @@ def flat(text: str) -> str:
 def mebibytes(size: int) -> str:
     """Returns a size in bytes as MiB, or as KiB below one."""
     return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _percent(share: float) -> str:

@@ -60,8 +60,9 @@ def _parent(step: Ancestor) -> Ancestor | None:
 def _front_matter(manifest: Manifest, texts: CardTexts) -> str:
     """Returns YAML; every value is JSON, which YAML reads."""
     task = _HUB_TASKS.get(manifest.task, manifest.task)
-    lines = [f"license: {json.dumps(texts.license or 'unknown')}", f"pipeline_tag: {task}"]
+    lines = [f"license: {json.dumps(texts.license)}"] if texts.license else []
     lines += [
+        f"pipeline_tag: {task}",
         f"library_name: {manifest.versions.runtime}",
         f"tags: {json.dumps(['edgekit', manifest.format, manifest.target.name])}",
     ]
@@ -156,4 +157,7 @@ def _limits(manifest: Manifest) -> str:
 def _licence(made: Ancestor, texts: CardTexts) -> str:
     source = lineage_steps(made)[0].lineage.config.get("source")
     origin = f" They come from `{flat(str(source))}`, whose licence holds for them too." if source else ""
-    return f"The licence of the weights: {texts.license or 'not stated'}.{origin}"
+    if texts.license:
+        return f"The licence of the weights: {texts.license}.{origin}"
+    missing = "The licence of the weights is not stated: find it out, and write it here and as `license:` at the top"
+    return f"{missing}, before you publish this.{origin}"

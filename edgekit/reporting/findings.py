@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit.reporting import agreement
-from edgekit.reporting.wording import STATUS_TITLES, check_title, join_words
+from edgekit.reporting import agreement, speed
+from edgekit.reporting.wording import STATUS_TITLES, check_title, join_words, machine, seconds
 from edgekit.results import (
     AnyMeasurement,
     AnyQuality,
@@ -97,6 +97,31 @@ def distinct_measurements(result: BuildResult) -> list[Measured]:
     return found
 
 
+def measured_where(result: BuildResult) -> list[str]:
+    """Returns one line a distinct scenario and machine."""
+    lines = [
+        f"Measured: {speed.scenario(entry.measurement)}, on {machine(entry.measurement.machine)}."
+        for entry in distinct_measurements(result)
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def rows_of(entry: Measured, every: list[Measured]) -> str:
+    """Returns in which targets' rows a measurement stands, and why another one of that format does not do for them."""
+    rows = f"In the rows of {join_words(entry.targets)}."
+    other = next((other for other in every if other is not entry and other.export.format == entry.export.format), None)
+    if other is None:
+        return rows
+    reason = "a run of its own, for another p95 limit"
+    if other.measurement.model_digest != entry.measurement.model_digest:
+        reason = "another file"
+    elif other.measurement.runtime != entry.measurement.runtime:
+        reason = "another runtime"
+    elif other.measurement.threads != entry.measurement.threads:
+        reason = "another number of threads"
+    return f"{rows} Measured apart from {join_words(other.targets)}: {reason}."
+
+
 def comparisons(export: ExportResult) -> list[tuple[str, Comparison]]:
     """Returns the comparisons of an export, each with the name of the other side."""
     pairs = [
@@ -131,15 +156,28 @@ def headline_export(result: BuildResult) -> ExportResult | None:
 
 
 def step_seconds(result: BuildResult) -> list[float]:
-    """Returns the time of every step, preparation first."""
-    return [step.seconds for step in result.preparation] + [stage.seconds for stage in result.stages]
+    """Returns the time of every step in order; of the file of an older version, of those that it tells."""
+    steps = result.steps or [*result.preparation, *result.stages]
+    return [step.seconds for step in steps]
+
+
+def work(result: BuildResult) -> str:
+    """Returns how long the steps took by themselves, and how many they are; nothing where there is none."""
+    times = step_seconds(result)
+    if not times:
+        return ""
+    cached = any(step.cached for step in result.steps or [*result.preparation, *result.stages])
+    counted = ", cached ones with the time of their first run" if cached else ""
+    missing = "" if result.steps else " (evaluations and exports not counted)"
+    return f"{seconds(sum(times))} in {len(times)} steps{counted}{missing}"
 
 
 def notes(result: BuildResult) -> list[str]:
-    """Returns each distinct note once, with the exports that it is about."""
+    """Returns each distinct note once, with the exports that it is about; doubts about a measurement are notes too."""
     about: dict[str, list[str]] = {}
     for export in result.exports:
-        for note in export.notes:
+        doubts = "" if export.measurement is None else speed.doubts(export.measurement, in_build=True)
+        for note in filter(None, [*export.notes, doubts]):
             about.setdefault(note, []).append(f"{export.format} for {export.target}")
     return [f"{note.removesuffix('.')} ({join_words(exports)})." for note, exports in about.items()]
 

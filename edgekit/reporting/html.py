@@ -33,6 +33,8 @@ class MeasuredFigures:
     """The plots and rows of one distinct measurement and of what it was interleaved with."""
 
     measured: findings.Measured
+    rows: str
+    """In whose rows it stands."""
     curves: list[Curve]
     latency_svg: str
     memory_svg: str
@@ -46,7 +48,7 @@ def render_html(result: BuildResult) -> str:
     """Returns the whole page."""
     environment = _environment()
     measured = findings.distinct_measurements(result)
-    figures = [_figures(entry, index, len(measured)) for index, entry in enumerate(measured)]
+    figures = [_figures(entry, index, measured) for index, entry in enumerate(measured)]
     return environment.get_template(TEMPLATE).render(
         result=result,
         verdict=findings.verdict(result),
@@ -62,6 +64,7 @@ def render_html(result: BuildResult) -> str:
         recall=recall.recall_by_label(result),
         splits=splits.metric_by_split(result),
         recipe_text=json.dumps(result.recipe, indent=2, ensure_ascii=False),
+        work=findings.work(result),
         total_seconds=sum(findings.step_seconds(result)),
         longest_seconds=max(findings.step_seconds(result), default=0) or 1,
     )
@@ -116,8 +119,8 @@ def _memory_tile(export: ExportResult, found: AnyMeasurement) -> Tile:
     return Tile("Peak memory", wording.mebibytes(found.peak_rss_bytes), details)
 
 
-def _figures(measured: findings.Measured, index: int, count: int) -> MeasuredFigures:
-    """Returns the plots of one measurement; `count` is how many there are, so that names stay short when alone."""
+def _figures(measured: findings.Measured, index: int, every: list[findings.Measured]) -> MeasuredFigures:
+    """Returns the plots of one measurement among `every` one of the build."""
     curves = [Curve(f"{measured.export.format} export", "export", measured.measurement)]
     for other, comparison in measured.comparisons:
         kind = "float" if "teacher" not in other else "teacher"
@@ -127,6 +130,7 @@ def _figures(measured: findings.Measured, index: int, count: int) -> MeasuredFig
     limits = [check.limit for check in measured.export.budget.checks if check.name == "peak_memory_bytes"]
     return MeasuredFigures(
         measured,
+        findings.rows_of(measured, every),
         timed,
         latency.latency_distribution(f"latency-{index}", timed, speed.noun(measured.measurement)),
         memory.memory_split(f"memory-{index}", curves, next(iter(limits), None)),

@@ -28,7 +28,7 @@ def render_markdown(result: BuildResult) -> str:
         parts.append("**Worth knowing**\n\n" + "\n".join(f"- {escape(note)}" for note in found))
     if result.exports:
         parts.append(table(_export_header(result), [_export_row(export) for export in result.exports]))
-        parts += _measured_where(result)
+        parts += map(escape, findings.measured_where(result))
     if result.stages:
         parts.append(table(_stage_header(result), [_stage_row(stage) for stage in result.stages]))
     if findings.budget_checks(result):
@@ -108,15 +108,6 @@ def _export_row(export: ExportResult) -> list[str]:
     ]
 
 
-def _measured_where(result: BuildResult) -> list[str]:
-    """Returns one line a distinct scenario and machine."""
-    lines = [
-        f"Measured: {speed.scenario(entry.measurement)}, on {wording.machine(entry.measurement.machine)}."
-        for entry in findings.distinct_measurements(result)
-    ]
-    return [escape(line) for line in dict.fromkeys(lines)]
-
-
 def _check_row(export: ExportResult, check: BudgetCheck) -> list[str]:
     interval = f" ({wording.check_range(check)})" if check.interval else ""
     status = wording.STATUS_TITLES[check.status]
@@ -133,7 +124,7 @@ def _check_row(export: ExportResult, check: BudgetCheck) -> list[str]:
 def _estimates(result: BuildResult) -> list[str]:
     return [
         f"- {escape(wording.estimated(estimate, export.target))}: *{escape(wording.estimate(estimate))}*. "
-        f"Formula: {escape(estimate.formula)}. Holds only if: {escape('; '.join(estimate.assumptions))}."
+        f"Formula: {escape(estimate.formula.removesuffix('.'))}. Holds only if: {escape('; '.join(part.removesuffix('.') for part in estimate.assumptions))}."
         for export in result.exports
         for estimate in export.estimates
     ]

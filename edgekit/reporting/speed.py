@@ -8,6 +8,11 @@ from __future__ import annotations
 from edgekit.reporting import wording
 from edgekit.results import AnyMeasurement, BuildResult, GenerationDepth, GenerationMeasurement, Interval
 
+_WIDE = 0.2
+"""Width of a 95 % interval, as a share of its value, from which a figure is doubtful."""
+_PASSING_LOAD = 0.5
+"""Load beyond the idle cores that is not yet worth a word: a moment's work."""
+
 
 def scenario(measurement: AnyMeasurement) -> str:
     """Returns what was measured, for example `onnxruntime 1.32.0, 1 x 64 tokens, 1 thread`."""
@@ -80,6 +85,39 @@ def tokens_per_s(rate: float) -> str:
 def gigabytes_per_s(rate: float) -> str:
     """Returns a bandwidth in bytes a second as GB/s."""
     return f"{rate / 1e9:.1f} GB/s"
+
+
+def doubts(measurement: AnyMeasurement, *, in_build: bool = False) -> str:
+    """Returns one sentence where the machine was too busy or unsteady to trust the figures, else nothing.
+
+    Too busy: the load average before it left the threads no cores of their own. A build's own stages may have filled
+    every core just before, so there only a load beyond all cores shows that something else ran.
+    """
+    cores = measurement.machine.cores
+    idle = cores if in_build else max(cores - measurement.threads, 0)
+    reasons = []
+    if measurement.load_average > idle + _PASSING_LOAD:
+        on = "1 core" if cores == 1 else f"{cores} cores"
+        reasons.append(
+            f"the load average before it was {measurement.load_average:.2f} on {on}, of which it needs "
+            f"{measurement.threads} for itself"
+        )
+    name, value, interval = _known_by(measurement)
+    if interval.high - interval.low > _WIDE * value:
+        width = wording.percent((interval.high - interval.low) / value)
+        reasons.append(f"the interval of its {name}, {wording.number_range(interval)}, spans {width} of it")
+    if not reasons:
+        return ""
+    advice = "Measure again when nothing else runs" + (", with edgekit bench." if in_build else ".")
+    return f"The machine was not quiet: {wording.join_words(reasons)}. {advice}"
+
+
+def _known_by(measurement: AnyMeasurement) -> tuple[str, float, Interval]:
+    """Returns name, value and interval of the figure that a measurement is known by."""
+    if not isinstance(measurement, GenerationMeasurement):
+        return "p50", measurement.p50_ms, measurement.p50_interval_ms
+    deepest = measurement.deepest
+    return "decode speed", deepest.decode_tokens_per_s, deepest.decode_tokens_per_s_interval
 
 
 def loading(measurement: AnyMeasurement) -> str:

@@ -38,14 +38,10 @@ def show_build(result: BuildResult, console: Console) -> None:
     """Prints the stages, the exports with every check that is not met, what failed, and the verdict."""
     verdict = findings.verdict(result)
     if result.stages:
-        console.print(stage_table(result))
+        table = stage_table(result)
+        console.print(table if _fits(table, console) else stage_table(result, separator="\n"))
     if result.exports:
-        console.print(export_table(result))
-        for entry in findings.distinct_measurements(result):
-            where = f"{speed.scenario(entry.measurement)}, on {wording.machine(entry.measurement.machine)}"
-            console.print(_text(f"Measured: {where}.", "dim"))
-        if any(export.estimates for export in result.exports):
-            console.print(_text("~ marks an estimate: nobody measured it.", "dim italic"))
+        _show_exports(result, console)
     for note in findings.notes(result):
         console.print(_text(f"Note: {note}", "yellow"))
     for failure in result.failures:
@@ -53,34 +49,71 @@ def show_build(result: BuildResult, console: Console) -> None:
     console.print(_text(f"{verdict.title}.", _TONES[verdict.tone]), _text(verdict.explanation))
 
 
-def stage_table(result: BuildResult) -> Table:
-    """Returns one row a stage: quality with interval, change against the teacher, size, time."""
+def _show_exports(result: BuildResult, console: Console) -> None:
+    """Prints the exports as a table, or one below the other where the table would have to split words."""
+    table = export_table(result)
+    if _fits(table, console):
+        console.print(table)
+    else:
+        for export in result.exports:
+            console.print(export_list(export, result))
+    for line in findings.measured_where(result):
+        console.print(_text(line, "dim"))
+    if any(export.estimates for export in result.exports):
+        console.print(_text("~ marks an estimate: nobody measured it.", "dim italic"))
+
+
+def stage_table(result: BuildResult, separator: str = " ") -> Table:
+    """Returns one row a stage: quality with interval, change against the teacher, size, time.
+
+    `separator` stands before what may go on a line of its own: intervals, and that a stage was cached.
+    """
     judged = metric.build_metric(result)
     table = _table("Stages", ["stage", f"{judged.name} (95 %)", judged.change_title, "weights", "time"])
     if result.teacher_quality is not None and findings.teacher_stage(result) is None:
         size = findings.teacher_bytes(result)
-        table.add_row("teacher", metric.value_with_range(result.teacher_quality), "", _size(size), "")
+        quality = metric.value_with_range(result.teacher_quality).replace(" (", f"{separator}(")
+        table.add_row("teacher", quality, "", _size(size), "")
     for stage in result.stages:
-        table.add_row(*_stage_cells(stage))
+        table.add_row(*_stage_cells(stage, separator))
     return table
 
 
 def export_table(result: BuildResult) -> Table:
-    """Returns one row an export: bytes, parity, latency, memory, budget; estimates and foreign machines marked."""
-    table = _table("Exports", ["export", "bytes", "parity", speed.summary_title(result), "peak memory", "budget"])
-    for column in table.columns[2:]:
+    """Returns one row an export; estimates and figures of another machine are marked."""
+    table = _table("Exports", ["export", *_export_titles(result)])
+    for column in table.columns[3:]:
         column.justify = "left"
     for export in result.exports:
-        table.add_row(
-            _text(f"{export.format}\n{export.target}"),
-            f"{export.bytes:,}",
-            _parity_cell(export.parity),
-            _latency_cell(export),
-            _memory_cell(export),
-            _budget_cell(export),
-            end_section=True,
-        )
+        table.add_row(_text(f"{export.format}\n{export.target}"), *_export_cells(export), end_section=True)
     return table
+
+
+def export_list(export: ExportResult, result: BuildResult) -> Table:
+    """Returns the same of one export, a line or more for each figure: for narrow terminals."""
+    table = _table(f"{export.format} for {export.target}", ["", ""])
+    table.columns[1].justify = "left"
+    for title, cell in zip(_export_titles(result), _export_cells(export), strict=True):
+        table.add_row(_text(title), cell)
+    return table
+
+
+def _export_titles(result: BuildResult) -> list[str]:
+    judged = metric.build_metric(result)
+    return ["bytes", f"{judged.name} (95 %)", "parity", speed.summary_title(result), "peak memory", "budget"]
+
+
+def _export_cells(export: ExportResult) -> list[Text]:
+    """Returns bytes, quality of the exported file itself, parity, speed, memory and budget."""
+    quality = export.quality
+    return [
+        _text(f"{export.bytes:,}"),
+        _text("not evaluated", "dim") if quality is None else _text(metric.value_with_range(quality)),
+        _parity_cell(export.parity),
+        _latency_cell(export),
+        _memory_cell(export),
+        _budget_cell(export),
+    ]
 
 
 def budget_table(budget: BudgetResult) -> Table:
@@ -126,12 +159,19 @@ def measurement_table(measurements: Mapping[str, AnyMeasurement]) -> Table:
     return table
 
 
+def show_measurement(measurement: AnyMeasurement, console: Console) -> None:
+    """Prints one measurement, and whether the machine was quiet enough for it."""
+    console.print(measurement_table({"model": measurement}))
+    _show_doubts({"model": measurement}, console)
+
+
 def show_comparison(comparison: Comparison, console: Console, *, first: str = "A", second: str = "B") -> None:
     """Prints two interleaved measurements and their ratio with its interval."""
     console.print(measurement_table({first: comparison.first, second: comparison.second}))
     interval = comparison.ratio_interval
     words = wording.speed_up(comparison.ratio_p50, interval.low, interval.high, second)
     console.print(_text(f"{first}: {words}, over {comparison.rounds} interleaved rounds.", "bold"))
+    _show_doubts({first: comparison.first, second: comparison.second}, console)
 
 
 def show_generation_comparison(comparison: GenerationComparison, console: Console) -> None:
@@ -149,6 +189,7 @@ def show_generation_comparison(comparison: GenerationComparison, console: Consol
         table.add_row(*map(_text, cells))
     console.print(table)
     console.print(_text(f"{generation.conditions(comparison)}.", "dim"))
+    _show_doubts(dict(zip(comparison.names, comparison.measurements, strict=True)), console)
 
 
 def estimate_table(estimates: list[Estimate]) -> Table:
@@ -160,11 +201,18 @@ def estimate_table(estimates: list[Estimate]) -> Table:
     return table
 
 
-def _stage_cells(stage: StageResult) -> list[Text]:
-    time = wording.seconds(stage.seconds) + (" cached" if stage.cached else "")
+def _show_doubts(measurements: Mapping[str, AnyMeasurement], console: Console) -> None:
+    for name, measurement in measurements.items():
+        doubts = speed.doubts(measurement)
+        if doubts:
+            console.print(_text(doubts if len(measurements) == 1 else f"{name}: {doubts}", "yellow"))
+
+
+def _stage_cells(stage: StageResult, separator: str) -> list[Text]:
+    time = wording.seconds(stage.seconds) + (f"{separator}cached" if stage.cached else "")
     change = "" if stage.quality.headline.change is None else metric.change_with_range(stage.quality)
-    cells = [stage.kind, metric.value_with_range(stage.quality), change, _size(stage.model_bytes), time]
-    return [_text(cell) for cell in cells]
+    quality, change = (text.replace(" (", f"{separator}(") for text in (metric.value_with_range(stage.quality), change))
+    return [_text(cell) for cell in (stage.kind, quality, change, _size(stage.model_bytes), time)]
 
 
 def _latency_cell(export: ExportResult) -> Text:
@@ -200,6 +248,14 @@ def _budget_cell(export: ExportResult) -> Text:
             words = f"\n{wording.check_title(check.name).lower()} {wording.STATUS_TITLES[check.status]}"
             cell.append(words, style=_STATUS_STYLES[check.status])
     return cell if export.bundle else cell.append("\nno bundle", style="default")
+
+
+def _fits(table: Table, console: Console) -> bool:
+    """Returns whether a table has room for its longest lines, so that nothing in it is wrapped."""
+    from rich.measure import Measurement
+
+    unbounded = console.options.update(max_width=10_000)
+    return Measurement.get(console, unbounded, table).maximum <= console.width
 
 
 def _size(size: int) -> str:

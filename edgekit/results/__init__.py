@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from edgekit.results.base import Interval, Result
 from edgekit.results.budget import BudgetCheck, BudgetResult, CheckStatus
-from edgekit.results.build import BuildResult, ExportResult, PreparationResult, StageResult
+from edgekit.results.build import BuildResult, ExportResult, PreparationResult, StageResult, StepResult
 from edgekit.results.estimate import Estimate
 from edgekit.results.generation import (
     DecodeFit,
@@ -54,6 +54,7 @@ __all__ = [
     "Quality",
     "Result",
     "StageResult",
+    "StepResult",
     "Timing",
     "TokenizerVector",
     "Unverified",

@@ -45,6 +45,21 @@ class PreparationResult(Result):
     path: str = ""
 
 
+class StepResult(Result):
+    """One run of a stage by a build, of whatever kind: also evaluations, exports, checks, measurements, bundles."""
+
+    kind: str
+    """Name of the stage in the stage table."""
+    of: str
+    """What it was run on, by the stage that made that: `export of quantize`; empty for the first steps."""
+    seconds: float
+    """Wall time; the original run's when cached."""
+    cached: bool
+    """True when the artifact was there before this build."""
+    digest: str
+    """Digest of the artifact that the step made."""
+
+
 class ExportResult(Result):
     """One format for one target."""
 
@@ -93,6 +108,8 @@ class BuildResult(Result):
     """Number of the teacher's weights; 0 when not known."""
     preparation: list[PreparationResult] = []
     stages: list[StageResult]
+    steps: list[StepResult] = []
+    """Everything that the build ran, in order, each artifact once; empty in files of older versions."""
     exports: list[ExportResult]
     recipe: dict[str, JsonValue] = {}
     """The recipe as it was validated."""

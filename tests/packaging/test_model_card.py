@@ -54,6 +54,15 @@ def test_anothers_machine_is_named_and_estimates_are_marked(manifest: Manifest) 
     assert "not stated" in card
 
 
+def test_a_licence_that_nobody_stated_is_not_made_up(manifest: Manifest) -> None:
+    card = render_card(manifest, CardTexts())
+    assert "license" not in yaml.safe_load(card.split("---\n")[1])
+    assert "write it here and as `license:` at the top, before you publish this" in card
+    told = render_card(manifest, CardTexts(license="MIT"))
+    assert "The licence of the weights: MIT." in told
+    assert "before you publish" not in told
+
+
 def test_nothing_is_claimed_that_was_not_found(manifest: Manifest) -> None:
     card = render_card(manifest.model_copy(update={"facts": BundleFacts()}), CardTexts())
     assert "Not measured on the exported file." in card

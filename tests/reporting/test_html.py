@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from edgekit.reporting.html import render_html
-from edgekit.results import BuildResult
+from edgekit.results import BuildResult, StepResult
 from tests.reporting.examples import HOSTILE, build, failing_build, minimal_build
 from tests.reporting.language_examples import failing_language_build, generation, language_build
 from tests.reporting.page import Page
@@ -112,6 +112,42 @@ def test_every_row_of_the_stage_table_has_every_column() -> None:
         table = next(table for table in Page(render_html(BUILDS[name])).all("table") if "Parameters" in table.text)
         widths = {len(row.children) for row in _below(table) if row.name == "tr"}
         assert len(widths) == 1
+
+
+def test_all_steps_are_listed_in_the_order_they_ran() -> None:
+    steps = [
+        StepResult(kind=kind, of=of, seconds=10.0, cached=kind == "prepare", digest=f"{index:064x}")
+        for index, (kind, of) in enumerate(
+            [("prepare", ""), ("import", ""), ("finetune", "import"), ("evaluate", "finetune"), ("capture", "finetune")]
+            + [("distill", "prune"), ("export", "quantize"), ("package", "export of quantize")]
+        )
+    ]
+    page = Page(render_html(BUILDS["good"].model_copy(update={"steps": steps})))
+    table = next(table for table in page.all("table") if "Run on" in table.text)
+    rows = [[" ".join(cell.text.split()) for cell in row.children] for row in _below(table) if row.name == "tr"][1:]
+    assert [row[0] for row in rows] == [step.kind for step in steps]
+    assert rows[-1] == ["package", "export of quantize", "10.0 s"]
+    facts = next(element for element in page.all("ul") if element.attributes.get("class") == "facts")
+    assert "work 1 min 20 s in 8 steps, cached ones with the time of their first run" in " ".join(facts.text.split())
+
+
+def test_a_build_of_an_older_version_says_which_times_it_does_not_tell() -> None:
+    text = " ".join(Page(render_html(BUILDS["good"])).visible_text().split())
+    assert "12 min 05 s in 6 steps, cached ones with the time of their first run (evaluations and exports not" in text
+    assert "Every step of the build" not in text
+
+
+def test_on_a_phone_every_figure_of_a_table_keeps_its_title(result: BuildResult) -> None:
+    """There the header is hidden and each row is a list, so each cell must name its column."""
+    for table in Page(render_html(result)).all("table"):
+        assert table.attributes["class"] in ("stack", "steps"), "a table that must be scrolled sideways hides figures"
+        if table.attributes["class"] == "stack":
+            rows = [row for row in _below(table) if row.name == "tr"]
+            titles = [" ".join(cell.text.split()) for cell in rows[0].children]
+            for row in rows[1:]:
+                labels = [cell.attributes.get("data-label", "") for cell in row.children]
+                assert all(label in ("", title) for label, title in zip(labels[1:], titles[1:], strict=True))
+                assert all(label for label, cell in zip(labels[1:], row.children[1:], strict=True) if cell.text.strip())
 
 
 def test_pictures_and_tables_are_announced(result: BuildResult) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.reporting.findings import distinct_measurements, teacher_bytes, teacher_stage
+from edgekit.reporting.findings import distinct_measurements, rows_of, teacher_bytes, teacher_stage
 from edgekit.reporting.plots.budget import budget_bar
 from edgekit.reporting.plots.front import Point, frontier, quality_against_latency, quality_against_size
 from edgekit.reporting.plots.generation import decode_by_depth, prefill_by_depth, roofline_points
@@ -17,7 +17,7 @@ from edgekit.reporting.plots.latency import Curve, latency_distribution
 from edgekit.reporting.plots.memory import memory_split
 from edgekit.reporting.plots.recall import recall_by_label
 from edgekit.reporting.plots.splits import metric_by_split
-from edgekit.reporting.plots.svg import Axis, Box, element, place_label, text
+from edgekit.reporting.plots.svg import Axis, Box, element, place_label, text, widest
 from edgekit.reporting.plots.waterfall import quality_waterfall
 from edgekit.results import BudgetCheck, Interval
 from tests.reporting.examples import HOSTILE, build, failing_build, measurement, minimal_build, quality
@@ -143,6 +143,43 @@ def test_labels_avoid_each_other() -> None:
     assert not any(one.overlaps(other) for index, one in enumerate(taken) for other in taken[:index])
 
 
+@pytest.mark.parametrize("target", ["a", "raspberry-pi-5", "a-board-with-a-long-name-" * 2, "x" * 300])
+@pytest.mark.parametrize(("low", "high"), [(0.0001, 0.0002), (3.17, 21.1), (5000.0, 9000.0), (0.0001, 9000.0)])
+def test_the_label_of_an_estimate_is_inside_whatever_its_length(target: str, low: float, high: float) -> None:
+    export = build().exports[1]
+    estimate = export.estimates[0].model_copy(update={"low": low, "high": high})
+    phone = export.model_copy(update={"target": target, "estimates": [estimate]})
+    root = ElementTree.fromstring(quality_against_latency(build().model_copy(update={"exports": [phone] * 2})))
+    labels = root.findall("text[@class='estimate-text']")
+    assert labels
+    for label in labels:
+        assert label.text.startswith("~ ") and label.text.endswith(" (estimate)")
+        assert float(label.get("x")) >= 0
+        assert float(label.get("x")) + widest(label.text) <= 480
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text("mW", min_size=1, max_size=20), st.floats(50, 460), st.floats(20, 260), st.integers(1, 4))
+def test_labels_of_points_stay_inside_their_bounds(content: str, x: float, y: float, count: int) -> None:
+    taken: list[Box] = []
+    bounds = Box(44, 14, 466, 270)
+    for _ in range(count):
+        place_label(content, (x, y), taken, bounds)
+    for box in taken:
+        assert bounds.left <= box.left and box.right <= bounds.right
+        assert bounds.top <= box.top and box.bottom <= bounds.bottom
+
+
+def test_many_targets_make_the_drawing_higher_not_the_plot_lower() -> None:
+    phone = build().exports[1]
+    many = [phone.model_copy(update={"target": f"board-{index}"}) for index in range(12)]
+    root = ElementTree.fromstring(quality_against_latency(build().model_copy(update={"exports": many})))
+    height = float(root.get("viewBox").split()[3])
+    assert all(float(bar.get("y")) < height - 40 for bar in root.findall("rect[@class='estimate-bar']"))
+    axis = float(root.find("line[@class='axis']").get("y1"))
+    assert axis > 200
+
+
 def test_markup_is_escaped() -> None:
     assert "<script" not in text(HOSTILE, 0, 0) + element("rect", class_=HOSTILE)
     assert ElementTree.fromstring(element("rect", class_='"><b>')).get("class") == '"><b>'
@@ -161,6 +198,21 @@ def test_the_teachers_own_stage_is_not_drawn_twice() -> None:
 def test_exports_that_share_a_measurement_share_a_plot() -> None:
     measured = distinct_measurements(build())
     assert [entry.targets for entry in measured] == [["laptop-x86", "pixel-8", "raspberry-pi-5"]]
+
+
+def test_two_measurements_of_one_format_are_told_apart_by_target_with_the_reason() -> None:
+    result = build()
+    phone = result.exports[1].model_copy(
+        update={"measurement": result.exports[1].measurement.model_copy(update={"threads": 4, "p50_ms": 2.0})}
+    )
+    apart = result.model_copy(update={"exports": [result.exports[0], phone, *result.exports[2:]]})
+    labels = re.findall(r'class="label">([^<]+)', quality_against_latency(apart))
+    assert {"onnx, laptop-x86", "onnx, pixel-8"} <= set(labels)
+    every = distinct_measurements(apart)
+    assert rows_of(every[1], every).endswith("Measured apart from laptop-x86 and raspberry-pi-5: another number of threads.")
+    alone = distinct_measurements(result)
+    assert rows_of(alone[0], alone) == "In the rows of laptop-x86, pixel-8 and raspberry-pi-5."
+    assert "onnx" in re.findall(r'class="label">([^<]+)', quality_against_latency(result))
 
 
 def test_cumulative_curves_rise_to_everything_and_outliers_are_counted() -> None:

@@ -163,6 +163,37 @@ def test_terminal_shows_stages_exports_and_the_verdict(width: int) -> None:
     assert "Every gate passed." in text.splitlines()[-1] + text.splitlines()[-2]
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+@pytest.mark.parametrize("result", [build(), failing_build(), language_build(), failing_language_build()])
+def test_terminal_splits_no_word(result: BuildResult, width: int) -> None:
+    text = shown(result, width)
+    for word in ("raspberry-pi-5", "inconclusive", "laptop-x86", "8,640,000", "(estimate)", "perplexity", "parity"):
+        assert text.count(word) >= shown(result, 400).count(word), f"{word} is split at {width} columns"
+
+
+def test_terminal_shows_the_exported_files_own_quality_and_each_scenario_once() -> None:
+    result = build()
+    exported = result.exports[0].quality
+    own = exported.model_copy(update={"accuracy": 0.8123})
+    exports = [export.model_copy(update={"quality": own}) for export in result.exports]
+    other = result.exports[1].measurement.model_copy(update={"p50_ms": 5.05})
+    exports[1] = exports[1].model_copy(update={"measurement": other})
+    for width in (80, 160):
+        text = shown(result.model_copy(update={"exports": exports}), width)
+        assert text.count("81.2 %") == len(exports)
+        assert text.count("Measured:") == 1, "two measurements in one scenario, on one machine"
+
+
+def test_sentences_end_in_one_full_stop() -> None:
+    result = build()
+    phone = result.exports[1]
+    ended = [phone.estimates[0].model_copy(update={"assumptions": ["No throttling.", "An idle phone."]})]
+    exports = [result.exports[0], phone.model_copy(update={"estimates": ended})]
+    text = render_markdown(result.model_copy(update={"exports": exports}))
+    assert "Holds only if: No throttling; An idle phone." in text
+    assert ".." not in text
+
+
 def test_terminal_names_what_failed_and_takes_brackets_literally() -> None:
     result = failing_build().model_copy(update={"failures": ["[bold]p95[/bold] missed"]})
     text = shown(result)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from edgekit.reporting import agreement, speed
+import io
+
+from rich.console import Console
+
+from edgekit.reporting import agreement, findings, speed, terminal
+from edgekit.results import Interval
 from tests.reporting.examples import build, measurement, parity
 from tests.reporting.language_examples import generation, language_build, language_parity
 
@@ -62,3 +67,51 @@ def test_what_a_parity_check_did_not_try_is_left_out() -> None:
     assert "chat templates that differ" not in titles
     assert agreement.same_choice(bare) == "top-1 99.9 %"
     assert agreement.same_choice(parity()) == "labels 100.0 %"
+
+
+def test_a_busy_machine_is_told_in_one_sentence() -> None:
+    quiet = measurement(4.0, 8)
+    assert speed.doubts(quiet) == ""
+    assert speed.doubts(quiet.model_copy(update={"load_average": 1.5})) == "", "one of two cores was idle, or nearly"
+    busy = quiet.model_copy(update={"load_average": 3.22})
+    assert speed.doubts(busy) == (
+        "The machine was not quiet: the load average before it was 3.22 on 2 cores, of which it needs 1 for itself. "
+        "Measure again when nothing else runs."
+    )
+    both_cores = quiet.model_copy(update={"load_average": 0.6, "threads": 2})
+    assert "of which it needs 2 for itself" in speed.doubts(both_cores)
+
+
+def test_a_wide_interval_is_told() -> None:
+    wide = measurement(4.0, 8).model_copy(update={"p50_ms": 8.91, "p50_interval_ms": Interval(low=5.41, high=12.4)})
+    assert "the interval of its p50, 5.41 to 12.4, spans 78.5 % of it" in speed.doubts(wide)
+    narrow = wide.model_copy(update={"p50_interval_ms": Interval(low=8.1, high=9.8)})
+    assert speed.doubts(narrow) == ""
+
+
+def test_a_build_does_not_take_its_own_work_for_anothers() -> None:
+    after_training = measurement(4.0, 8).model_copy(update={"load_average": 2.1})
+    assert speed.doubts(after_training)
+    assert speed.doubts(after_training, in_build=True) == ""
+    crowded = after_training.model_copy(update={"load_average": 3.2})
+    assert speed.doubts(crowded, in_build=True).endswith("with edgekit bench.")
+    result = build()
+    exports = [export.model_copy(update={"measurement": crowded}) for export in result.exports]
+    found = [note for note in findings.notes(result.model_copy(update={"exports": exports})) if "not quiet" in note]
+    assert len(found) == 1, "three targets, one sentence"
+    assert not [note for note in findings.notes(result) if "not quiet" in note]
+
+
+def test_writing_is_judged_by_its_decode_speed() -> None:
+    found = generation()
+    assert speed.doubts(found) == ""
+    deep = found.deepest.model_copy(update={"decode_tokens_per_s_interval": Interval(low=30, high=90)})
+    unsteady = found.model_copy(update={"depths": [*found.depths[:-1], deep]})
+    assert "the interval of its decode speed, 30.0 to 90.0" in speed.doubts(unsteady)
+
+
+def test_bench_prints_the_doubt() -> None:
+    stream = io.StringIO()
+    busy = measurement(4.0, 8).model_copy(update={"load_average": 3.22})
+    terminal.show_measurement(busy, Console(file=stream, width=100))
+    assert "The machine was not quiet" in stream.getvalue()

@@ -8,13 +8,26 @@ from typing import Literal
 from edgekit.reporting.findings import distinct_measurements, teacher_bytes, teacher_stage
 from edgekit.reporting.metric import build_metric, metric_of, value_with_range
 from edgekit.reporting.plots.frame import WIDTH, Frame, metric_axis, metric_ends, padded
-from edgekit.reporting.plots.svg import Axis, Box, drawing, element, line, path, place_label, rectangle, text
+from edgekit.reporting.plots.svg import (
+    Axis,
+    Box,
+    drawing,
+    element,
+    line,
+    path,
+    place_label,
+    rectangle,
+    shortened,
+    text,
+    widest,
+)
 from edgekit.reporting.speed import writes
 from edgekit.reporting.wording import amount, mebibytes, milliseconds
 from edgekit.results import AnyQuality, BuildResult, Estimate, ExportResult
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, WIDTH - 14, 28.0, 270.0
-_LANE = 22.0
+_LANE = 32.0
+"""Height of an estimate: a line of text above a bar."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +63,18 @@ def quality_against_latency(result: BuildResult) -> str:
     estimates = latency_estimates(result)
     xs = [point.x for point in points] + [end for _, found in estimates for end in (found.low, found.high)]
     low, high = max(min(xs), 1e-4), max(xs)
-    lanes = _LANE * len(estimates) + (14 if estimates else 0)
+    bottom = _BOTTOM - (46 if estimates else 0)
+    end = bottom + _LANE * len(estimates) + (14 if estimates else 0)  # any number of lanes: the drawing grows
     axis = Axis(low / 1.6, high * 2.0, _LEFT, _RIGHT, logarithmic=True)
     metric = build_metric(result)
-    frame = Frame(axis, _metric_axis(points, _BOTTOM - lanes), "", metric.axis_title)
+    frame = Frame(axis, _metric_axis(points, bottom), "", metric.axis_title)
     parts = [*frame.draw(), *_draw_points(points, frame)]
-    parts += _draw_estimates(estimates, axis, _BOTTOM - lanes + 22)
+    parts += _draw_estimates(estimates, axis, bottom + 22)
     title = "p50 of one token, ms (log scale)" if writes(result) else "p50 latency, ms (log scale)"
-    parts.append(text(title, (_LEFT + _RIGHT) / 2, _BOTTOM + 34, anchor="middle"))
+    parts.append(text(title, (_LEFT + _RIGHT) / 2, end + 34, anchor="middle"))
     described = [f"{point.label}: {point.tip}" for point in points]
     described += [f"{target}: estimate, not measured, ~ {amount(found)}" for target, found in estimates]
-    return drawing(
-        "latency-front", (WIDTH, _BOTTOM + 42), f"{metric.title} against latency", "; ".join(described), parts
-    )
+    return drawing("latency-front", (WIDTH, end + 42), f"{metric.title} against latency", "; ".join(described), parts)
 
 
 def latency_estimates(result: BuildResult) -> list[tuple[str, Estimate]]:
@@ -124,11 +136,14 @@ def _latency_points(result: BuildResult) -> list[Point]:
     if result.teacher_quality is not None and teacher is not None:
         p50 = teacher.second.timing.p50_ms
         points.append(_point("teacher, float32", "teacher", p50, result.teacher_quality, milliseconds(p50)))
-    for measured in distinct_measurements(result):
-        found = measured.export.quality
+    every = distinct_measurements(result)
+    for measured in every:
+        export, found = measured.export, measured.export.quality
         if found is not None:
             p50 = measured.measurement.timing.p50_ms
-            points.append(_point(measured.export.format, "export", p50, found, milliseconds(p50)))
+            alone = sum(other.export.format == export.format for other in every) == 1
+            label = export.format if alone else f"{export.format}, {export.target}"
+            points.append(_point(label, "export", p50, found, milliseconds(p50)))
     return points
 
 
@@ -153,14 +168,15 @@ def _draw_points(points: list[Point], frame: Frame) -> list[str]:
     parts = [path(corners, "frontier")] if len(corners) > 2 else []
     positions = [_position(point, frame) for point in points]
     taken = [Box(x - 8, y - 8, x + 8, y + 8) for x, y in positions]
-    bounds = Box(_LEFT, _TOP - 14, _RIGHT, _BOTTOM)
+    bounds = Box(_LEFT, _TOP - 14, _RIGHT, max(frame.y.start, frame.y.end))
     for point, (x, y) in zip(points, positions, strict=True):
         low, high = (frame.y.place(end) for end in metric_ends(point.quality))
-        label_x, label_y, anchor = place_label(point.label, (x, y), taken, bounds)
+        label = shortened(point.label, _RIGHT - _LEFT)
+        label_x, label_y, anchor = place_label(label, (x, y), taken, bounds)
         parts += [
             line(x, low, x, high, f"whisker {point.kind}"),
             marker(point.kind, (x, y), f"{point.label}: {point.tip}"),
-            text(point.label, label_x, label_y, anchor=anchor, class_="label"),
+            text(label, label_x, label_y, anchor=anchor, class_="label"),
         ]
     return parts
 
@@ -190,12 +206,11 @@ def _draw_estimates(estimates: list[tuple[str, Estimate]], axis: Axis, top: floa
     """Returns one dashed, hatched bar a lane, each named as an estimate."""
     parts = []
     for index, (target, estimate) in enumerate(estimates):
-        y = top + 8 + index * _LANE
+        y = top + 16 + index * _LANE
         left, right = axis.place(estimate.low), axis.place(estimate.high)
         tip = f"{target}: estimate, not measured: ~ {amount(estimate)}"
         parts.append(rectangle(Box(left, y, right, y + 12), "estimate-bar", tip))
-        label = f"~ {target} (estimate)"
-        fits_right = right + 8 + len(label) * 6.3 < _RIGHT
-        x, anchor = (right + 8, "start") if fits_right else (left - 8, "end")
-        parts.append(text(label, x, y + 10, anchor=anchor, class_="estimate-text"))
+        label = f"~ {shortened(target, WIDTH - widest('~  (estimate)'))} (estimate)"
+        x = max(min(left, WIDTH - widest(label)), 0)
+        parts.append(text(label, x, y - 4, class_="estimate-text"))
     return parts

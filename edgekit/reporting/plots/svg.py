@@ -12,6 +12,8 @@ from html import escape
 HEIGHT_OF_TEXT = 12
 """Font size of plots, in units of the view box; the style sheet sets the same."""
 _WIDTH_OF_LETTER = 6.3
+_WIDEST_LETTER = 8.6
+"""Of bold text in a wide font, at the size that the style sheet sets for phones."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,17 @@ def width_of(content: str) -> float:
     return len(content) * _WIDTH_OF_LETTER
 
 
+def widest(content: str) -> float:
+    """Returns how wide a text is at most, in view box units: bold, on a phone, in a wide font."""
+    return len(content) * _WIDEST_LETTER
+
+
+def shortened(content: str, room: float) -> str:
+    """Returns a text that is at most `room` view box units wide, cut with an ellipsis where it is longer."""
+    most = max(int(room / _WIDEST_LETTER), 1)
+    return content if len(content) <= most else content[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def short_number(value: float) -> str:
     """Returns a tick label: no trailing zeros, no exponent."""
     return f"{value:,.3f}".rstrip("0").rstrip(".") if value % 1 else f"{value:,.0f}"
@@ -132,18 +145,20 @@ def short_number(value: float) -> str:
 def place_label(content: str, at: tuple[float, float], taken: list[Box], bounds: Box) -> tuple[float, float, str]:
     """Returns x, baseline and anchor of a label near a point, in the first place that covers nothing in `taken`.
 
-    The place found is added to `taken`. Where every place is covered, the least far one is used all the same.
+    The place found is added to `taken`. It is within `bounds` for any text that is no wider than these; where every
+    place is covered, the least far one is used all the same.
     """
     x, y = at
-    width = width_of(content)
+    width = widest(content)
+    shifts = (0, -14, 14, -28, 28, -42, 42, -56, 56)
     candidates = [
-        (x + side, y + 4 + shift, anchor)
-        for shift in (0, -14, 14, -28, 28, -42, 42, -56, 56)
-        for side, anchor in ((10, "start"), (-10, "end"))
+        (x + side, y + 4 + shift, anchor) for shift in shifts for side, anchor in ((10, "start"), (-10, "end"))
     ]
     candidates += [(x, y + shift, "middle") for shift in (-14, 22)]
+    flush = max(min(x - width / 2, bounds.right - width), bounds.left)
+    candidates += [(flush, y + shift, "start") for shift in (-14, 22, -28, 36, -42, 50)]
     boxes = [_text_box(place, width) for place in candidates]
-    inside = [index for index, box in enumerate(boxes) if _within(box, bounds)] or [0]
+    inside = [index for index, box in enumerate(boxes) if _within(box, bounds)] or [len(boxes) - 1]
     free = [index for index in inside if not any(boxes[index].overlaps(box) for box in taken)]
     chosen = (free or inside)[0]
     taken.append(boxes[chosen])
@@ -157,7 +172,8 @@ def _text_box(place: tuple[float, float, str], width: float) -> Box:
 
 
 def _within(inner: Box, outer: Box) -> bool:
-    return inner.left >= outer.left and inner.right <= outer.right and inner.top >= outer.top
+    across = inner.left >= outer.left and inner.right <= outer.right
+    return across and inner.top >= outer.top and inner.bottom <= outer.bottom
 
 
 def _logarithmic_ticks(low: float, high: float, factors: tuple[int, ...]) -> list[float]:
