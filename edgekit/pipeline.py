@@ -22,7 +22,7 @@ from edgekit.events import Event, EventSink, ignore
 from edgekit.export_chain import ExportChain, export_all
 from edgekit.models.stage import source_digest as model_digest
 from edgekit.models.weights import count_parameters, weight_bytes
-from edgekit.preflight import check_before, check_teacher
+from edgekit.preflight import check_before, check_quality_limits, check_teacher
 from edgekit.recipe import Recipe
 from edgekit.recipe_parts import RecipeStage
 from edgekit.reporting.files import BUILD_FILE, write_reports
@@ -69,7 +69,9 @@ def build(recipe: Recipe, out: Path | str, *, events: EventSink = ignore, offlin
         result = _conclude(fold, exports, read_quality(teacher_quality))
         write_reports(result, out)
         cache.forget()
-    events(Event("build-finished", text=str(out), values={"exit_code": result.exit_code}))
+    bundles = sum(export.bundle is not None for export in exports)
+    values: dict[str, float] = {"exit_code": result.exit_code, "exports": len(exports), "bundles": bundles}
+    events(Event("build-finished", text=str(out), values=values))
     return result
 
 
@@ -77,6 +79,7 @@ def _start(cache: Cache, recipe: Recipe, out: Path) -> _Fold:
     """Prepares the data and imports the teacher, and says what would fail later."""
     check_before(recipe, cache.events)
     data = cache.run("prepare", StageInputs(), recipe.data, outside={"source": data_digest(recipe.data, cache.offline)})
+    check_quality_limits(recipe, data.artifact, cache.events)
     model = cache.run(
         "import", StageInputs(), recipe.teacher, outside={"source": model_digest(recipe.teacher, cache.offline)}
     )

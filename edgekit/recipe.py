@@ -36,6 +36,8 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    where: str
+    """What errors call the recipe: the path of its file."""
     name: str
     seed: int
     task: TaskConfig
@@ -123,6 +125,7 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
     if problems or teacher is None or data is None:
         raise RecipeError("\n".join(problems))
     return Recipe(
+        where=where,
         name=frame.name,
         seed=frame.seed,
         task=frame.task,

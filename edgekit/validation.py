@@ -15,7 +15,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     for problem in error.errors(include_url=False):
         location = [part for part in problem["loc"] if not str(part).startswith(("function-", "tagged-union"))]
         key = ".".join(str(part) for part in location)
-        lines.append(f"{where}: {key or 'the whole'}: {_reason(dict(problem), model, location)}")
+        lines.append(f"{where}: {f'{key}: ' if key else ''}{_reason(dict(problem), model, location)}")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import edgekit
 from edgekit.artifact import Artifact
+from edgekit.cli import run
 from edgekit.errors import ModelError
 from edgekit.events import Event
 from edgekit.pipeline import _report_quality, build
@@ -170,6 +171,15 @@ def test_build_json_has_the_published_shape(built):
         assert {"runtime", "threads", "p50_ms", "p95_ms", "peak_rss_bytes"} <= set(export["measurement"])
         assert export["budget"]["met"] is True
         assert export["budget"]["checks"]
+
+
+def test_the_last_line_of_a_build_tells_its_exit_code_and_bundles(built, capsys):
+    root, result = built
+    assert run(["build", str(root / "recipe.toml"), "--out", str(root / "out"), "--json"]) == result.exit_code
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    last.pop("time")
+    values = {"exit_code": 0, "exports": 2, "bundles": 2}
+    assert last == {"kind": "build-finished", "text": str(root / "out"), "values": values}
 
 
 def test_a_phone_is_never_given_a_laptops_latency(built):

@@ -170,6 +170,20 @@ def paired_change_interval(
     return Interval(low=max(low, -1.0), high=min(high, 1.0), confidence=confidence)
 
 
+def paired_half_width(rows: int, *, differing: float, accuracy: float, confidence: float = CONFIDENCE) -> float:
+    """Returns how far below 0 `paired_change_interval` reaches for two models of one `accuracy` (a share).
+
+    They differ on the share `differing` of the rows, each right on half of those. For many rows it is about
+    1.96 sqrt(differing / rows) at 95 %; for few it is wider, and does not shrink to 0 with `differing`.
+    """
+    swapped = round(rows * differing / 2)
+    reference_right = np.arange(rows) < round(rows * accuracy)
+    right = reference_right.copy()
+    right[:swapped] = False
+    right[rows - swapped :] = True
+    return -paired_change_interval(right, reference_right, confidence=confidence).low
+
+
 def _bootstrap(values: Floats, statistic: Callable[..., Floats], seed: int, confidence: float) -> Interval:
     """Returns the percentile interval of a statistic along an axis, with the tails of `expanded_tail`."""
     rows = np.random.default_rng(seed).integers(0, len(values), size=(_RESAMPLES, len(values)))

@@ -29,7 +29,10 @@ _OTHER_COMMANDS = {
     "bench": ("edgekit.cli.bench:bench", "Measure latency and memory; with --compare, two models in turn."),
     "predict": ("edgekit.cli.predict:predict", "Classify text with a bundle, its digests verified."),
     "chat": ("edgekit.cli.chat:chat", "Talk with a language model in the terminal."),
-    "verify": ("edgekit.cli.inspection:verify", "Check artifacts and bundles: every digest, and that a bundle does what it promises."),
+    "verify": (
+        "edgekit.cli.inspection:verify",
+        "Check artifacts and bundles: every digest, and that a bundle does what it promises.",
+    ),
     "init": ("edgekit.cli.init:init", "Write a recipe to start from."),
     "recipes": ("edgekit.cli.inspection:recipes", "List the built-in recipes."),
     "targets": ("edgekit.cli.inspection:targets", "List the targets, or show one."),

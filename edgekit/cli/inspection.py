@@ -126,8 +126,10 @@ def _show_target(console: Console, name: str) -> None:
     ):
         _add(table, label, f"{figure.value / 1e9:,.1f} {unit}", figure.source)
     for runtime in target.runtimes:
-        ceiling = f"operator set {runtime.opset}, IR {runtime.ir_version}, {runtime.threads} threads"
-        _add(table, f"{runtime.name} {runtime.version}", ceiling, "")
+        ceilings = [] if runtime.opset is None else [f"operator set {runtime.opset}"]
+        ceilings += [] if runtime.ir_version is None else [f"IR {runtime.ir_version}"]
+        ceilings.append("1 thread" if runtime.threads == 1 else f"{runtime.threads} threads")
+        _add(table, f"{runtime.name} {runtime.version}", ", ".join(ceilings), "")
     for key, value in target.budget.model_dump(exclude_none=True).items():
         _add(table, f"budget {key}", f"{value:,}", "")
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -23,6 +24,9 @@ AsJson = Annotated[
 Offline = Annotated[bool, Parameter(negative="", help="Forbid any network access.")]
 Seed = Annotated[int, Parameter(help="The only source of randomness.")]
 
+POSITIONAL_FIELD = "source"
+"""The one config field that is an argument, for the stages that read no artifact."""
+
 Config = TypeVar("Config", bound="StageConfig")
 
 
@@ -40,7 +44,20 @@ def checked_config(kind: type[Config], values: Mapping[str, Any], command: str) 
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UsageError(explain(error, kind, command)) from error
+        raise UsageError(_in_flags(explain(error, kind, command), kind)) from error
+
+
+def _in_flags(text: str, kind: type[StageConfig]) -> str:
+    """Returns an explanation whose keys and settings are spelled as the command line takes them."""
+    names = "|".join(name for name in kind.model_fields if name != POSITIONAL_FIELD)
+    text = re.sub(rf"(?<=: )((?:{names})(?:\.[a-z_]+)*)(?:\.\d+)?(?=: )", lambda key: _flag(key[1]), text)
+    text = re.sub(rf"(?<![\w.-])({names}) = ", lambda setting: f"{_flag(setting[1])} ", text)
+    # a word with an underscore is a name wherever it stands
+    return re.sub(rf"(?<![\w.-])(?=\w*_)({names})(?!\w)", lambda name: _flag(name[1]), text)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def explain_usage(error: CycloptsError, command: str) -> str:
@@ -52,7 +69,7 @@ def explain_usage(error: CycloptsError, command: str) -> str:
         return str(error)
     lines = []
     for problem in cause.errors(include_url=False):
-        flag = "--" + ".".join(str(part).replace("_", "-") for part in problem["loc"])
+        flag = _flag(".".join(map(str, problem["loc"])))
         found, expected = problem["input"], problem["msg"].removeprefix("Input should be ")
         if problem["type"] == "model_type":
             expected = f"flags for its parts: {flag}.NAME, as `{command} --help` lists them"

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from edgekit.api import run
-from edgekit.cli.options import AsJson, Offline, Seed, checked_config
+from edgekit.cli.options import POSITIONAL_FIELD, AsJson, Offline, Seed, checked_config
 from edgekit.cli.results import conclude
 from edgekit.cli.terminal import listening
 from edgekit.contract import StageConfig
@@ -29,8 +29,6 @@ _ROLE_HELP = {
     "signal": "Cached teacher outputs, made by `edgekit capture`.",
     "reference": "The model to compare with: an artifact.",
 }
-_POSITIONAL_FIELD = "source"
-"""The one config field that is an argument, for the stages that read no artifact."""
 
 
 def __getattr__(name: str) -> Callable[..., int]:
@@ -71,8 +69,8 @@ def _config(entry: StageEntry, values: dict[str, Any]) -> StageConfig:
     """Returns the config that the flags spell; what was not given keeps its default."""
     flags: BaseModel | None = values.get("flags")
     given = {} if flags is None else {name: getattr(flags, name) for name in flags.model_fields_set}
-    if _POSITIONAL_FIELD in values:
-        given[_POSITIONAL_FIELD] = values[_POSITIONAL_FIELD]
+    if POSITIONAL_FIELD in values:
+        given[POSITIONAL_FIELD] = values[POSITIONAL_FIELD]
     return checked_config(entry.config_class(), given, f"edgekit {entry.kind}")
 
 
@@ -81,7 +79,7 @@ def _flags(entry: StageEntry) -> type[BaseModel]:
     fields: dict[str, Any] = {
         name: _flag(field)
         for name, field in entry.config_class().model_fields.items()
-        if not (name == _POSITIONAL_FIELD and "model" not in entry.needs)
+        if not (name == POSITIONAL_FIELD and "model" not in entry.needs)
     }
     numbers = [name for name, (annotation, _) in fields.items() if _is_choice_of_numbers(annotation)]
     checks: dict[str, Any] = {"read_number": field_validator(*numbers, mode="before")(_read_number)} if numbers else {}
@@ -122,9 +120,9 @@ def _parameters(entry: StageEntry) -> list[inspect.Parameter]:
     if "model" in entry.needs:
         help_text = Parameter(help="The artifact to work on.")
         parameters.append(inspect.Parameter("model", positional, annotation=Annotated[str, help_text]))
-    elif _POSITIONAL_FIELD in entry.config_class().model_fields:
+    elif POSITIONAL_FIELD in entry.config_class().model_fields:
         help_text = Parameter(help="Where it comes from: a hub id, a path, or pkg:NAME/path.")
-        parameters.append(inspect.Parameter(_POSITIONAL_FIELD, positional, annotation=Annotated[str, help_text]))
+        parameters.append(inspect.Parameter(POSITIONAL_FIELD, positional, annotation=Annotated[str, help_text]))
     out_help = Parameter(help="Directory of the artifact to make; must not exist.")
     parameters.append(inspect.Parameter("out", positional, annotation=Annotated[Path, out_help]))
     flags: Any = Annotated[_flags(entry) | None, Parameter(name="*")]

@@ -55,7 +55,9 @@ def write_json_line(fields: dict[str, JsonValue]) -> None:
 
 
 def _json_event(event: Event) -> None:
-    write_json_line({name: value for name, value in asdict(event).items() if value not in ("", None, {})})
+    counting = ("completed", "total", "unit") if event.kind != "progress" else ()
+    fields = {name: value for name, value in asdict(event).items() if name not in counting}
+    write_json_line({name: value for name, value in fields.items() if value not in ("", None, {})})
 
 
 class _Display:

@@ -116,9 +116,20 @@ def digest_of(source: DataSource, *, offline: bool = False) -> str:
         DataError: not found.
         EnvironmentLacksError: a package is not installed, or the hub cannot be reached or must not be.
     """
-    if not _is_on_hub(source):
-        return hash_file(_local_file(source))
+    file = find_source(source)
+    if file is not None:
+        return hash_file(file)
     return hash_json({"hub": source.source, "commit": _commit(source, offline)})
+
+
+def find_source(source: DataSource) -> Path | None:
+    """Returns the file of a source; None for a hub id, and the hub is not asked.
+
+    Raises:
+        DataError: not found, or a setting that only a hub id has.
+        EnvironmentLacksError: a package is not installed.
+    """
+    return None if _is_on_hub(source) else _local_file(source)
 
 
 def portable_name(source: DataSource) -> str:

@@ -13,7 +13,8 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from edgekit.artifact import Artifact, hash_json, publish
 from edgekit.contract import StageContext, StageInputs, lineage_of
-from edgekit.data.source import DataSource, digest_of, portable_name
+from edgekit.data.source import DataSource, digest_of, find_source, portable_name
+from edgekit.errors import DataError
 from edgekit.events import Event
 from edgekit.spelling import did_you_mean
 
@@ -147,6 +148,21 @@ def source_digest(config: PrepareConfig, offline: bool = False) -> str:
         EnvironmentLacksError: a package is not installed, or the hub cannot be reached or must not be.
     """
     return hash_json({name: digest_of(source, offline=offline) for name, source in _all_sources(config).items()})
+
+
+def source_problems(config: PrepareConfig) -> dict[str, str]:
+    """Returns the key of each source that is not to be found, with what is wrong of it; the hub is not asked.
+
+    Raises:
+        EnvironmentLacksError: a package is not installed.
+    """
+    problems = {}
+    for name, source in _all_sources(config).items():
+        try:
+            find_source(source)
+        except DataError as error:
+            problems["source" if source is config else f"{name}.source"] = str(error)
+    return problems
 
 
 def _all_sources(config: PrepareConfig) -> dict[str, DataSource]:

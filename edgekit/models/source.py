@@ -79,7 +79,7 @@ def resolve(source: str, *, revision: str | None = None, offline: bool = False) 
         return _resolve_hub(source, revision, offline=offline)
     if revision is not None:
         raise ModelError(f"{source}: found revision '{revision}', which only a hub id has. Leave it out.")
-    directory = _local_path(source)
+    directory = find_local(source)
     if directory.is_file():
         return _check_file(source, directory, commit=None)
     if (directory / DESCRIPTOR).is_file():
@@ -182,7 +182,13 @@ def load_network(directory: Path, kind: str, *, seed: int = 0, **settings: Any) 
     return network.eval(), report
 
 
-def _local_path(source: str) -> Path:
+def find_local(source: str) -> Path:
+    """Returns the directory or file of a source that is no hub id.
+
+    Raises:
+        ModelError: not found.
+        EnvironmentLacksError: a package is not installed.
+    """
     try:
         path = package_resource(source) if is_package_resource(source) else Path(source).expanduser()
     except UsageError as error:

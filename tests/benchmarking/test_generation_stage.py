@@ -173,4 +173,4 @@ def test_the_command_shows_one_model_or_all_that_took_turns(export, tmp_path, ca
 
 def test_a_wrong_flag_of_the_command_is_one_error(export, capsys):
     assert run(["bench", str(export.path), "--depths", "0"]) == 2
-    assert "edgekit bench: depths.0: found 0 (int), expected greater than or equal to 1." in capsys.readouterr().err
+    assert "edgekit bench: --depths: found 0 (int), expected greater than or equal to 1." in capsys.readouterr().err

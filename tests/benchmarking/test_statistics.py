@@ -20,6 +20,7 @@ from edgekit.benchmarking.statistics import (
     mean_interval,
     median_ratio,
     paired_change_interval,
+    paired_half_width,
     quantile_interval,
     samples_needed,
     wilson_interval,
@@ -247,3 +248,11 @@ def test_the_paired_interval_agrees_with_resampled_rows():
     interval = paired_change_interval(right, reference)
     assert interval.low == pytest.approx(np.quantile(changes, 0.025), abs=0.01)
     assert interval.high == pytest.approx(np.quantile(changes, 0.975), abs=0.01)
+
+
+def test_how_far_a_paired_interval_reaches_is_walds_for_many_rows_and_more_for_few():
+    wald = 1.96 * math.sqrt(0.05 / 20_000)
+    assert paired_half_width(20_000, differing=0.05, accuracy=0.9) == pytest.approx(wald, rel=0.02)
+    assert paired_half_width(50, differing=0.05, accuracy=0.9) > 1.96 * math.sqrt(0.05 / 50)
+    # no row differs: Wilson's interval of 45 in 50, 78.6 to 95.7 %, with the correlation that the correction leaves
+    assert paired_half_width(50, differing=0.0, accuracy=0.9) == pytest.approx(0.0684, abs=5e-4)

@@ -59,8 +59,23 @@ def test_every_command_has_help(kind, capsys):
             "edgekit finetune: --language.sequence-length: found '1', expected greater than or equal to 2.",
         ),
         (["quantize", "IN", "OUT", "--bits", "5"], 2, "--bits: found 5, expected 8, 4, 3 or 2."),
+        (
+            ["quantize", "IN", "OUT", "--bits", "4"],
+            2,
+            "edgekit: edgekit quantize: found 4 bits without a group size and dynamic-int8 activations, expected a group "
+            "size (--group-size 32, 64 or 128), or --activations 'float'.\n",
+        ),
+        (
+            ["quantize", "IN", "OUT", "--bits", "8", "--embeddings", "4"],
+            2,
+            "edgekit quantize: --embeddings: found 4 bits without a group size, expected one: --embeddings-group-size 32, ",
+        ),
         (["import", "IN", "OUT", "--task", "causal-lm"], 2, "--task: found 'causal-lm', expected flags for its parts"),
-        (["verify", "nowhere"], 2, "edgekit: nowhere: does not exist; expected a directory that an edgekit stage wrote."),
+        (
+            ["verify", "nowhere"],
+            2,
+            "edgekit: nowhere: does not exist; expected a directory that an edgekit stage wrote.",
+        ),
         (["verify"], 2, "edgekit verify: found no path, expected the directory of an artifact or bundle."),
         (["predict", "nowhere", "a text"], 2, "nowhere: does not exist"),
         (["predict", "nowhere", "a text", " "], 2, "edgekit predict: text 2: found only white space, expected words."),
@@ -184,7 +199,8 @@ def test_init_writes_a_recipe_that_is_valid_and_never_overwrites(tmp_path, capsy
     assert "already exists" in capsys.readouterr().err
 
 
-def test_targets_and_recipes_are_listed(capsys):
+def test_targets_and_recipes_are_listed(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     assert run(["targets"]) == 0
     assert run(["recipes"]) == 0
     assert run(["targets", "pixel-8"]) == 0
@@ -192,6 +208,8 @@ def test_targets_and_recipes_are_listed(capsys):
     assert "raspberry-pi-5" in out
     assert "review-sentiment" in out
     assert "memory bandwidth" in out
+    assert "None" not in out
+    assert "operator set 21, IR 10, 1 thread " in out
 
 
 def test_doctor_finds_this_environment_fit(capsys):

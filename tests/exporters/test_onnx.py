@@ -10,12 +10,12 @@ import torch
 
 import edgekit
 from edgekit.artifact import Artifact
-from edgekit.errors import UnsupportedError
+from edgekit.errors import ModelError, UnsupportedError
 from edgekit.exporters.onnx import choose_versions, require_mask_is_read
 from edgekit.exporters.parity import make_batches
 from edgekit.exporters.reference import load_reference
 from edgekit.models.source import load_model
-from tests.pico import ARCHITECTURES, pico_model_artifact, pico_texts
+from tests.pico import ARCHITECTURES, pico_loaded, pico_model_artifact, pico_texts, publish_model
 
 INT8 = {"bits": 8}
 ALIKE = ("electra", "xlm-roberta", "mpnet")
@@ -53,6 +53,22 @@ def largest_difference(model: Artifact, export: Artifact) -> float:
             wanted = network(**{name: torch.from_numpy(array) for name, array in given.items()}).logits.numpy()
         largest = max(largest, float(abs(session.run(["logits"], given)[0] - wanted).max()))
     return largest
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("settings", [None, INT8])
+def test_weights_that_are_not_finite_are_refused_by_name(wrong, settings, tmp_path):
+    loaded = pico_loaded(layers=1)
+    if settings is not None:
+        floats = publish_model(loaded, tmp_path / "floats")
+        loaded = load_model(edgekit.quantize(floats, edgekit.QuantizeConfig(**settings), out=tmp_path / "codes"))
+    stored = loaded.model.state_dict()
+    name = next(name for name in stored if name.endswith("dense.weight" if settings is None else ".weight_scales"))
+    stored[name].view(-1)[1] = wrong
+    model = publish_model(loaded, tmp_path / "model")
+    with pytest.raises(ModelError, match=rf"model: tensor '{name}': found NaN or infinity, expected finite"):
+        edgekit.export(model, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("architecture", SORTS)
