@@ -213,7 +213,7 @@ def _measure(
 
 
 def _limit_to_decide(chain: ExportChain, entry: ExportEntry, target: Target) -> float | None:
-    """Returns the p95 limit that measuring here can decide: of another target that shares file and scenario, if need be.
+    """Returns the p95 limit that measuring here can decide, also of another target that shares file and scenario.
 
     So targets that share them are measured once, also those that this machine is not.
     """

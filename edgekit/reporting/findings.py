@@ -5,6 +5,7 @@ Every kind of report shows these; none derives them for itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,9 @@ from edgekit.results import (
     BuildResult,
     Comparison,
     ExportResult,
+    PreparationResult,
     StageResult,
+    StepResult,
     Unverified,
 )
 
@@ -157,8 +160,7 @@ def headline_export(result: BuildResult) -> ExportResult | None:
 
 def step_seconds(result: BuildResult) -> list[float]:
     """Returns the time of every step in order; of the file of an older version, of those that it tells."""
-    steps = result.steps or [*result.preparation, *result.stages]
-    return [step.seconds for step in steps]
+    return [step.seconds for step in _steps(result)]
 
 
 def work(result: BuildResult) -> str:
@@ -166,10 +168,14 @@ def work(result: BuildResult) -> str:
     times = step_seconds(result)
     if not times:
         return ""
-    cached = any(step.cached for step in result.steps or [*result.preparation, *result.stages])
+    cached = any(step.cached for step in _steps(result))
     counted = ", cached ones with the time of their first run" if cached else ""
     missing = "" if result.steps else " (evaluations and exports not counted)"
     return f"{seconds(sum(times))} in {len(times)} steps{counted}{missing}"
+
+
+def _steps(result: BuildResult) -> Sequence[StepResult | PreparationResult | StageResult]:
+    return result.steps if result.steps else [*result.preparation, *result.stages]
 
 
 def notes(result: BuildResult) -> list[str]:

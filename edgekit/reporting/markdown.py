@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from edgekit.reporting import agreement, findings, metric, speed, wording
-from edgekit.results import BudgetCheck, BuildResult, ExportResult, StageResult
+from edgekit.results import BudgetCheck, BuildResult, Estimate, ExportResult, StageResult
 
 _SIGNS = {
     "good": "\N{WHITE HEAVY CHECK MARK}",
@@ -122,12 +122,15 @@ def _check_row(export: ExportResult, check: BudgetCheck) -> list[str]:
 
 
 def _estimates(result: BuildResult) -> list[str]:
-    return [
+    return [_estimate(export, estimate) for export in result.exports for estimate in export.estimates]
+
+
+def _estimate(export: ExportResult, estimate: Estimate) -> str:
+    assumptions = "; ".join(part.removesuffix(".") for part in estimate.assumptions)
+    return (
         f"- {escape(wording.estimated(estimate, export.target))}: *{escape(wording.estimate(estimate))}*. "
-        f"Formula: {escape(estimate.formula.removesuffix('.'))}. Holds only if: {escape('; '.join(part.removesuffix('.') for part in estimate.assumptions))}."
-        for export in result.exports
-        for estimate in export.estimates
-    ]
+        f"Formula: {escape(estimate.formula.removesuffix('.'))}. Holds only if: {escape(assumptions)}."
+    )
 
 
 def _fold(summary: str, content: str) -> str:

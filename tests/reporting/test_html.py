@@ -118,8 +118,11 @@ def test_all_steps_are_listed_in_the_order_they_ran() -> None:
     steps = [
         StepResult(kind=kind, of=of, seconds=10.0, cached=kind == "prepare", digest=f"{index:064x}")
         for index, (kind, of) in enumerate(
-            [("prepare", ""), ("import", ""), ("finetune", "import"), ("evaluate", "finetune"), ("capture", "finetune")]
-            + [("distill", "prune"), ("export", "quantize"), ("package", "export of quantize")]
+            [
+                *(("prepare", ""), ("import", ""), ("finetune", "import"), ("evaluate", "finetune")),
+                *(("capture", "finetune"), ("distill", "prune"), ("export", "quantize")),
+                ("package", "export of quantize"),
+            ]
         )
     ]
     page = Page(render_html(BUILDS["good"].model_copy(update={"steps": steps})))

@@ -153,7 +153,8 @@ def test_the_label_of_an_estimate_is_inside_whatever_its_length(target: str, low
     labels = root.findall("text[@class='estimate-text']")
     assert labels
     for label in labels:
-        assert label.text.startswith("~ ") and label.text.endswith(" (estimate)")
+        assert label.text.startswith("~ ")
+        assert label.text.endswith(" (estimate)")
         assert float(label.get("x")) >= 0
         assert float(label.get("x")) + widest(label.text) <= 480
 
@@ -166,8 +167,10 @@ def test_labels_of_points_stay_inside_their_bounds(content: str, x: float, y: fl
     for _ in range(count):
         place_label(content, (x, y), taken, bounds)
     for box in taken:
-        assert bounds.left <= box.left and box.right <= bounds.right
-        assert bounds.top <= box.top and box.bottom <= bounds.bottom
+        assert bounds.left <= box.left
+        assert box.right <= bounds.right
+        assert bounds.top <= box.top
+        assert box.bottom <= bounds.bottom
 
 
 def test_many_targets_make_the_drawing_higher_not_the_plot_lower() -> None:
@@ -207,9 +210,11 @@ def test_two_measurements_of_one_format_are_told_apart_by_target_with_the_reason
     )
     apart = result.model_copy(update={"exports": [result.exports[0], phone, *result.exports[2:]]})
     labels = re.findall(r'class="label">([^<]+)', quality_against_latency(apart))
-    assert {"onnx, laptop-x86", "onnx, pixel-8"} <= set(labels)
+    assert {"laptop-x86", "pixel-8"} <= set(labels)
     every = distinct_measurements(apart)
-    assert rows_of(every[1], every).endswith("Measured apart from laptop-x86 and raspberry-pi-5: another number of threads.")
+    assert rows_of(every[1], every).endswith(
+        "Measured apart from laptop-x86 and raspberry-pi-5: another number of threads."
+    )
     alone = distinct_measurements(result)
     assert rows_of(alone[0], alone) == "In the rows of laptop-x86, pixel-8 and raspberry-pi-5."
     assert "onnx" in re.findall(r'class="label">([^<]+)', quality_against_latency(result))

@@ -142,7 +142,8 @@ def _latency_points(result: BuildResult) -> list[Point]:
         if found is not None:
             p50 = measured.measurement.timing.p50_ms
             alone = sum(other.export.format == export.format for other in every) == 1
-            label = export.format if alone else f"{export.format}, {export.target}"
+            one_format = all(other.export.format == export.format for other in every)
+            label = export.format if alone else export.target if one_format else f"{export.format}, {export.target}"
             points.append(_point(label, "export", p50, found, milliseconds(p50)))
     return points
 
