@@ -17,7 +17,6 @@ from edgekit.models.tasks import require_trained_head
 from edgekit.recipe import Recipe, merged_budget
 from edgekit.runtimes.generation import missing_runtime
 
-
 _LEAST_DIFFERING = 0.02
 _USUAL_ACCURACY = 0.9
 """A student that agrees with its teacher as well as is plausible: they differ on one row in 50."""
@@ -81,8 +80,8 @@ def check_quality_limits(recipe: Recipe, data: Artifact, events: EventSink) -> N
     for limit in sorted({budget.quality_drop for budget in budgets if budget.quality_drop is not None}):
         if half_width > limit:
             text = (
-                f"quality_drop = {limit:g} will be inconclusive on the {rows:,} rows of {' + '.join(splits)}: even if the "
-                f"student differed from its teacher on {_LEAST_DIFFERING:.0%} of them alone, the 95 % interval of the "
+                f"quality_drop = {limit:g} will be inconclusive on the {rows:,} rows of {' + '.join(splits)}: even if "
+                f"the student differed from its teacher on {_LEAST_DIFFERING:.0%} of them alone, the 95 % interval of the "
                 f"change would reach {100 * half_width:.1f} points down. {_remedy(limit)}"
             )
             events(Event("message", stage="build", text=text))
