@@ -108,8 +108,8 @@ class Artifact:
         if not descriptor_path.is_file():
             found = f"found no {DESCRIPTOR}" if path.exists() else "does not exist"
             raise ArtifactError(
-                f"{path}: {found}; expected a directory that an edgekit stage wrote. Check the path, or make one: "
-                "of a model with `edgekit import`, of text with `edgekit prepare`."
+                f"{path}: {found}; expected a directory that an edgekit stage wrote. Check the path, or make one "
+                "first: of a model with `edgekit import`, of text with `edgekit prepare`."
             )
         descriptor = _read_descriptor(descriptor_path)
         if kind is not None and descriptor.kind != kind:

@@ -48,8 +48,8 @@ targets = ["laptop-x86", "pixel-8"]     # `edgekit targets` lists them; a path t
 [budget]
 # Largest loss of accuracy against the teacher: 0.05 is 5 points. The whole 95 % interval of the change must keep it,
 # which reaches about 1.96 * sqrt(share of the test rows where the two differ / test rows) to either side. Where they
-# differ on 5 % of the rows, 0.05 needs about 120 test rows, 0.02 about 550 and 0.01 about 2,000; a tenth of the data
-# are test rows.
+# differ on 5 % of them, 0.05 needs about 120 test rows, 0.02 about 550 and 0.01 about 2,000. A tenth of the data are
+# test rows.
 quality_drop = 0.05
 """
 

@@ -55,8 +55,8 @@ def export_gguf_artifact(inputs: StageInputs, config: ExportConfig, context: Sta
 
     Raises:
         UnsupportedError: a task, architecture, scheme or tokenizer that llama.cpp does not have.
-        ModelError: the model cannot be read, a weight is not finite, or the file does not give back what was
-            written into it.
+        ModelError: the model cannot be read, a weight is not finite, or the file does not give back what was written
+            into it.
     """
     from edgekit.exporters.gguf import export_gguf
     from edgekit.exporters.precision import apply_precision, require_finite

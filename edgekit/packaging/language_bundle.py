@@ -176,7 +176,7 @@ def _template_vectors(tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]
 
 
 def check_language(bundle: LanguageBundle) -> list[str]:
-    """Checks that the template writes conversations as recorded, and that the model runs; returns what was checked.
+    """Checks that the template writes every conversation as recorded and that the model runs; returns what it checked.
 
     Raises:
         CorruptArtifactError: naming the file, and what differs.
