@@ -81,8 +81,8 @@ def check_quality_limits(recipe: Recipe, data: Artifact, events: EventSink) -> N
         if half_width > limit:
             text = (
                 f"quality_drop = {limit:g} will be inconclusive on the {rows:,} rows of {' + '.join(splits)}: even if "
-                f"the student differed from its teacher on {_LEAST_DIFFERING:.0%} of them alone, the 95 % interval of the "
-                f"change would reach {100 * half_width:.1f} points down. {_remedy(limit)}"
+                f"the student differed from its teacher on {_LEAST_DIFFERING:.0%} of them alone, the 95 % interval of "
+                f"the change would reach {100 * half_width:.1f} points down. {_remedy(limit)}"
             )
             events(Event("message", stage="build", text=text))
 
