@@ -76,7 +76,7 @@ def test_a_model_without_template_says_so_once(base_model, capsys, monkeypatch):
         (["--context", "0"], "--context: found 0, expected at least 1"),
         (["--threads", "0"], "--threads: found 0, expected at least 1"),
         (["--temperature", "-1"], "temperature: found -1.0"),
-        (["--top-p", "0"], "top_p: found 0.0"),
+        (["--top-p", "0"], "--top-p: found 0.0"),
         (["--runtime", "lama.cpp"], "Did you mean 'llama.cpp'"),
     ],
 )
