@@ -41,7 +41,7 @@ def writing(what: str, then: str) -> Iterator[None]:
         yield
     except EdgekitError:
         raise
-    except Exception as error:
+    except Exception as error:  # safetensors and tokenizers tell of a full disk by errors that are no OSError
         problem = disk_problem(error)
         if problem is None and not isinstance(error, OSError):
             raise  # no matter of the disk
