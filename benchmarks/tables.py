@@ -139,24 +139,27 @@ def _decoding_figures(content: Content) -> Iterator[tuple[int, list[str]]]:
 
 
 def quantization_table(content: Content) -> str:
-    """Returns one row a way to quantize, by bits."""
+    """Returns one row a way to quantize, by bits; seconds on another processor than the last row's are marked."""
+    processors = list(dict.fromkeys(row.get("processor", "") for row in reversed(content["rows"])))
     header = ["linears", "MB", "PPL BoolQ", "KL mean", "KL p99", "top-1 %", "PPL XSum", "KL mean", "s"]
     rows = []
     for row in sorted(content["rows"], key=lambda row: (not row["reordered"], -row["bits"], row["bytes"])):
         near, far = row["splits"]["BoolQ"], row["splits"]["XSum"]
         figures = [f"{row['bytes'] / 1e6:.1f}", f"{near['perplexity']:.2f}", f"{near['kl_mean']:.4f}"]
         figures += [f"{near['kl_p99']:.3f}", f"{100 * near['top1_agreement']:.1f}"]
-        rows.append(
-            [row["name"], *figures, f"{far['perplexity']:.2f}", f"{far['kl_mean']:.4f}", f"{row['quantize_s']:.0f}"]
-        )
-    return format_table(header, rows)
+        mark = "*" * processors.index(row.get("processor", ""))
+        seconds = f"{row['quantize_s']:.0f}{mark}"
+        rows.append([row["name"], *figures, f"{far['perplexity']:.2f}", f"{far['kl_mean']:.4f}", seconds])
+    notes = [f"{'*' * place}: on {processor}." for place, processor in enumerate(processors) if place]
+    return "\n\n".join([format_table(header, rows), *notes])
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "latency": ("Latency", latency_table),
     "accuracy": ("Accuracy", accuracy_tables),
     "startup": ("Startup", startup_table),
-    "distillation": ("A step of distillation, against TRL", distillation_table),
+    "distillation_bf16": ("A step of distillation in bf16, against TRL", distillation_table),
+    "distillation": ("A step of distillation in float32, against TRL", distillation_table),
     "distillation_memory": ("Losses over a large vocabulary", distillation_memory_table),
     "decoding": ("Writing with 4 bits, against onnxruntime-genai's builder and llama.cpp", decoding_table),
     "quantization": ("Quantizing to 8, 4, 3 and 2 bits", quantization_table),

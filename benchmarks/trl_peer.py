@@ -80,13 +80,14 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     torch.set_num_threads(task["threads"])
     tokenizer = AutoTokenizer.from_pretrained(task["teacher"])
-    teacher, student = (
-        AutoModelForCausalLM.from_pretrained(task[role], dtype=torch.float32) for role in ("teacher", "student")
-    )
+    is_bf16 = task["precision"] == "bf16"
+    teacher_dtype = torch.bfloat16 if is_bf16 else torch.float32
+    teacher = AutoModelForCausalLM.from_pretrained(task["teacher"], dtype=teacher_dtype)
+    student = AutoModelForCausalLM.from_pretrained(task["student"], dtype=torch.float32)
     config = GKDConfig(
         output_dir=task["work"],
         use_cpu=True,
-        bf16=False,
+        bf16=is_bf16,
         lmbda=0.0,
         beta=task["beta"],
         temperature=1.0,

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgekit.errors import ParityError
+from edgekit.exporters.sensitivity import disturbed
 from edgekit.models.quantized import QuantizedLinear
 from edgekit.runtimes.generation import GenerationSession
 from edgekit.runtimes.onnxruntime_generation import LOGITS_TO_KEEP, OnnxGenerationSession
@@ -33,6 +34,9 @@ _PROMPT, _CHUNK, _STEPS, _PADDING = 24, 5, 3, 3
 _EXACT = 1e-3
 # Activations rounded to 8 bits fall to either side: mean difference, as a share of the spread of the logits.
 _ROUNDED = 0.1
+# A model that a few bits have spoilt answers to float noise by more: this many times its own answer is allowed to the
+# file as well, up to a difference that unrelated logits (about 1.1) stay far above.
+_OWN_FACTOR, _MOST = 4, 0.5
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ def self_check(file: Path, network: PreTrainedModel, context_length: int, *, lef
     limit = _ROUNDED if rounded else _EXACT
     for driving in drive(file, network, context_length, left_padding=left_padding):
         difference = driving.difference(rounded=rounded)
+        if rounded and difference > limit:
+            limit = max(limit, _limit_of_own(network, context_length))
         if not difference <= limit:  # NaN is no number below the limit
             raise ParityError(
                 f"The exported decoder, {driving.way}, differs from {type(network).__name__} by {difference:.3g} of "
@@ -74,10 +80,26 @@ def self_check(file: Path, network: PreTrainedModel, context_length: int, *, lef
             )
 
 
-def drive(file: Path, network: PreTrainedModel, context_length: int, *, left_padding: bool) -> list[Driving]:
-    """Returns what `file` and `network` give: exact and shared caches, chunks, single tokens, a padded batch."""
+def _limit_of_own(network: PreTrainedModel, context_length: int) -> float:
+    """Returns the difference that a file may have from `network` that answers strongly to float noise."""
+    ids, prompt = _random_ids(network, context_length)
+    expected = _walk(TorchGenerationSession(network, context_length), ids, prompt)
+    with disturbed(network, seed=0):
+        found = _walk(TorchGenerationSession(network, context_length), ids, prompt)
+    own = Driving("in torch, disturbed", expected, found).difference(rounded=True)
+    return min(_OWN_FACTOR * own, _MOST)
+
+
+def _random_ids(network: PreTrainedModel, context_length: int) -> tuple[NDArray[np.int64], int]:
+    """Returns random tokens, and how many of them are the prompt."""
     prompt = min(_PROMPT, context_length - _CHUNK - _STEPS)
     ids = np.random.default_rng(0).integers(0, int(network.config.vocab_size), prompt + _CHUNK + _STEPS)
+    return ids, prompt
+
+
+def drive(file: Path, network: PreTrainedModel, context_length: int, *, left_padding: bool) -> list[Driving]:
+    """Returns what `file` and `network` give: exact and shared caches, chunks, single tokens, a padded batch."""
+    ids, prompt = _random_ids(network, context_length)
     session = open_file(file, session_options(SessionConfig()))
     expected = _walk(TorchGenerationSession(network, context_length), ids, prompt)
     drivings = []

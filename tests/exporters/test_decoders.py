@@ -265,3 +265,18 @@ def test_a_file_that_computes_something_else_is_refused(exported):
     with pytest.raises(ParityError, match="with past tensors of the exact length"):
         self_check(file, loaded.model, CONTEXT, left_padding=True)
     parameter.data = before
+
+
+def test_a_model_that_answers_to_noise_is_held_to_its_own_answer(tmp_path, monkeypatch):
+    """At 2 bits rounded to nearest, float noise moves the logits more than a good model's would."""
+    model = publish_model(pico_decoder(layers=LAYERS, **WIDE), tmp_path / "model")
+    scheme = edgekit.QuantizeConfig(bits=8, activations="dynamic-int8")
+    codes = edgekit.quantize(model, scheme, out=tmp_path / "codes")
+    export = edgekit.export(codes, out=tmp_path / "onnx")
+    file, network = export.path / "onnx" / "model.onnx", load_model(codes).model
+    monkeypatch.setattr("edgekit.exporters.self_check._ROUNDED", 1e-9)
+    self_check(file, network, CONTEXT, left_padding=True)
+    with torch.no_grad():
+        network.model.norm.weight += 0.5
+    with pytest.raises(ParityError, match="with past tensors of the exact length"):
+        self_check(file, network, CONTEXT, left_padding=True)
