@@ -18,6 +18,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -35,13 +36,14 @@ from edgekit.data.packing import PackedTokens, Packing
 from edgekit.data.prepared import PreparedData
 from edgekit.data.separation import find_separation
 from edgekit.data.token_store import TokenSettings, TokenStore, open_tokens
+from edgekit.distillation.attention import bf16_attention
 from edgekit.distillation.batches import Plan, Window
 from edgekit.distillation.capture_session import captured_here
 from edgekit.distillation.config import CaptureConfig, DistillConfig, LanguageConfig, TokenCaptureConfig
 from edgekit.distillation.divergences import Divergence
 from edgekit.distillation.language_capture import Reading, capture_plan, capture_tokens
 from edgekit.distillation.language_lesson import LanguageLearner, LanguageLesson
-from edgekit.distillation.language_teacher import CachedTeacher, LanguageSource, LanguageTeacher
+from edgekit.distillation.language_teacher import CachedTeacher, LanguageTeacher
 from edgekit.distillation.lesson import Prepared
 from edgekit.distillation.trainer import Run, train
 from edgekit.distillation.vocabulary_losses import VocabularyObjective
@@ -144,10 +146,10 @@ def work_on(task: Task) -> None:
     student = load_model(Artifact.open(task.student))
     tokens = full_sequences(Artifact.open(task.data), Artifact.open(task.student), Path(task.work))
     vocabulary = len(student.tokenizer)
-    teacher: LanguageSource
+    teacher: CachedTeacher | LanguageTeacher
     if task.contender.startswith(CACHED):
         plan = signal_material(task, tokens.store)[1]
-        teacher = CachedTeacher(captured_here(Path(task.work), plan, shared=False), tokens)
+        teacher = CachedTeacher(captured_here("distill", Path(task.work), plan, shared=False), tokens)
     else:
         loaded = load_model(Artifact.open(task.teacher))
         teacher = LanguageTeacher(loaded.model, torch.arange(vocabulary), find_separation(loaded.model))
@@ -169,7 +171,11 @@ def work_on(task: Task) -> None:
     if config.gradient_checkpointing:
         student.model.activation_checkpointing_enable()
     print(json.dumps({"ready": 1}), flush=True)
-    train(lesson, config, Run("distill", SEED, tell, None, ""))
+    run_in = [student.model] if isinstance(teacher, CachedTeacher) else [student.model, teacher.model]
+    with ExitStack() as stack:
+        for model in run_in:
+            stack.enter_context(bf16_attention(model, task.precision, torch.device("cpu")))
+        train(lesson, config, Run("distill", SEED, tell, None, ""))
 
 
 def one(packing: Packing) -> Packing:

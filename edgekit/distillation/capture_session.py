@@ -99,7 +99,7 @@ def capture_language(  # noqa: PLR0913 - what a capture depends on, and where it
     plan = capture_plan(teacher, data.digest, reading, language.signal, run.seed)
     speaker = LanguageTeacher(loaded.model, token_ids, find_separation(loaded.model))
     state = make_accelerator()
-    speaker.place(state.device)
+    speaker.place(state.device, config.precision)
 
     def tell(finished: int, total: int) -> None:
         if state.is_main_process:

@@ -42,6 +42,8 @@ class Work:
     """What the sums of divergence and cross-entropy are multiplied by in the gradient."""
     chunk_tokens: int
     needs_gradient: bool
+    buffers: RowBuffers
+    """Of V columns, used again from call to call: memory that is new at every step costs as much as the losses."""
 
 
 class ChunkedLoss(torch.autograd.Function):
@@ -95,7 +97,7 @@ class _Run:
             self.teacher = TeacherStates(states, replace(head, weight=head.weight.detach().to(states.dtype)))
         self.wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         (tokens, size), vocabulary = hidden.shape, len(weight)
-        self.buffers = RowBuffers(vocabulary, hidden.device)
+        self.buffers = work.buffers
         self.rows = _rows_at_once(vocabulary, self.wide, hidden.device) or max(tokens, 1)
         self.losses = tuple(torch.zeros(tokens, dtype=self.wide, device=hidden.device) for _ in range(2))
         self.hidden_gradient = torch.empty_like(hidden) if needs[0] else None
@@ -171,8 +173,17 @@ class _Run:
             self.weight_gradient.addmm_(gradient.t(), hidden)
         else:  # a sum over chunks in bf16 would lose what later chunks add
             for start in range(0, len(self.head.weight), _PRODUCT_ROWS):
-                part = slice(start, start + _PRODUCT_ROWS)
-                self.weight_gradient[part].add_(torch.mm(gradient[:, part].t(), hidden))
+                part = gradient[:, start : start + _PRODUCT_ROWS].t()
+                narrow, wide = (found[: len(part)] for found in self._parts(hidden))
+                wide.copy_(torch.mm(part, hidden, out=narrow))
+                self.weight_gradient[start : start + len(part)].add_(wide)
+
+    def _parts(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns two buffers for a part of the weight's gradient, (`_PRODUCT_ROWS`, H): as multiplied, and wide."""
+        size, rows = hidden.shape[1], -(-_PRODUCT_ROWS * hidden.shape[1] // self.buffers.vocabulary)
+        flat = (self.buffers.take("part", rows, dtype).view(-1) for dtype in (hidden.dtype, self.wide))
+        narrow, wide = (found[: _PRODUCT_ROWS * size].view(_PRODUCT_ROWS, size) for found in flat)
+        return narrow, wide
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.wide, device=self.hidden.device)

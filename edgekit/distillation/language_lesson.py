@@ -21,12 +21,14 @@ from edgekit.distillation.language_capture import learned_tokens
 from edgekit.distillation.language_teacher import LanguageBatch, LanguageSource, last_hidden_states, read_batch
 from edgekit.distillation.lesson import Prepared
 from edgekit.distillation.on_policy import StudentWriter
+from edgekit.distillation.precision import product_dtype
 from edgekit.distillation.processes import sum_over_processes
 from edgekit.distillation.progress import Score
 from edgekit.distillation.sharding import gathered
+from edgekit.distillation.token_rows import RowBuffers
 from edgekit.distillation.vocabulary_head import VocabularyHead, check_head, find_head
 from edgekit.distillation.vocabulary_losses import TokenTargets, VocabularyObjective, vocabulary_losses
-from edgekit.distillation.vocabulary_targets import Teacher
+from edgekit.distillation.vocabulary_targets import Teacher, TeacherStates
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,6 +56,17 @@ class LanguageLearner(nn.Module):
         self.objective = objective
         self.precision = precision
         self._vocabulary = vocabulary
+        self._row_buffers: RowBuffers | None = None
+        self.announced: dict[str, float] = {}
+        """What the trainer multiplies each sum by in this step: known before, gradients need not be scaled after."""
+
+    def _announced_objective(self) -> VocabularyObjective:
+        own = self.objective
+        return replace(
+            own,
+            soft_targets=self.announced.get("soft_targets", own.soft_targets),
+            cross_entropy=self.announced.get("cross_entropy", own.cross_entropy),
+        )
 
     def head(self) -> VocabularyHead:
         """Returns the model's head without the rows of no token; found anew, as weights may have moved since."""
@@ -81,12 +94,18 @@ class LanguageLearner(nn.Module):
 
         `objective` stands in for the learner's own. Text that the student wrote teaches nothing by itself.
         """
-        objective = self.objective if objective is None else objective
+        objective = self._announced_objective() if objective is None else objective
         if batch.is_written:
             objective = replace(objective, cross_entropy=0.0)
         hidden = last_hidden_states(self.model, batch, self.separation, self.precision)
+        # norms end in float32: without this the head, a third of all products, would not run in bf16
+        hidden = hidden.to(product_dtype(self.precision, hidden.device))
+        if isinstance(teacher, TeacherStates):
+            teacher = replace(teacher, hidden=teacher.hidden.to(hidden.dtype))
         targets = TokenTargets(labels=batch.followers, teacher=teacher)
-        return vocabulary_losses(hidden, self.head(), targets, objective).sums
+        if self._row_buffers is None or self._row_buffers.device != hidden.device:
+            self._row_buffers = RowBuffers(self._vocabulary, hidden.device)
+        return vocabulary_losses(hidden, self.head(), targets, objective, self._row_buffers).sums
 
 
 @dataclass(frozen=True)
@@ -124,7 +143,7 @@ class LanguageLesson:
     def place(self, device: torch.device) -> None:
         """Moves the teacher to `device`."""
         if self.teacher is not None:
-            self.teacher.place(device)
+            self.teacher.place(device, self.learner.precision)
 
     def prepare(self, window: Window, step: int, accelerator: Accelerator) -> Prepared:
         """Returns the batches of a step, read when they are asked for, or all of them written by the student."""
@@ -132,9 +151,11 @@ class LanguageLesson:
             written = self.learner.write(self.writer, self.tokens, window.passes, step, accelerator.device)
             own = sum(len(batch.rows) for batch in written[: len(written) - window.repeats])
             count = sum_over_processes(own, accelerator)
-            return Prepared({"soft_targets": self.learner.objective.soft_targets / max(count, 1)}, written)
+            self.learner.announced = {"soft_targets": self.learner.objective.soft_targets / max(count, 1)}
+            return Prepared(self.learner.announced, written)
         batches = (read_batch(self.tokens, chosen, accelerator.device) for chosen in window.passes)
-        return Prepared(self.coefficients(window.rows), batches)
+        self.learner.announced = self.coefficients(window.rows)
+        return Prepared(self.learner.announced, batches)
 
     def look(self, batch: LanguageBatch, precision: Precision) -> Teacher | None:
         """Returns what the teacher says of the tokens that are learned; None without a teacher."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from edgekit.data.packing import PackedTokens, pack_tokens
 from edgekit.data.prepared import PreparedData
 from edgekit.data.separation import find_separation
 from edgekit.data.token_store import TokenSettings, TokenStore, open_tokens
+from edgekit.distillation.attention import bf16_attention
 from edgekit.distillation.capture_session import capture_language, captured_here, shortest_length, workplace
 from edgekit.distillation.config import DistillConfig, FinetuneConfig, TrainingConfig, token_capture_config
 from edgekit.distillation.divergences import Divergence
@@ -20,6 +21,7 @@ from edgekit.distillation.language_capture import Reading, capture_plan
 from edgekit.distillation.language_lesson import LanguageLearner, LanguageLesson
 from edgekit.distillation.language_teacher import CachedTeacher, LanguageSource, LanguageTeacher
 from edgekit.distillation.on_policy import StudentWriter, end_ids_of
+from edgekit.distillation.processes import make_accelerator
 from edgekit.distillation.progress import Best
 from edgekit.distillation.session import set_dropout
 from edgekit.distillation.signal import CaptureRun
@@ -152,7 +154,11 @@ def _train(loaded: LoadedModel, data: PreparedData, config: TrainingConfig, run:
         if course.signal is not None:
             teacher = CachedTeacher(course.signal(folder, tokens.store), tokens)
         lesson = LanguageLesson(learner, tokens, validation, teacher, _writer(loaded, config, run))
-        best = train(lesson, config, run)
+        beside = [] if course.teacher is None else [course.teacher.model]
+        with ExitStack() as stack:
+            for runs in (model, *beside):
+                stack.enter_context(bf16_attention(runs, config.precision, make_accelerator().device))
+            best = train(lesson, config, run)
     if config.gradient_checkpointing:
         model.activation_checkpointing_disable()
     return best

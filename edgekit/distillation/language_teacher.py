@@ -16,7 +16,7 @@ from torch import Tensor
 from edgekit.data.packing import IGNORED, PackedBatch, PackedTokens
 from edgekit.data.separation import Separation, packed_inputs
 from edgekit.distillation.config import Precision
-from edgekit.distillation.precision import autocast
+from edgekit.distillation.precision import autocast, narrow_linears
 from edgekit.distillation.sharding import shard_teacher
 from edgekit.distillation.token_store import TokenSignal
 from edgekit.distillation.vocabulary_head import VocabularyHead, find_head
@@ -61,8 +61,8 @@ class LanguageSource(Protocol):
     def shard(self, accelerator: Accelerator) -> None:
         """Leaves each process with its share of a model's weights."""
 
-    def place(self, device: torch.device) -> None:
-        """Moves a model to `device`."""
+    def place(self, device: torch.device, precision: Precision) -> None:
+        """Moves a model to `device`, where it runs with `precision` from now on."""
 
     def look(self, batch: LanguageBatch, precision: Precision) -> Teacher:
         """Returns what is said of the N tokens that are learned; without gradients."""
@@ -87,9 +87,10 @@ class LanguageTeacher:
         """Leaves each process with its share of the layers; all processes then look equally often."""
         shard_teacher(self.model, accelerator)
 
-    def place(self, device: torch.device) -> None:
-        """Moves the model to `device`."""
+    def place(self, device: torch.device, precision: Precision) -> None:
+        """Moves the model's layers to `device`, in the dtype of their products; its head stays in float32."""
         self.model.to(device)  # type: ignore[arg-type, unused-ignore]
+        narrow_linears(self.model.base_model, precision, device)
 
     def look(self, batch: LanguageBatch, precision: Precision) -> TeacherStates:
         """Returns its last hidden states, (N, H), with its head."""
@@ -109,7 +110,7 @@ class CachedTeacher:
     def shard(self, accelerator: Accelerator) -> None:
         """Does nothing: there is no model."""
 
-    def place(self, device: torch.device) -> None:
+    def place(self, device: torch.device, precision: Precision) -> None:
         """Does nothing: records are moved as they are read."""
 
     def look(self, batch: LanguageBatch, precision: Precision) -> Teacher:

@@ -16,6 +16,7 @@ from torch import Tensor
 from edgekit.distillation.chunked_loss import ChunkedLoss, Work
 from edgekit.distillation.divergences import Divergence
 from edgekit.distillation.losses import IGNORED
+from edgekit.distillation.token_rows import RowBuffers
 from edgekit.distillation.vocabulary_head import VocabularyHead
 from edgekit.distillation.vocabulary_targets import SampledTargets, Teacher, TeacherStates
 from edgekit.errors import ModelError, UnsupportedError
@@ -69,7 +70,11 @@ class VocabularyLosses:
 
 
 def vocabulary_losses(
-    hidden: Tensor, head: VocabularyHead, targets: TokenTargets, objective: VocabularyObjective
+    hidden: Tensor,
+    head: VocabularyHead,
+    targets: TokenTargets,
+    objective: VocabularyObjective,
+    buffers: RowBuffers | None = None,
 ) -> VocabularyLosses:
     """Returns divergence and cross-entropy of N tokens, with gradients for hidden states, head and its bias.
 
@@ -82,6 +87,7 @@ def vocabulary_losses(
         head: the student's, (V, H); its weight may be tied to the embedding.
         targets: what the rows are to learn.
         objective: divergence, coefficients and chunk size.
+        buffers: of V columns, for a caller that computes losses again and again; none: new ones.
 
     Raises:
         ModelError: the teacher's vocabulary has another size than the student's.
@@ -108,6 +114,7 @@ def vocabulary_losses(
         ),
         chunk_tokens=objective.chunk_tokens,
         needs_gradient=torch.is_grad_enabled(),
+        buffers=RowBuffers(head.size, hidden.device) if buffers is None else buffers,
     )
     found = ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         hidden if every else hidden[counted], head.weight, head.bias, work
