@@ -252,9 +252,9 @@ def measure(tasks: list[Task], trl_python: Path) -> list[dict[str, Any]]:
 
 
 def contenders(*, small: bool) -> list[list[str]]:
-    """Returns who takes turns with whom: all together where their memory allows it."""
-    own = [name + ending for ending in ("", CHECKPOINTED) for name in (ONLINE, CACHED)]
-    return [[TRL, TRL_PLAIN, *own]] if small else [[TRL, *own[:2]], own[2:]]
+    """Returns who takes turns with whom: as many as the memory of 24 GB holds without pushing anything out."""
+    checkpointed = [ONLINE + CHECKPOINTED, CACHED + CHECKPOINTED]
+    return [[TRL, *([TRL_PLAIN] if small else []), ONLINE, CACHED], checkpointed]
 
 
 def kept(task: Task, groups: list[list[str]], trl_python: Path) -> list[dict[str, Any]]:
@@ -330,7 +330,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of both trainers")
     parser.add_argument("--trl-python", type=Path, help="Python of an environment with TRL; made when not given")
     parser.add_argument(
-        "--plain", type=int, default=2048, help="most tokens a step at which TRL also runs without checkpointing"
+        "--plain", type=int, default=1024, help="most tokens a step at which TRL also runs without checkpointing"
     )
     parser.add_argument("--worker", help="one task as JSON: what each process is started with")
     arguments = parser.parse_args()
