@@ -7,7 +7,7 @@ SmolLM2-135M-Instruct teaches its student of 20 layers, AdamW; each sequence is 
 products run in float32, or with `--precision bf16` in bf16 over float32 weights; TRL's teacher is then a bf16 model.
 Both trainers take the same sequences in the same order. At each size TRL's processes and edgekit's two (the teacher
 online, and cached as its top 48 tokens) are all started, then take turns: one optimizer step each, in an order drawn
-anew, after a first step that does not count. Both run with activation checkpointing, as TRL comes, and without; ratios
+anew, after two steps that do not count. Both run with activation checkpointing, as TRL comes, and without; ratios
 are to whichever of TRL's two is better. What was measured of a size is kept in the work directory.
 """
 
@@ -53,6 +53,12 @@ from edgekit.models.tokenizer import load_tokenizer
 
 HERE = Path(__file__).resolve().parent
 LENGTH, LEARNING_RATE, SEED = 512, 1e-4, 0
+MOST_ROWS = 8
+"""Sequences of the largest step; a step of fewer divides it."""
+LARGEST_TOGETHER = 2048
+"""Tokens a step at which TRL and edgekit are in memory together; beyond, TRL runs alone."""
+WARM_UP = 2
+"""Steps that do not count: memory is new to the process."""
 TRL, TRL_PLAIN = "TRL GKDTrainer, as it comes", "TRL GKDTrainer, no checkpointing"
 ONLINE, CACHED = "edgekit, teacher online", "edgekit, teacher cached"
 CHECKPOINTED = ", checkpointing"
@@ -112,10 +118,11 @@ def tell(event: Event) -> None:
 
 
 def full_sequences(data: Artifact, student: Artifact, work: Path) -> PackedTokens:
-    """Returns the sequences that are one full piece of a document each."""
+    """Returns the sequences that are one full piece of a document each, as many as fill whole steps of every size."""
     tokenizer = load_tokenizer(student.path)
     store = open_tokens(work / "tokens", PreparedData.open(data), "train", tokenizer, TokenSettings(LENGTH))
     pieces = np.flatnonzero(store.lengths() == LENGTH).astype(np.int64)
+    pieces = pieces[: len(pieces) // MOST_ROWS * MOST_ROWS]
     return PackedTokens(store, Packing(LENGTH, pieces, np.arange(1, len(pieces) + 1), 0.0), 0)
 
 
@@ -251,10 +258,12 @@ def measure(tasks: list[Task], trl_python: Path) -> list[dict[str, Any]]:
     return [_summary(task, found[task.contender]) for task in tasks]
 
 
-def contenders(*, small: bool) -> list[list[str]]:
+def contenders(tokens: int, plain: int) -> list[list[str]]:
     """Returns who takes turns with whom: as many as the memory of 24 GB holds without pushing anything out."""
     checkpointed = [ONLINE + CHECKPOINTED, CACHED + CHECKPOINTED]
-    return [[TRL, *([TRL_PLAIN] if small else []), ONLINE, CACHED], checkpointed]
+    if tokens > LARGEST_TOGETHER:
+        return [[TRL], [ONLINE, CACHED], checkpointed]
+    return [[TRL, *([TRL_PLAIN] if tokens <= plain else []), ONLINE, CACHED], checkpointed]
 
 
 def kept(task: Task, groups: list[list[str]], trl_python: Path) -> list[dict[str, Any]]:
@@ -272,7 +281,7 @@ def kept(task: Task, groups: list[list[str]], trl_python: Path) -> list[dict[str
 
 
 def _summary(task: Task, steps: list[dict[str, float]]) -> dict[str, Any]:
-    tokens, counted = task.rows * LENGTH, steps[1:]
+    tokens, counted = task.rows * LENGTH, steps[WARM_UP:]
     wall = median(step["wall_s"] for step in counted)
     return {
         "contender": task.contender,
@@ -347,7 +356,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for size in arguments.tokens:
         plan = plan_of(tokens, size // LENGTH)
-        steps = [plan.window(step).rows for step in range(arguments.steps + 1)]
+        steps = [plan.window(step).rows for step in range(arguments.steps + WARM_UP)]
         task = Task(
             "capture",
             *(str(artifact.path) for artifact in (teacher, student, data)),
@@ -361,7 +370,7 @@ def main() -> None:
         )
         task.sequences.write_text(json.dumps(sequences), encoding="utf-8")
         subprocess.run([sys.executable, __file__, "--worker", json.dumps(asdict(task))], check=True)
-        rows.extend(kept(task, contenders(small=size <= arguments.plain), python))
+        rows.extend(kept(task, contenders(size, arguments.plain), python))
     compare(rows)
     content = {
         "targets": {"speed_ratio": TARGETS, "memory_ratio": MEMORY_TARGET},
