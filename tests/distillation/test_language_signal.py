@@ -197,7 +197,9 @@ def test_a_divergence_that_samples_cannot_give_is_refused(
     matched = LANGUAGE_DISTILL.model_copy(update={"hidden_state_weight": 1.0})
     with pytest.raises(UsageError, match=r"found a signal, hidden_state_weight 1\.0 .*nothing was captured of"):
         run(learner, speaker, language_data, tmp_path / "out", matched, signal=sampled)
-    with pytest.raises(ValueError, match=r"attention_relation_weight 0\.5 with language.signal 'top-k'.*holds no layers"):
+    with pytest.raises(
+        ValueError, match=r"attention_relation_weight 0\.5 with language.signal 'top-k'.*holds no layers"
+    ):
         DistillConfig(attention_relation_weight=0.5, language=LanguageConfig(signal="top-k"))
 
 
