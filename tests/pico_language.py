@@ -13,10 +13,10 @@ from tests.pico_decoders import TRAINING_TEXT
 WORDS = TRAINING_TEXT.split()
 
 
-def pico_language_data(directory: Path, *, documents: int = 120, seed: int = 0) -> Artifact:
-    """Publishes documents of 5 to 40 words as a `data` artifact with train, validation and test."""
+def pico_language_data(directory: Path, *, documents: int = 120, seed: int = 0, most_words: int = 40) -> Artifact:
+    """Publishes documents of 5 to `most_words` words as a `data` artifact with train, validation and test."""
     generator = random.Random(seed)
-    lines = [" ".join(generator.choices(WORDS, k=generator.randint(5, 40))) for _ in range(documents)]
+    lines = [" ".join(generator.choices(WORDS, k=generator.randint(5, most_words))) for _ in range(documents)]
     source = directory / f"documents-{seed}.txt"
     source.write_text("\n".join(lines) + "\n")
     config = PrepareConfig(source=str(source), form="text")

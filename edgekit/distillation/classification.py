@@ -10,9 +10,10 @@ import torch
 from edgekit.data.preprocessing import length_buckets
 from edgekit.distillation.batches import Batch, Rows, Window, collate
 from edgekit.distillation.config import Precision
-from edgekit.distillation.learner import Learner, Observation, View, observe
+from edgekit.distillation.learner import Learner, Observation, observe
 from edgekit.distillation.lesson import Prepared
 from edgekit.distillation.losses import cross_entropy_loss
+from edgekit.distillation.matching import View
 from edgekit.distillation.progress import Score
 from edgekit.distillation.sharding import shard_teacher
 

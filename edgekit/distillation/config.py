@@ -161,7 +161,12 @@ class DistillConfig(TrainingConfig):
     relation_layers: LayerPair | None = None
     """Layers whose attention relations are matched; none: the last of each."""
     relation_heads: int | None = Field(default=None, ge=1)
-    """Heads that queries, keys and values are regrouped into; none: the teacher's attention heads."""
+    """Heads that queries, keys and values are regrouped into; none: the teacher's, or the most of them that fit."""
+
+    @property
+    def matches_layers(self) -> bool:
+        """True when the teacher's layers are learned from, and not its outputs alone."""
+        return self.hidden_state_weight > 0 or self.attention_relation_weight > 0
 
     @model_validator(mode="after")
     def _check_weights(self) -> DistillConfig:
@@ -183,6 +188,12 @@ class DistillConfig(TrainingConfig):
             raise ValueError(
                 "alpha is 0 with language.on_policy.share above 0, expected more than 0: "
                 "text that the student wrote is learned from the teacher alone."
+            )
+        if self.matches_layers and language.signal != "online":
+            raise ValueError(
+                f"hidden_state_weight is {self.hidden_state_weight} and attention_relation_weight "
+                f"{self.attention_relation_weight} with language.signal '{language.signal}': a captured signal holds "
+                "no layers. Choose language.signal = 'online', or set both weights to 0."
             )
         if language.signal == "sampled" and language.divergence != "forward_kl":
             raise ValueError(

@@ -104,7 +104,7 @@ def _records(
     found = []
     for start in range(0, len(tokens), language.batch_size):
         chosen = list(range(start, min(start + language.batch_size, len(tokens))))
-        states = teacher.look(read_batch(tokens, chosen, device), config.precision)
+        states = teacher.states(read_batch(tokens, chosen, device), config.precision)
         try:
             found.append(layout.encode(states.hidden, states.head, draws, chunk_tokens=language.chunk_tokens))
         except TrainingError as error:

@@ -18,17 +18,18 @@ from edgekit.data.separation import Separation, find_separation
 from edgekit.distillation.batches import Window
 from edgekit.distillation.config import Precision
 from edgekit.distillation.language_capture import learned_tokens
-from edgekit.distillation.language_teacher import LanguageBatch, LanguageSource, last_hidden_states, read_batch
+from edgekit.distillation.language_teacher import LanguageBatch, LanguageSource, Shown, read_batch, read_layers
 from edgekit.distillation.lesson import Prepared
+from edgekit.distillation.matching import Matcher, Matching, View
 from edgekit.distillation.on_policy import StudentWriter
 from edgekit.distillation.precision import product_dtype
-from edgekit.distillation.processes import sum_over_processes
+from edgekit.distillation.processes import sum_over_processes, sums_over_processes
 from edgekit.distillation.progress import Score
 from edgekit.distillation.sharding import gathered
 from edgekit.distillation.token_rows import RowBuffers
 from edgekit.distillation.vocabulary_head import VocabularyHead, check_head, find_head
 from edgekit.distillation.vocabulary_losses import TokenTargets, VocabularyObjective, vocabulary_losses
-from edgekit.distillation.vocabulary_targets import Teacher, TeacherStates
+from edgekit.distillation.vocabulary_targets import TeacherStates
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,9 +42,17 @@ class LanguageLearner(nn.Module):
     """A causal language model with its losses over the vocabulary, as one module."""
 
     def __init__(
-        self, model: PreTrainedModel, objective: VocabularyObjective, vocabulary: int, *, precision: Precision
+        self,
+        model: PreTrainedModel,
+        objective: VocabularyObjective,
+        vocabulary: int,
+        *,
+        precision: Precision,
+        matcher: Matcher | None = None,
     ) -> None:
         """Takes the model to train; `vocabulary` is the number of tokens that its tokenizer has.
+
+        `matcher` compares its layers with the teacher's; none: they are not compared.
 
         Raises:
             ModelError: its logits are not finite numbers.
@@ -55,6 +64,7 @@ class LanguageLearner(nn.Module):
         self.model = model
         self.objective = objective
         self.precision = precision
+        self.matcher = matcher
         self._vocabulary = vocabulary
         self._row_buffers: RowBuffers | None = None
         self.announced: dict[str, float] = {}
@@ -87,25 +97,37 @@ class LanguageLearner(nn.Module):
         with gathered(self.model):
             return [writer.write(self.model, tokens, chosen, step, device) for chosen in passes]
 
-    def forward(
-        self, batch: LanguageBatch, teacher: Teacher | None, objective: VocabularyObjective | None = None
-    ) -> dict[str, Tensor]:
-        """Returns the name of each loss to its sum over the tokens that are learned, a scalar float32.
+    @property
+    def matching(self) -> Matching:
+        """What is compared of its layers."""
+        return Matching() if self.matcher is None else self.matcher.matching
 
-        `objective` stands in for the learner's own. Text that the student wrote teaches nothing by itself.
+    def forward(
+        self, batch: LanguageBatch, shown: Shown | None, objective: VocabularyObjective | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the name of each loss to its sum, a scalar float32: over the tokens that are learned, or positions.
+
+        `objective` stands in for the learner's own. Text that the student wrote is no example of what to say; what the
+        teacher says of it, and what its layers make of it, is learned.
         """
         objective = self._announced_objective() if objective is None else objective
         if batch.is_written:
             objective = replace(objective, cross_entropy=0.0)
-        hidden = last_hidden_states(self.model, batch, self.separation, self.precision)
+        taught = None if shown is None else shown.layers
+        view = View() if taught is None else self.matching.student_view
+        hidden, layers = read_layers(self.model, batch, self.separation, view, self.precision)
         # norms end in float32: without this the head, a third of all products, would not run in bf16
         hidden = hidden.to(product_dtype(self.precision, hidden.device))
+        teacher = None if shown is None else shown.targets
         if isinstance(teacher, TeacherStates):
             teacher = replace(teacher, hidden=teacher.hidden.to(hidden.dtype))
         targets = TokenTargets(labels=batch.followers, teacher=teacher)
         if self._row_buffers is None or self._row_buffers.device != hidden.device:
             self._row_buffers = RowBuffers(self._vocabulary, hidden.device)
-        return vocabulary_losses(hidden, self.head(), targets, objective, self._row_buffers).sums
+        sums = vocabulary_losses(hidden, self.head(), targets, objective, self._row_buffers).sums
+        if self.matcher is not None and taught is not None:
+            sums |= self.matcher(layers, taught, batch.in_documents, batch.document_ids)
+        return sums
 
 
 @dataclass(frozen=True)
@@ -130,7 +152,14 @@ class LanguageLesson:
     @cached_property
     def learned(self) -> np.ndarray:
         """Tokens that are learned in each sequence, (sequences,), int64."""
-        of_piece = learned_tokens(self.tokens.store)
+        return self._by_sequence(learned_tokens(self.tokens.store))
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Tokens of each sequence, padding not included, (sequences,), int64: where layers are matched."""
+        return self._by_sequence(self.tokens.store.lengths())
+
+    def _by_sequence(self, of_piece: np.ndarray) -> np.ndarray:
         packing = self.tokens.packing
         starts = np.concatenate([[0], packing.ends[:-1]]).astype(np.int64)
         return np.add.reduceat(of_piece[packing.pieces], starts)
@@ -149,23 +178,29 @@ class LanguageLesson:
         """Returns the batches of a step, read when they are asked for, or all of them written by the student."""
         if self.writer is not None and self.writer.writes(step):
             written = self.learner.write(self.writer, self.tokens, window.passes, step, accelerator.device)
-            own = sum(len(batch.rows) for batch in written[: len(written) - window.repeats])
-            count = sum_over_processes(own, accelerator)
-            self.learner.announced = {"soft_targets": self.learner.objective.soft_targets / max(count, 1)}
+            own = written[: len(written) - window.repeats]
+            held = [
+                float(sum(len(batch.rows) for batch in own)),
+                float(sum(int(batch.in_documents.sum()) for batch in own)),
+            ]
+            learned, positions = (int(count) for count in sums_over_processes(held, accelerator))
+            soft_targets = self.learner.objective.soft_targets / max(learned, 1)
+            self.learner.announced = {"soft_targets": soft_targets} | self.learner.matching.shares(positions)
             return Prepared(self.learner.announced, written)
         batches = (read_batch(self.tokens, chosen, accelerator.device) for chosen in window.passes)
         self.learner.announced = self.coefficients(window.rows)
         return Prepared(self.learner.announced, batches)
 
-    def look(self, batch: LanguageBatch, precision: Precision) -> Teacher | None:
-        """Returns what the teacher says of the tokens that are learned; None without a teacher."""
+    def look(self, batch: LanguageBatch, precision: Precision) -> Shown | None:
+        """Returns what the teacher shows on a batch; None without a teacher."""
         return None if self.teacher is None else self.teacher.look(batch, precision)
 
     def coefficients(self, chosen: list[int]) -> dict[str, float]:
-        """Returns the weight of each loss over the tokens that are learned in the sequences `chosen`."""
+        """Returns the weight of each loss over the tokens learned, or the positions, in the sequences `chosen`."""
         count = max(int(self.learned[chosen].sum()), 1)
         objective = self.learner.objective
-        return {"soft_targets": objective.soft_targets / count, "cross_entropy": objective.cross_entropy / count}
+        found = {"soft_targets": objective.soft_targets / count, "cross_entropy": objective.cross_entropy / count}
+        return found | self.learner.matching.shares(int(self.positions[chosen].sum()))
 
     def evaluate(self, accelerator: Accelerator, precision: Precision) -> Score:
         """Returns the mean negative log likelihood of the validation tokens, nats."""

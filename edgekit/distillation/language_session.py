@@ -20,6 +20,7 @@ from edgekit.distillation.divergences import Divergence
 from edgekit.distillation.language_capture import Reading, capture_plan
 from edgekit.distillation.language_lesson import LanguageLearner, LanguageLesson
 from edgekit.distillation.language_teacher import CachedTeacher, LanguageSource, LanguageTeacher
+from edgekit.distillation.matching import Matcher, View, drawing_projections, matching_of
 from edgekit.distillation.on_policy import StudentWriter, end_ids_of
 from edgekit.distillation.processes import make_accelerator
 from edgekit.distillation.progress import Best
@@ -43,6 +44,8 @@ class _Course:
     length: int
     teacher: LanguageTeacher | None = None
     """A teacher that runs beside the student."""
+    matcher: Matcher | None = None
+    """Compares that teacher's layers with the student's."""
     signal: Callable[[Path, TokenStore], TokenSignal] | None = None
     """Returns what was kept of a teacher, given the work directory and the tokens that are trained on."""
 
@@ -65,8 +68,9 @@ def train_language_student(
     Raises:
         ModelError: a token of the student is not one of the teacher's.
         ArtifactError: the signal is of another teacher, other data, other tokens or another temperature.
-        UnsupportedError: hidden states or attention relations are to be matched.
-        UsageError: the student is to write its own text and there is a signal.
+        UnsupportedError: layers are to be matched that cannot be compared.
+        UsageError: the student is to write its own text, or layers are to be matched, and there is a signal; or a layer
+            is named that is not there.
     """
     teacher = inputs.require("teacher", "distill")
     _check(config, inputs)
@@ -81,8 +85,10 @@ def train_language_student(
     if inputs.signal is None and language.signal == "online":
         loaded = load_model(teacher)
         token_ids = teacher_token_ids(student.tokenizer, loaded.tokenizer)
-        beside = LanguageTeacher(loaded.model, token_ids, find_separation(loaded.model))
-        return _train(student, data, config, run, _Course(objective, length, teacher=beside))
+        matcher = _matcher(student, loaded, config, run)
+        view = View() if matcher is None else matcher.matching.teacher_view
+        beside = LanguageTeacher(loaded.model, token_ids, find_separation(loaded.model), view)
+        return _train(student, data, config, run, _Course(objective, length, beside, matcher))
     kept = _Kept(student, inputs, data, config, run, length)
     return _train(student, data, config, run, _Course(objective, length, signal=kept.open))
 
@@ -127,10 +133,11 @@ class _Kept:
 
 
 def _check(config: DistillConfig, inputs: StageInputs) -> None:
-    if config.hidden_state_weight > 0 or config.attention_relation_weight > 0:
-        raise UnsupportedError(
-            "distill: hidden_state_weight or attention_relation_weight is above 0 for a language model, which learns "
-            "from its teacher's next tokens. Set both to 0."
+    if inputs.signal is not None and config.matches_layers:
+        raise UsageError(
+            f"distill: found a signal, hidden_state_weight {config.hidden_state_weight} and attention_relation_weight "
+            f"{config.attention_relation_weight}: nothing was captured of the teacher's layers. Pass no signal, or set "
+            "both weights to 0."
         )
     if inputs.signal is not None and config.language.on_policy.share > 0:
         raise UsageError(
@@ -139,13 +146,22 @@ def _check(config: DistillConfig, inputs: StageInputs) -> None:
         )
 
 
+def _matcher(student: LoadedModel, teacher: LoadedModel, config: DistillConfig, run: Run) -> Matcher | None:
+    """Returns what compares the two models' layers; None where nothing is to be compared."""
+    if not config.matches_layers:
+        return None
+    matching = matching_of(config, student.model, teacher.model)
+    with drawing_projections(run.seed):
+        return Matcher(matching, student.model.config.hidden_size, teacher.model.config.hidden_size)
+
+
 def _train(loaded: LoadedModel, data: PreparedData, config: TrainingConfig, run: Run, course: _Course) -> Best:
     model = loaded.model
     set_dropout(model, config.dropout)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable()
     vocabulary = max(loaded.tokenizer.get_vocab().values()) + 1
-    learner = LanguageLearner(model, course.objective, vocabulary, precision=config.precision)
+    learner = LanguageLearner(model, course.objective, vocabulary, precision=config.precision, matcher=course.matcher)
     with workplace(run.work_directory) as folder, _frozen_embedding(loaded, config):
         tokens, validation = (
             _tokens(folder, data, split, loaded, config, course, run) for split in ("train", "validation")

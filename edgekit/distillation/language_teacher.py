@@ -5,7 +5,7 @@ Both give one row for each token that is learned, in the order of the batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgekit.data.packing import IGNORED, PackedBatch, PackedTokens
+from edgekit.data.packing import IGNORED, PADDING, PackedBatch, PackedTokens
 from edgekit.data.separation import Separation, packed_inputs
 from edgekit.distillation.config import Precision
-from edgekit.distillation.precision import autocast, narrow_linears
+from edgekit.distillation.matching import LayerOutputs, View, run_watched
+from edgekit.distillation.precision import narrow_linears
 from edgekit.distillation.sharding import shard_teacher
 from edgekit.distillation.token_store import TokenSignal
 from edgekit.distillation.vocabulary_head import VocabularyHead, find_head
@@ -49,10 +50,25 @@ class LanguageBatch:
         """(N,), int64: what the positions `rows` are to predict."""
         return self.labels[:, 1:].reshape(-1)[self.rows]
 
+    @cached_property
+    def in_documents(self) -> Tensor:
+        """(B, T), bool: False where padding."""
+        return self.document_ids != PADDING
+
     @property
     def is_written(self) -> bool:
         """True for text that the student wrote: it is no example of what to say."""
         return not self.sequences
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a teacher shows on a batch."""
+
+    targets: Teacher
+    """What it says of the N tokens that are learned."""
+    layers: LayerOutputs | None = None
+    """What was watched in it; None where no layers are matched."""
 
 
 class LanguageSource(Protocol):
@@ -64,7 +80,7 @@ class LanguageSource(Protocol):
     def place(self, device: torch.device, precision: Precision) -> None:
         """Moves a model to `device`, where it runs with `precision` from now on."""
 
-    def look(self, batch: LanguageBatch, precision: Precision) -> Teacher:
+    def look(self, batch: LanguageBatch, precision: Precision) -> Shown:
         """Returns what is said of the N tokens that are learned; without gradients."""
 
 
@@ -77,6 +93,8 @@ class LanguageTeacher:
     token_ids: Tensor
     """(V_student,), int64: its id of each of the student's tokens."""
     separation: Separation
+    view: View = field(default_factory=View)
+    """What else to watch in it."""
 
     @cached_property
     def head(self) -> VocabularyHead:
@@ -92,11 +110,20 @@ class LanguageTeacher:
         self.model.to(device)  # type: ignore[arg-type, unused-ignore]
         narrow_linears(self.model.base_model, precision, device)
 
-    def look(self, batch: LanguageBatch, precision: Precision) -> TeacherStates:
+    def look(self, batch: LanguageBatch, precision: Precision) -> Shown:
+        """Returns its whole distribution, and its layers where they are watched."""
+        states, layers = self._run(batch, precision)
+        return Shown(states, layers if self.view != View() else None)
+
+    def states(self, batch: LanguageBatch, precision: Precision) -> TeacherStates:
         """Returns its last hidden states, (N, H), with its head."""
+        return self._run(batch, precision)[0]
+
+    def _run(self, batch: LanguageBatch, precision: Precision) -> tuple[TeacherStates, LayerOutputs]:
         input_ids = self.token_ids.to(batch.input_ids.device)[batch.input_ids]
-        own = LanguageBatch(input_ids, batch.labels, batch.position_ids, batch.document_ids)
-        return TeacherStates(last_hidden_states(self.model, own, self.separation, precision), self.head)
+        own = replace(batch, input_ids=input_ids)
+        hidden, layers = read_layers(self.model, own, self.separation, self.view, precision)
+        return TeacherStates(hidden, self.head), layers
 
 
 @dataclass(frozen=True)
@@ -113,11 +140,11 @@ class CachedTeacher:
     def place(self, device: torch.device, precision: Precision) -> None:
         """Does nothing: records are moved as they are read."""
 
-    def look(self, batch: LanguageBatch, precision: Precision) -> Teacher:
+    def look(self, batch: LanguageBatch, precision: Precision) -> Shown:
         """Returns what was kept."""
         packing = self.tokens.packing
         pieces = np.concatenate([packing.members(sequence) for sequence in batch.sequences])
-        return self.signal.layout.decode(self.signal.gather(pieces.tolist()), batch.input_ids.device)
+        return Shown(self.signal.layout.decode(self.signal.gather(pieces.tolist()), batch.input_ids.device))
 
 
 def read_batch(tokens: PackedTokens, chosen: list[int], device: torch.device) -> LanguageBatch:
@@ -132,12 +159,12 @@ def batch_of(packed: PackedBatch, sequences: list[int], device: torch.device) ->
     return LanguageBatch(input_ids, labels, position_ids, document_ids, sequences)
 
 
-def last_hidden_states(
-    model: PreTrainedModel, batch: LanguageBatch, separation: Separation, precision: Precision
-) -> Tensor:
-    """Returns the last hidden states of the positions that predict what is learned, (N, H)."""
+def read_layers(
+    model: PreTrainedModel, batch: LanguageBatch, separation: Separation, view: View, precision: Precision
+) -> tuple[Tensor, LayerOutputs]:
+    """Returns the last hidden states of positions that predict what is learned, (N, H), and what `view` asks for."""
     inputs = packed_inputs(batch.input_ids, batch.position_ids, batch.document_ids, separation, model.dtype)
-    with autocast(precision, batch.input_ids.device):
-        hidden: Tensor = model.base_model(**inputs).last_hidden_state
+    outputs, layers = run_watched(model, model.base_model, inputs, view, precision)
+    hidden: Tensor = outputs["last_hidden_state"]
     positions = batch.rows + batch.rows // (hidden.shape[1] - 1)  # skips the last position of each sequence before
-    return hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
+    return hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions), layers

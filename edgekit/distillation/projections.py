@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import UnsupportedError
 from edgekit.models.roles import Role
-from edgekit.models.structure import find_layers, find_linears
+from edgekit.models.structure import find_layers, layer_linears
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,11 +40,12 @@ def find_projections(model: PreTrainedModel, layer: int) -> Projections:
         UnsupportedError: the layer has no such linears, or several, or shares its weights with other layers.
     """
     kind = model.config.model_type
-    if find_layers(model).shared:
+    stack = find_layers(model)
+    if stack.shared:
         raise UnsupportedError(
             f"model type '{kind}': its layers share weights, expected layers of their own. {_ADVICE}"
         )
-    linears = [linear for linear in find_linears(model) if linear.layer == layer]
+    linears = list(layer_linears(stack, layer))  # of this layer alone: every pass looks for them
     found = {part: [linear.module for linear in linears if linear.role == part] for part in PARTS}
     if all(len(modules) == 1 for modules in found.values()):
         sizes = [_outputs(found[part][0]) for part in PARTS]

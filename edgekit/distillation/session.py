@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 
 from edgekit.artifact import Artifact
 from edgekit.data.prepared import PreparedData
 from edgekit.distillation.classification import ClassificationLesson
-from edgekit.distillation.config import DistillConfig, FinetuneConfig, LayerPair
-from edgekit.distillation.learner import Learner, Objective, spaced_layers
+from edgekit.distillation.config import DistillConfig, FinetuneConfig
+from edgekit.distillation.learner import Learner, Objective
+from edgekit.distillation.matching import drawing_projections, matching_of
 from edgekit.distillation.material import check_classes, distillation_rows, labelled_rows, with_teacher_ids
 from edgekit.distillation.progress import Best
-from edgekit.distillation.projections import find_projections
-from edgekit.distillation.randomness import derived_seed, preserved_random_states
 from edgekit.distillation.signal import Signal
 from edgekit.distillation.trainer import Run, train
-from edgekit.errors import UnsupportedError, UsageError
 from edgekit.models.source import LoadedModel, load_model
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
-_PROJECTIONS = 3  # keeps the projections' random numbers apart from those of order and dropout
 
 
 def train_on_labels(loaded: LoadedModel, data: PreparedData, config: FinetuneConfig, run: Run) -> Best:
@@ -49,58 +40,19 @@ def train_student(
     validation = labelled_rows(data, "validation", student)
     set_dropout(student.model, config.dropout)
     pad_id = _pad_id(student)
-    if config.hidden_state_weight == 0 and config.attention_relation_weight == 0:
+    if not config.matches_layers:
         objective = Objective(alpha=config.alpha, temperature=config.temperature)
         learner = Learner(student.model, objective, precision=config.precision)
         return train(ClassificationLesson(learner, rows, validation, (pad_id, pad_id)), config, run)
     loaded = load_model(teacher)
     rows = with_teacher_ids(rows, data, loaded)
-    objective = matching_objective(config, student.model.config, loaded.model.config)
-    if config.attention_relation_weight > 0:
-        find_projections(student.model, objective.relation_layers[0])
-        find_projections(loaded.model, objective.relation_layers[1])
-    with preserved_random_states():
-        _seed(run)
+    matching = matching_of(config, student.model, loaded.model)
+    objective = Objective(**vars(matching), alpha=config.alpha, temperature=config.temperature)
+    with drawing_projections(run.seed):
         size = loaded.model.config.hidden_size
         learner = Learner(student.model, objective, size, precision=config.precision)
     pad_ids = (pad_id, _pad_id(loaded))
     return train(ClassificationLesson(learner, rows, validation, pad_ids, loaded.model), config, run)
-
-
-def matching_objective(config: DistillConfig, student: PretrainedConfig, teacher: PretrainedConfig) -> Objective:
-    """Returns the objective with its layer map, relation layers and heads filled in and checked.
-
-    Raises:
-        UsageError: a layer that student or teacher does not have.
-        UnsupportedError: the relation heads do not divide both hidden sizes.
-    """
-    counts = (student.num_hidden_layers, teacher.num_hidden_layers)
-    chosen = config.layer_map
-    pairs = spaced_layers(*counts) if chosen is None else tuple((pair.student, pair.teacher) for pair in chosen)
-    last = LayerPair(student=counts[0] - 1, teacher=counts[1] - 1)
-    relation = config.relation_layers or last
-    for pair in (*pairs, (relation.student, relation.teacher)):
-        for role, layer, count in zip(("student", "teacher"), pair, counts, strict=True):
-            if layer >= count:
-                raise UsageError(
-                    f"distill: found {role} layer {layer}, expected 0 to {count - 1}: it has {count} layers."
-                )
-    heads = config.relation_heads or teacher.num_attention_heads
-    sizes = (student.hidden_size, teacher.hidden_size)
-    if config.attention_relation_weight > 0 and any(size % heads for size in sizes):
-        raise UnsupportedError(
-            f"relation_heads: found {heads}, expected a number that divides both hidden sizes, {sizes[0]} (student) "
-            f"and {sizes[1]} (teacher)."
-        )
-    return Objective(
-        alpha=config.alpha,
-        temperature=config.temperature,
-        hidden_state_weight=config.hidden_state_weight,
-        attention_relation_weight=config.attention_relation_weight,
-        layer_map=pairs,
-        relation_layers=(relation.student, relation.teacher),
-        relation_heads=heads,
-    )
 
 
 def set_dropout(model: nn.Module, probability: float | None) -> None:
@@ -117,9 +69,3 @@ def set_dropout(model: nn.Module, probability: float | None) -> None:
 
 def _pad_id(loaded: LoadedModel) -> int:
     return int(loaded.tokenizer.pad_token_id or 0)
-
-
-def _seed(run: Run) -> None:
-    from accelerate.utils import set_seed
-
-    set_seed(derived_seed(run.seed, _PROJECTIONS))

@@ -23,7 +23,8 @@ from edgekit.data.prepared import PreparedData
 from edgekit.data.preprocessing import encode, length_buckets, pad
 from edgekit.disk import writing
 from edgekit.distillation.config import CaptureConfig
-from edgekit.distillation.learner import View, observe
+from edgekit.distillation.learner import observe
+from edgekit.distillation.matching import View
 from edgekit.distillation.processes import lost_process
 from edgekit.errors import ArtifactError, TrainingError
 from edgekit.events import Event, EventSink

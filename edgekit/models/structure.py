@@ -227,7 +227,7 @@ def find_linears(model: PreTrainedModel) -> tuple[Linear, ...]:
     stack = find_layers(model)
     linears: list[Linear] = []
     for index in range(len(stack.layers)):
-        linears.extend(_layer_linears(stack, index))
+        linears.extend(layer_linears(stack, index))
     inside = {linear.name: linear for linear in linears}
     body = f"{model.base_model_prefix}." if model.base_model is not model else ""
     result: list[Linear] = []
@@ -242,18 +242,8 @@ def find_linears(model: PreTrainedModel) -> tuple[Linear, ...]:
     return tuple(result)
 
 
-def _read_size(config: PretrainedConfig, name: str) -> int:
-    value = getattr(config, name, None)
-    if not isinstance(value, int):
-        raise UnsupportedError(
-            f"model type '{config.model_type}': found {value!r} as '{name}' in its configuration, expected a whole "
-            "number. Models that lack it, or have several, are not supported."
-        )
-    return value
-
-
-def _layer_linears(stack: LayerStack, index: int) -> Iterator[Linear]:
-    """Yields the linears of one layer."""
+def layer_linears(stack: LayerStack, index: int) -> Iterator[Linear]:
+    """Yields the linears of layer `index`, with their roles."""
     layer = stack.layers[index]
     feed_forward: list[tuple[str, nn.Module]] = []
     for name, module in layer.named_modules():
@@ -266,6 +256,16 @@ def _layer_linears(stack: LayerStack, index: int) -> Iterator[Linear]:
     for place, (full_name, module) in enumerate(feed_forward):
         last = place == len(feed_forward) - 1
         yield Linear(full_name, module, feed_forward_role(full_name, module, last=last), index)
+
+
+def _read_size(config: PretrainedConfig, name: str) -> int:
+    value = getattr(config, name, None)
+    if not isinstance(value, int):
+        raise UnsupportedError(
+            f"model type '{config.model_type}': found {value!r} as '{name}' in its configuration, expected a whole "
+            "number. Models that lack it, or have several, are not supported."
+        )
+    return value
 
 
 def _is_position(name: str) -> bool:

@@ -9,8 +9,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from edgekit.distillation.batches import Batch
-from edgekit.distillation.learner import Learner, Objective, View, observe
+from edgekit.distillation.learner import Learner, Objective, observe
 from edgekit.distillation.losses import attention_relation_loss, decoder_pairs
+from edgekit.distillation.matching import View
 from edgekit.distillation.projections import find_projections, watched
 from edgekit.distillation.vocabulary_head import check_head, find_head
 from edgekit.errors import UnsupportedError

@@ -195,8 +195,12 @@ def test_a_divergence_that_samples_cannot_give_is_refused(
     with pytest.raises(UsageError, match=r"found a signal and language.on_policy.share 0.5"):
         run(learner, speaker, language_data, tmp_path / "out", written, signal=sampled)
     matched = LANGUAGE_DISTILL.model_copy(update={"hidden_state_weight": 1.0})
-    with pytest.raises(UnsupportedError, match=r"hidden_state_weight .* for a language model"):
-        run(learner, speaker, language_data, tmp_path / "out", matched)
+    with pytest.raises(UsageError, match=r"found a signal, hidden_state_weight 1\.0 .*nothing was captured of"):
+        run(learner, speaker, language_data, tmp_path / "out", matched, signal=sampled)
+    with pytest.raises(
+        ValueError, match=r"attention_relation_weight 0\.5 with language.signal 'top-k'.*holds no layers"
+    ):
+        DistillConfig(attention_relation_weight=0.5, language=LanguageConfig(signal="top-k"))
 
 
 def test_a_student_with_another_order_of_tokens_reads_the_text_for_its_teacher(

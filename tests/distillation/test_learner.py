@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from edgekit.distillation.batches import Rows, collate
-from edgekit.distillation.learner import Learner, Objective, View, observe, spaced_layers
+from edgekit.distillation.learner import Learner, Objective, Observation, observe
+from edgekit.distillation.matching import LayerOutputs, View, spaced_layers
 from edgekit.distillation.projections import find_projections
 from edgekit.errors import UnsupportedError
 from tests.pico import ARCHITECTURES, pico_loaded
@@ -105,15 +106,15 @@ def test_rows_that_cannot_be_compared_do_not_touch_the_matching_losses(models, r
 def test_a_student_of_another_size_gets_projections_that_learn(rows):
     student, teacher = pico_loaded(layers=2, seed=1).model, pico_loaded(layers=4).model
     learner = Learner(student, OBJECTIVE, teacher_size=48)
-    assert set(learner.projections) == {"0", "1"}
-    assert learner.projections["0"].weight.shape == (48, 32)
-    assert not Learner(student, OBJECTIVE, teacher_size=32).projections
+    assert set(learner.matcher.projections) == {"0", "1"}
+    assert learner.matcher.projections["0"].weight.shape == (48, 32)
+    assert not Learner(student, OBJECTIVE, teacher_size=32).matcher.projections
     batch = collate(rows, [0, 3], (0, 0), CPU)
     view = OBJECTIVE.teacher_view
     seen = observe(teacher, view, batch.teacher_input_ids, batch.teacher_attention_mask, precision="float32")
-    widened = {layer: torch.nn.functional.pad(states, (0, 16)) for layer, states in seen.hidden_states.items()}
-    learner(batch, type(seen)(seen.logits, widened, seen.projections))["hidden_states"].backward()
-    assert learner.projections["0"].weight.grad.abs().sum() > 0
+    widened = {layer: torch.nn.functional.pad(states, (0, 16)) for layer, states in seen.layers.hidden_states.items()}
+    learner(batch, Observation(seen.logits, LayerOutputs(widened, seen.layers.projections)))["hidden_states"].backward()
+    assert learner.matcher.projections["0"].weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -126,10 +127,10 @@ def test_queries_keys_and_values_are_found_in_every_encoder(architecture):
         return
     with torch.no_grad():
         seen = observe(model, View((0, 3), 3), ids, torch.ones_like(ids), precision="float32")
-    assert seen.projections.keys() == {"query", "key", "value"}
-    assert {value.shape for value in seen.projections.values()} == {(2, 5, 32)}
-    assert seen.hidden_states.keys() == {0, 3}
-    assert seen.hidden_states[3].shape == (2, 5, 32)
+    assert seen.layers.projections.keys() == {"query", "key", "value"}
+    assert {value.shape for value in seen.layers.projections.values()} == {(2, 5, 32)}
+    assert seen.layers.hidden_states.keys() == {0, 3}
+    assert seen.layers.hidden_states[3].shape == (2, 5, 32)
     assert not any(module._forward_hooks for module in find_projections(model, 3).modules.values())
 
 
@@ -139,7 +140,7 @@ def test_the_projections_seen_are_those_of_the_layer_asked_for():
     with torch.no_grad():
         seen = observe(model, View((1,), 2), ids, torch.ones_like(ids), precision="float32")
         attention = model.bert.encoder.layer[2].attention.self
-        torch.testing.assert_close(seen.projections["key"], attention.key(seen.hidden_states[1]))
+        torch.testing.assert_close(seen.layers.projections["key"], attention.key(seen.layers.hidden_states[1]))
 
 
 @pytest.mark.parametrize(

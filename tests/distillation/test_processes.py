@@ -25,7 +25,7 @@ from tests.pico import publish_model
 from tests.pico_decoders import pico_decoder
 from tests.pico_language import pico_language_data
 
-SLOW_KINDS = ("sharded", "captured", "written", "sharded written")
+SLOW_KINDS = ("sharded", "captured", "written", "sharded written", "matched", "sharded matched")
 SHARDED = {"ACCELERATE_USE_FSDP": "true"}  # what `accelerate launch --use_fsdp` tells the processes
 
 
@@ -42,6 +42,12 @@ def speaker(place: Path) -> Artifact:
 @pytest.fixture(scope="module")
 def learner(place: Path) -> Artifact:
     return publish_model(pico_decoder("llama", seed=8, layers=2), place / "shared-learner")
+
+
+@pytest.fixture(scope="module")
+def narrow(place: Path) -> Artifact:
+    """A student of another hidden size than its teacher: projections are learned as well."""
+    return publish_model(pico_decoder("llama", seed=8, layers=2, hidden_size=16), place / "shared-narrow")
 
 
 class Group:
@@ -102,14 +108,20 @@ def alone(place: Path, speaker: Artifact, learner: Artifact, language_data: Arti
     ["replicated", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW_KINDS)],
 )
 def test_two_processes_have_the_losses_and_weights_of_one(
-    alone, speaker: Artifact, learner: Artifact, language_data: Artifact, tmp_path: Path, kind: str
+    alone, speaker: Artifact, learner: Artifact, narrow: Artifact, language_data: Artifact, tmp_path: Path, kind: str
 ) -> None:
     config: dict[str, object] = {}
     expected, reference, _ = alone
-    if kind in ("captured", "written", "sharded written"):
+    if kind.endswith(("captured", "written")):
         written = {"share": 0.5, "max_new_tokens": 8, "prompt_tokens": 4}
         changes = {"signal": "top-k", "k": 20} if kind == "captured" else {"on_policy": written}
         config = {"language": {"sequence_length": 64, **changes}}
+    if kind.endswith("matched"):
+        written = {"share": 0.3, "max_new_tokens": 8, "prompt_tokens": 4}
+        config = {"hidden_state_weight": 0.5, "attention_relation_weight": 0.5, "gradient_checkpointing": True}
+        config |= {"language": {"sequence_length": 64, "on_policy": written}}
+        learner = narrow
+    if config:
         expected, reference, _ = share(1, tmp_path, "one", learner, language_data, speaker, config=config)
     is_sharded = kind.startswith("sharded")
     settings = SHARDED if is_sharded else {}

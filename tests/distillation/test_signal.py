@@ -20,7 +20,9 @@ from tests.pico import pico_data_artifact, pico_loaded, pico_model_artifact, pub
 
 def run(teacher, data, out, config=None, **settings):
     context = StageContext(out, **{"events": Recorder(), **settings})
-    return capture(StageInputs(teacher=teacher, data=data), config or CaptureConfig(batch_size=16, precision="float32"), context)
+    return capture(
+        StageInputs(teacher=teacher, data=data), config or CaptureConfig(batch_size=16, precision="float32"), context
+    )
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import edgekit.distillation.trainer as trainer
 from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
 from edgekit.distillation import language_capture
-from edgekit.distillation.config import LanguageConfig, TokenCaptureConfig
+from edgekit.distillation.config import LanguageConfig, OnPolicyConfig, TokenCaptureConfig
 from edgekit.distillation.processes import make_accelerator
 from edgekit.distillation.sharding import shard_teacher
 from edgekit.distillation.stage import CaptureConfig, DistillConfig, FinetuneConfig, capture, distill, finetune
@@ -48,6 +48,18 @@ LANGUAGE_DISTILL = DistillConfig(
     precision="float32",
     evaluations_per_epoch=2,
     language=LanguageConfig(sequence_length=64),
+)
+
+LANGUAGE_MATCH = LANGUAGE_DISTILL.model_copy(
+    update={
+        "alpha": 0.7,
+        "dropout": 0.1,
+        "hidden_state_weight": 0.5,
+        "attention_relation_weight": 0.5,
+        "language": LanguageConfig(
+            sequence_length=64, on_policy=OnPolicyConfig(share=0.3, max_new_tokens=8, prompt_tokens=4)
+        ),
+    }
 )
 
 SHARED_ROWS = 16
@@ -161,7 +173,8 @@ def main(arguments: list[str]) -> None:
         finetune(inputs, FINETUNE, context)
     else:
         teacher = Artifact.open(arguments[5])
-        distill(StageInputs(model=inputs.model, data=inputs.data, teacher=teacher), DISTILL, context)
+        config = LANGUAGE_MATCH if read_task(teacher).kind == "causal-lm" else DISTILL
+        distill(StageInputs(model=inputs.model, data=inputs.data, teacher=teacher), config, context)
 
 
 if __name__ == "__main__":
