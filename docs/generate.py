@@ -1,4 +1,4 @@
-"""Writes the generated pages: `docs/cli.md` and `docs/build.schema.json`. `make docs` runs it."""
+"""Writes the generated pages: the command line reference and the JSON Schemas. `make docs` runs it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ def generate() -> dict[Path, str]:
     """Returns the path and the text of every generated page."""
     from edgekit.cli import make_app
     from edgekit.reporting.json_report import build_schema
+    from edgekit.target import target_schema
 
     reference = make_app().generate_docs(output_format="markdown")
-    return {DOCS / "cli.md": reference.rstrip() + "\n", DOCS / "build.schema.json": build_schema()}
+    return {
+        DOCS / "cli.md": reference.rstrip() + "\n",
+        DOCS / "build.schema.json": build_schema(),
+        DOCS / "target.schema.json": target_schema(),
+    }
 
 
 def main() -> None:

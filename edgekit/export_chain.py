@@ -12,9 +12,8 @@ from pathlib import Path
 
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.budget import check_budget, host_matches
-from edgekit.benchmarking.decode_estimate import estimate_decode
+from edgekit.benchmarking.estimates import check_estimates, estimate_all
 from edgekit.benchmarking.machine import machine_fingerprint, usable_cores
-from edgekit.benchmarking.roofline import estimate_latency, estimate_peak_memory
 from edgekit.benchmarking.stage import BenchConfig, read_comparison, read_measurement, read_quality
 from edgekit.cache import Cache
 from edgekit.circumstances import judged_with, verified_with
@@ -35,9 +34,7 @@ from edgekit.results import (
     BudgetCheck,
     BudgetResult,
     Comparison,
-    Estimate,
     ExportResult,
-    GenerationMeasurement,
     Unverified,
 )
 from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
@@ -135,28 +132,19 @@ def _judge(
         quality=quality,
         measured_on_target=on_target,
     )
+    estimated = exported, target, _scenario(chain, entry, target), measurement
     found = {
         "quality": quality,
         "measurement": measurement,
         "measured_on_target": on_target,
         "float_comparison": comparison,
         "teacher_comparison": _compare_with_teacher(chain, entry, target, exported),
-        "estimates": [] if on_target else _estimates(chain, entry, target, (exported, measurement)),
+        "estimates": [] if on_target else estimate_all(*estimated),
+        "estimate_checks": check_estimates(*estimated) if on_target else [],
         "budget": budget,
         "notes": [*result.notes, *_notes(comparison)],
     }
     return result.model_copy(update=found)
-
-
-def _estimates(
-    chain: ExportChain, entry: ExportEntry, target: Target, measured: tuple[Artifact, AnyMeasurement]
-) -> list[Estimate]:
-    """Returns what the target is likely to take, for it was not measured there."""
-    exported, measurement = measured
-    memory = estimate_peak_memory(exported, target, measurement)
-    if isinstance(measurement, GenerationMeasurement):
-        return [*estimate_decode(measurement, target), memory]
-    return [estimate_latency(exported, target, _scenario(chain, entry, target)), memory]
 
 
 def _bundle(

@@ -19,7 +19,7 @@ from edgekit.recipe_parts import ExportEntry, Frame, RecipeStage
 from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
 from edgekit.runtimes.protocol import list_runtimes, load_runtime
 from edgekit.spelling import did_you_mean
-from edgekit.target import Target
+from edgekit.target import READERS_OF_ONNX, Target
 
 Stages = Sequence[RecipeStage | None]
 Targets = dict[str, Target]
@@ -66,7 +66,10 @@ def out_of_order(stages: Stages, where: str) -> list[str]:
 
 
 def unknown_runtimes(frame: Frame, targets: Targets, where: str) -> list[str]:
-    """Returns a problem for each runtime that is unknown, that a target does not ship, or that opens other formats."""
+    """Returns a problem for each runtime that is unknown, that a target does not ship, or that opens other formats.
+
+    A target may ship runtimes that edgekit does not have: what they run could not be verified.
+    """
     formats = _formats_of(frame)
     named = {"evaluate.runtime": frame.evaluate.runtime, "parity.runtime": frame.parity.runtime}
     problems = [
@@ -81,7 +84,13 @@ def unknown_runtimes(frame: Frame, targets: Targets, where: str) -> list[str]:
             if entry.runtime not in ships:
                 problems.append(
                     f"{key}: found '{entry.runtime}', which '{target.name}' does not ship."
-                    f"{did_you_mean(entry.runtime, ships)} It ships: {', '.join(ships)}."
+                    f"{did_you_mean(entry.runtime, ships)} It ships: {', '.join(ships)}.{_not_here(ships, formats)}"
+                )
+            elif entry.runtime not in formats:
+                problems.append(
+                    f"{key}: found '{entry.runtime}' for '{target.name}', which edgekit cannot run for the task "
+                    f"'{frame.task.kind}': nothing would be verified. It runs: {', '.join(formats)}. Leave "
+                    f"'{target.name}' out, or install a package that adds the runtime."
                 )
         if entry.runtime in formats and entry.format not in formats[entry.runtime]:
             fitting = [name for name, opened in formats.items() if entry.format in opened]
@@ -116,9 +125,9 @@ def old_runtimes(frame: Frame, stages: Stages, targets: Targets, where: str) -> 
         needs = [MASKED_ATTENTION] if frame.task.kind == "causal-lm" else []
         needs += _coded_needs(stages) if entry.precision == "as-is" else []
         for target in (targets[name] for name in entry.targets if name in targets and entry.format == "onnx"):
-            shipped = [runtime for runtime in target.runtimes if runtime.name == "onnxruntime"]
+            shipped = [runtime for runtime in target.runtimes if runtime.name in READERS_OF_ONNX]
             problems += [
-                f"{where}: export.{index}.targets: found '{target.name}', which promises onnxruntime "
+                f"{where}: export.{index}.targets: found '{target.name}', which promises {runtime.name} "
                 f"{runtime.version}; expected at least {need.version} for {need.what}. Raise the version in the "
                 f"target's file, or {need.remedy}."
                 for runtime in shipped
@@ -202,6 +211,11 @@ def _formats_of(frame: Frame) -> dict[str, tuple[str, ...]]:
     if frame.task.kind == "causal-lm":
         return {name: load_generation_runtime(place).formats for name, place in list_generation_runtimes().items()}
     return {name: load_runtime(place).formats for name, place in list_runtimes().items()}
+
+
+def _not_here(ships: Sequence[str], formats: dict[str, tuple[str, ...]]) -> str:
+    """Returns what to say where edgekit has none of the runtimes that a target ships."""
+    return "" if set(ships) & set(formats) else " edgekit cannot run any of these here: leave the target out."
 
 
 def _splits_read(stage: RecipeStage | None) -> Iterable[tuple[str, str]]:

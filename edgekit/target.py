@@ -5,16 +5,22 @@ Built-in targets live in `targets/`; any path to a `.toml` file works as well.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgekit.errors import TargetError
 from edgekit.spelling import did_you_mean
 from edgekit.validation import explain
+
+READERS_OF_ONNX = ("onnxruntime", "onnxruntime-web")
+"""Runtimes of one source and one numbering: what a version of the first reads, that version of the second reads."""
+
+FormFactor = Literal["phone", "tablet", "laptop", "desktop", "single-board", "browser", "server"]
 
 
 class TargetPart(BaseModel):
@@ -27,6 +33,7 @@ class Figure(TargetPart):
     """A number and where it comes from."""
 
     value: float = Field(gt=0)
+    """In the unit that the figure's name ends with."""
     source: str = Field(min_length=4)
     """Publication, data sheet or measurement that the number is from."""
 
@@ -35,7 +42,7 @@ class RuntimeOnTarget(TargetPart):
     """A runtime that the device ships, and its ceilings."""
 
     name: str
-    """Name of a registered runtime, for example `onnxruntime`."""
+    """Name of a runtime, for example `onnxruntime`. A recipe ships only those that edgekit runs."""
     version: str
     """Oldest version that the target promises."""
     opset: int | None = Field(default=None, ge=7, le=30)
@@ -78,8 +85,13 @@ class Target(TargetPart):
     """A device or class of devices."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """The file's name without `.toml`."""
     description: str
-    form_factor: Literal["phone", "laptop", "desktop", "single-board", "browser", "server"]
+    """The device in a few words, as reports name it."""
+    form_factor: FormFactor
+    """What it is: by this, and by the system, a bundle says how an app is built there."""
+    operating_system: Literal["android", "ios", "linux", "macos", "windows"] | None = None
+    """System that apps are built for; a phone or a tablet must name it (iPadOS is `ios`). None: any."""
     architecture: Literal["x86_64", "aarch64", "wasm32"]
     """Instruction set family."""
     cpu: str
@@ -98,6 +110,7 @@ class Target(TargetPart):
     peak_float32_operations_per_s: Figure
     """Peak float32 operations per second of one core."""
     runtimes: list[RuntimeOnTarget] = Field(min_length=1)
+    """Runtimes that an app can bring along there, or that the device has."""
     bundle_bytes: int | None = Field(default=None, gt=0)
     """Largest download that the platform's store allows, if any."""
     budget: Budget = Budget()
@@ -107,8 +120,10 @@ class Target(TargetPart):
     @classmethod
     def _check_ceilings(cls, runtimes: list[RuntimeOnTarget]) -> list[RuntimeOnTarget]:
         for runtime in runtimes:
-            if runtime.name == "onnxruntime" and (runtime.opset is None or runtime.ir_version is None):
-                raise ValueError("found onnxruntime without opset and ir_version, expected both: exports keep to them.")
+            if runtime.name in READERS_OF_ONNX and (runtime.opset is None or runtime.ir_version is None):
+                raise ValueError(
+                    f"found {runtime.name} without opset and ir_version, expected both: exports keep to them."
+                )
         return runtimes
 
     @field_validator("host_pattern")
@@ -119,6 +134,15 @@ class Target(TargetPart):
         except re.error as error:
             raise ValueError(f"found {pattern!r}, expected a regular expression ({error}).") from error
         return pattern
+
+    @model_validator(mode="after")
+    def _check_system(self) -> Self:
+        if self.form_factor in ("phone", "tablet") and self.operating_system not in ("android", "ios"):
+            raise ValueError(
+                f"operating_system: found {self.operating_system or 'none'} for a {self.form_factor}, expected android "
+                "or ios: apps are built otherwise for each."
+            )
+        return self
 
     def runtime(self, name: str) -> RuntimeOnTarget:
         """Returns the entry for the runtime called `name`.
@@ -171,3 +195,10 @@ def load_target(name_or_path: str) -> Target:
     if target.name != path.stem:
         raise TargetError(f"{path}: name: found '{target.name}', expected '{path.stem}', the file's name.")
     return target
+
+
+def target_schema() -> str:
+    """Returns the JSON Schema of a target file, the content of `docs/target.schema.json`."""
+    schema = Target.model_json_schema()
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgekit target"}
+    return json.dumps({**head, **{key: value for key, value in schema.items() if key != "title"}}, indent=2) + "\n"

@@ -1,7 +1,8 @@
-"""Checks a value against a JSON Schema, for the keywords that edgekit's published schema uses; others are refused."""
+"""Checks a value against a JSON Schema, for the keywords that edgekit's published schemas use; others are refused."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +16,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 _KNOWN = {
-    *("$defs", "$ref", "$schema", "additionalProperties", "anyOf", "const", "default", "description", "enum", "items"),
-    *("maximum", "minItems", "minimum", "properties", "required", "title", "type"),
+    *("$defs", "$ref", "$schema", "additionalProperties", "anyOf", "const", "default", "description", "enum"),
+    *("exclusiveMinimum", "items", "maximum", "minItems", "minLength", "minimum", "pattern", "properties"),
+    *("required", "title", "type"),
 }
 
 
@@ -59,3 +61,10 @@ def _inside(value: Any, schema: dict[str, Any], whole: dict[str, Any], where: st
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         yield f"{where}: {value} is out of range"
+    if is_number and "exclusiveMinimum" in schema and value <= schema["exclusiveMinimum"]:
+        yield f"{where}: {value} is not above {schema['exclusiveMinimum']}"
+    if isinstance(value, str):
+        if len(value) < schema.get("minLength", 0):
+            yield f"{where}: {value!r} is too short"
+        if not re.search(schema.get("pattern", ""), value):
+            yield f"{where}: {value!r} does not match {schema['pattern']}"

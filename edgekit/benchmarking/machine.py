@@ -17,6 +17,16 @@ _ARM_NAMES = "asimd asimdhp asimddp i8mm bf16 sve sve2 sme"
 FEATURES = frozenset(f"{_X86_NAMES} {_AMX_NAMES} {_ARM_NAMES}".split())
 """Vector extensions that kernels choose by, as Linux names them in /proc/cpuinfo."""
 
+_MACOS_NAMES = {
+    "AdvSIMD": "asimd",
+    "arm.FEAT_FP16": "asimdhp",
+    "arm.FEAT_DotProd": "asimddp",
+    "arm.FEAT_I8MM": "i8mm",
+    "arm.FEAT_BF16": "bf16",
+    "arm.FEAT_SME": "sme",
+}
+"""Apple, "Determining instruction set characteristics": what macOS calls them, below `hw.optional`."""
+
 _DEVICE_FILES = ("/proc/device-tree/model", "/sys/class/dmi/id/product_name")
 _GETPROP = "/system/bin/getprop"  # Android
 _SYSTEM = Path("/sys/devices/system/cpu")
@@ -68,14 +78,23 @@ def load_average() -> float:
 
 
 def _cpu_name(cpuinfo: str) -> str:
+    chip = _output_of(_GETPROP, "ro.soc.model")  # since Android 12; newer kernels leave it out of cpuinfo
+    if chip:
+        return f"{_output_of(_GETPROP, 'ro.soc.manufacturer')} {chip}".strip()
     for key in ("model name", "Hardware", "Model"):
         found = re.search(rf"^{key}\s*:\s*(.+)$", cpuinfo, flags=re.MULTILINE)
         if found:
             return found.group(1).strip()
     part = re.search(r"^CPU part\s*:\s*(.+)$", cpuinfo, flags=re.MULTILINE)
     if part:
-        return f"ARM part {part.group(1).strip()}"
+        return " ".join(filter(None, (_device_tree_chip(), f"ARM part {part.group(1).strip()}")))
     return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
+
+
+def _device_tree_chip() -> str:
+    """Returns the chip as Linux's device tree names it, for example `qcom,x1e80100`; empty where there is none."""
+    names = _read("/proc/device-tree/compatible").split("\0")
+    return next((name for name in reversed(names) if name.strip()), "")
 
 
 def _architecture() -> str:
@@ -101,8 +120,7 @@ def _device() -> str:
 
 def _macos_features() -> list[str]:
     """Returns the ARM extensions that macOS reports, under Linux's names."""
-    names = {"FEAT_DotProd": "asimddp", "FEAT_I8MM": "i8mm", "FEAT_BF16": "bf16", "FEAT_SME": "sme"}
-    return sorted(linux for mac, linux in names.items() if _sysctl(f"hw.optional.arm.{mac}") == "1")
+    return sorted(linux for mac, linux in _MACOS_NAMES.items() if _sysctl(f"hw.optional.{mac}") == "1")
 
 
 def _sysctl(name: str) -> str:

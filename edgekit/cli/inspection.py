@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pydantic import JsonValue
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -23,18 +22,14 @@ def targets(name: str | None = None) -> int:
     name
         A built-in target, or the path of a .toml file.
     """
+    from edgekit.cli.target_display import show_target, show_targets
     from edgekit.target import list_targets, load_target
 
     console = Console()
     if name is not None:
-        _show_target(console, name)
+        show_target(console, load_target(name))
         return 0
-    table = Table("target", "device", "instructions", "memory", "runtimes", title="Targets", title_justify="left")
-    for known in list_targets():
-        target = load_target(known)
-        runtimes = ", ".join(f"{runtime.name} {runtime.version}" for runtime in target.runtimes)
-        _add(table, known, target.description, target.architecture, _gib(target.memory_bytes), runtimes)
-    console.print(table)
+    show_targets(console, [load_target(known) for known in list_targets()])
     return 0
 
 
@@ -112,29 +107,6 @@ def _verify(path: Path, *, as_json: bool) -> None:
     print(f"digest {artifact.digest}; made by {artifact.lineage.stage} of edgekit {artifact.lineage.edgekit_version}.")
 
 
-def _show_target(console: Console, name: str) -> None:
-    from edgekit.target import load_target
-
-    target = load_target(name)
-    table = Table("key", "value", "source", title=escape(f"{target.name}: {target.description}"), title_justify="left")
-    _add(table, "cpu", f"{target.cpu} ({target.architecture})", "")
-    _add(table, "memory", _gib(target.memory_bytes), "")
-    for label, figure, unit in (
-        ("memory bandwidth", target.memory_bandwidth_bytes_per_s, "GB/s"),
-        ("int8 peak, one core", target.peak_int8_operations_per_s, "Gop/s"),
-        ("float32 peak, one core", target.peak_float32_operations_per_s, "Gop/s"),
-    ):
-        _add(table, label, f"{figure.value / 1e9:,.1f} {unit}", figure.source)
-    for runtime in target.runtimes:
-        ceilings = [] if runtime.opset is None else [f"operator set {runtime.opset}"]
-        ceilings += [] if runtime.ir_version is None else [f"IR {runtime.ir_version}"]
-        ceilings.append("1 thread" if runtime.threads == 1 else f"{runtime.threads} threads")
-        _add(table, f"{runtime.name} {runtime.version}", ", ".join(ceilings), "")
-    for key, value in target.budget.model_dump(exclude_none=True).items():
-        _add(table, f"budget {key}", f"{value:,}", "")
-    console.print(table)
-
-
 def _add(table: Table, *cells: str | Text) -> None:
     """Adds a row whose cells are shown as they are: square brackets in them are no markup."""
     table.add_row(*map(_literal, cells))
@@ -144,7 +116,3 @@ def _literal(content: str | Text) -> Text:
     from edgekit.reporting.wording import printable
 
     return content if isinstance(content, Text) else Text(printable(content))
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"

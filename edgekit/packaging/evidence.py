@@ -12,6 +12,7 @@ from edgekit.results import (
     AnyQuality,
     BudgetCheck,
     Estimate,
+    EstimateCheck,
     GenerationMeasurement,
     Interval,
     LanguageParity,
@@ -88,6 +89,7 @@ def measurements_text(manifest: Manifest) -> str:
         rows = [_check_row(check) for check in facts.budget.checks]
         parts.append("\n".join(["| budget | result | |", "| --- | --- | --- |", *rows]))
     parts += [_estimated(estimate, manifest.target.name) for estimate in facts.estimates]
+    parts += [_checked(check) for check in facts.estimate_checks]
     parts += [f"Note: {flat(note)}" for note in facts.notes]
     return "\n\n".join(parts) or "None."
 
@@ -168,6 +170,15 @@ def _estimated(estimate: Estimate, target: str) -> str:
     return (
         f"> **Estimate, not measured**: {flat(quantity)} ~ {estimate.low:.3g} to "
         f"{estimate.high:.3g} {estimate.unit}, from `{flat(estimate.formula)}`. It holds only if: {holds}."
+    )
+
+
+def _checked(check: EstimateCheck) -> str:
+    estimate = check.estimate
+    place = "within the range" if check.within else "outside the range"
+    return (
+        f"Estimate against measurement: {flat(estimate.quantity)} ~ {estimate.low:.3g} to {estimate.high:.3g} "
+        f"{estimate.unit}, measured {check.measured:.3g} {estimate.unit}: {place}, {check.ratio:.2f} times its middle."
     )
 
 

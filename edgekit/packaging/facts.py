@@ -14,6 +14,7 @@ from edgekit.results import (
     BudgetResult,
     Comparison,
     Estimate,
+    EstimateCheck,
     ExportResult,
     Interval,
     Result,
@@ -51,6 +52,8 @@ class BundleFacts(Result):
     """The export against its own float32 export, interleaved."""
     estimates: list[Estimate] = []
     """Figures for the target that nobody measured."""
+    estimate_checks: list[EstimateCheck] = []
+    """Where the target was measured: what would have been estimated, and how far that is off."""
     budget: BudgetResult | None = None
     """Every limit and what was found; None when none was checked."""
     notes: list[str] = []
@@ -67,6 +70,7 @@ class BundleFacts(Result):
             measured_on_target=result.measured_on_target,
             speed_up=None if result.float_comparison is None else speed_up(result.float_comparison),
             estimates=result.estimates,
+            estimate_checks=result.estimate_checks,
             budget=result.budget,
             notes=result.notes,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.packaging.manifest import Manifest
+from edgekit.packaging.manifest import Manifest, is_handheld
 
 _SNIPPETS = {
     "onnxruntime": (
@@ -17,10 +17,15 @@ _SNIPPETS = {
 }
 _BROWSER = ("npm install @huggingface/transformers", "node usage_transformers_js.mjs {example}")
 _EXAMPLE = '"Who wrote Faust?"'
-_ON_PHONES = {
+_IN_APPS = {
     "onnx": "In an app, onnxruntime-genai's interface for Java, Swift or C opens the directory as it is: copy it to "
     "the app's files. The Python example makes the same calls.",
     "gguf": "In an app, llama.cpp's C interface opens `model.gguf`, which holds tokenizer and chat template as well.",
+}
+_IN_IOS_APPS = {
+    "onnx": "In an app, onnxruntime's Swift package opens `onnx/model.onnx`: past keys and values go in, present ones "
+    "come out, as in the Python example, which makes the same calls. edgekit did not compile this.",
+    "gguf": "In an app, llama.cpp's XCFramework opens `model.gguf`, which holds tokenizer and chat template as well.",
 }
 _ON_BOARDS = (
     "On a 64-bit system (`uname -m` says `aarch64`). Sustained load heats the board: without a cooler it lowers its "
@@ -44,6 +49,6 @@ def instructions(manifest: Manifest) -> str:
 
 
 def _remarks(manifest: Manifest) -> list[str]:
-    if manifest.target.form_factor == "phone":
-        return [_ON_PHONES[manifest.format]]
+    if is_handheld(manifest.target):
+        return [(_IN_IOS_APPS if manifest.target.operating_system == "ios" else _IN_APPS)[manifest.format]]
     return [_ON_BOARDS] if manifest.target.form_factor == "single-board" else []

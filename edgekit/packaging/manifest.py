@@ -12,11 +12,10 @@ from edgekit.artifact import Ancestor, Artifact, FileRecord
 from edgekit.errors import ArtifactError, CorruptArtifactError, UnsupportedError
 from edgekit.packaging.facts import BundleFacts
 from edgekit.results import Result
-from edgekit.target import RuntimeOnTarget, Target
+from edgekit.target import READERS_OF_ONNX, RuntimeOnTarget, Target
 
 MANIFEST_FILE = "manifest.json"
 EXPORT_FILE = "export.json"
-_READER = "onnxruntime"
 
 
 class TargetSummary(Result):
@@ -26,6 +25,8 @@ class TargetSummary(Result):
     description: str
     form_factor: str
     architecture: str
+    operating_system: str | None = None
+    """System that apps are built for; None: any, or a bundle of an older version."""
 
 
 class Versions(Result):
@@ -123,6 +124,11 @@ class ExportDescription(Result):
     oldest_reader: OldestReader | None = None
 
 
+def is_handheld(target: TargetSummary) -> bool:
+    """Returns whether apps come to the target through a store, built for its system."""
+    return target.form_factor in ("phone", "tablet")
+
+
 def summarize(target: Target) -> TargetSummary:
     """Returns what a bundle says of its target."""
     return TargetSummary(
@@ -130,6 +136,7 @@ def summarize(target: Target) -> TargetSummary:
         description=target.description,
         form_factor=target.form_factor,
         architecture=target.architecture,
+        operating_system=target.operating_system,
     )
 
 
@@ -155,7 +162,7 @@ def read_versions(export: Artifact, target: Target, shipped: RuntimeOnTarget) ->
                 f"reads at most {ceiling}. Export the model again for this target."
             )
     need = found.oldest_reader
-    if need is not None and shipped.name == _READER and shipped.is_older_than(need.version):
+    if need is not None and shipped.name in READERS_OF_ONNX and shipped.is_older_than(need.version):
         raise UnsupportedError(
             f"{export.path}: found {need.what}, which {shipped.name} reads since {need.version}, but '{target.name}' "
             f"promises {shipped.version}. Raise the version in the target's file, or {need.remedy}."

@@ -1,12 +1,12 @@
-"""The table of platforms: form factor of a target to the module that knows how an app is built there."""
+"""The table of platforms: form factor of a target, or its system where it is held in the hand, to the module for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgekit.packaging import language_platforms, laptop, phone, single_board
-from edgekit.packaging.manifest import Manifest
+from edgekit.packaging import browser, ios, language_platforms, laptop, phone, single_board
+from edgekit.packaging.manifest import Manifest, is_handheld
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,22 @@ class Platform:
 _WRITING = Platform(lambda manifest: {}, language_platforms.instructions)
 _LAPTOP = Platform(laptop.app_files, laptop.instructions)
 PLATFORMS: dict[str, Platform] = {
-    "phone": Platform(phone.app_files, phone.instructions),
+    "android": Platform(phone.app_files, phone.instructions),
+    "ios": Platform(ios.app_files, ios.instructions),
     "laptop": _LAPTOP,
     "desktop": _LAPTOP,
     "server": _LAPTOP,
     "single-board": Platform(single_board.app_files, single_board.instructions),
+    "browser": Platform(browser.app_files, browser.instructions),
 }
 
 
 def platform_of(manifest: Manifest) -> Platform:
-    """Returns the platform of the manifest's target; a form factor without a module gets the laptop's.
+    """Returns the platform of the manifest's target; a phone of an older manifest, which names no system, is Android's.
 
     A language model is run alike everywhere: its platform has one row.
     """
     if manifest.writing is not None:
         return _WRITING
-    return PLATFORMS.get(manifest.target.form_factor, _LAPTOP)
+    target = manifest.target
+    return PLATFORMS[(target.operating_system or "android") if is_handheld(target) else target.form_factor]

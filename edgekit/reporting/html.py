@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgekit.reporting import agreement, findings, metric, speed, wording
+from edgekit.reporting import agreement, estimate_errors, findings, metric, speed, wording
 from edgekit.reporting.plots import budget, front, generation, latency, memory, recall, splits, waterfall
 from edgekit.reporting.plots.latency import Curve
 from edgekit.results import AnyMeasurement, BuildResult, ExportResult, GenerationMeasurement
@@ -170,6 +170,7 @@ def _environment() -> Environment:
         quality=metric,
         speed=speed,
         agreement=agreement,
+        errors=estimate_errors,
         place=findings.place,
         sentence=lambda words: f"{words[:1].upper()}{words[1:]}.",
         budget_bar=lambda check: Markup(budget.budget_bar(check)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgekit.reporting import agreement, findings, metric, speed, wording
+from edgekit.reporting import agreement, estimate_errors, findings, metric, speed, wording
 from edgekit.results import BudgetCheck, BuildResult, Estimate, ExportResult, StageResult
 
 _SIGNS = {
@@ -37,6 +37,9 @@ def render_markdown(result: BuildResult) -> str:
     estimates = _estimates(result)
     if estimates:
         parts.append(_fold("Estimates: nobody measured these", "\n".join(estimates)))
+    errors = estimate_errors.estimate_errors(result)
+    if errors:
+        parts.append(_fold("Estimates against measurements", "\n".join(f"- {escape(error)}" for error in errors)))
     return "\n\n".join(parts) + "\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.reporting import agreement, findings, generation, metric, speed, wording
+from edgekit.reporting import agreement, estimate_errors, findings, generation, metric, speed, wording
 from edgekit.results import (
     AnyMeasurement,
     AnyParity,
@@ -59,7 +59,9 @@ def _show_exports(result: BuildResult, console: Console) -> None:
             console.print(export_list(export, result))
     for line in findings.measured_where(result):
         console.print(_text(line, "dim"))
-    if any(export.estimates for export in result.exports):
+    for line in estimate_errors.estimate_errors(result):
+        console.print(_text(line, "dim"))
+    if any(export.estimates or export.estimate_checks for export in result.exports):
         console.print(_text("~ marks an estimate: nobody measured it.", "dim italic"))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from edgekit.results.base import Interval, Result
 from edgekit.results.budget import BudgetCheck, BudgetResult, CheckStatus
 from edgekit.results.build import BuildResult, ExportResult, PreparationResult, StageResult, StepResult
-from edgekit.results.estimate import Estimate
+from edgekit.results.estimate import Estimate, EstimateCheck
 from edgekit.results.generation import (
     DecodeFit,
     GenerationComparison,
@@ -36,6 +36,7 @@ __all__ = [
     "DecodeFit",
     "Driving",
     "Estimate",
+    "EstimateCheck",
     "ExportResult",
     "GenerationComparison",
     "GenerationDepth",

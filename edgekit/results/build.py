@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from edgekit.results.base import Result
 from edgekit.results.budget import BudgetResult
-from edgekit.results.estimate import Estimate
+from edgekit.results.estimate import Estimate, EstimateCheck
 from edgekit.results.machine import Machine
 from edgekit.results.measurement import AnyMeasurement, Comparison
 from edgekit.results.parity import AnyParity
@@ -85,6 +85,8 @@ class ExportResult(Result):
     """True when the machine that measured counts as such a target; otherwise the figures are of another machine."""
     estimates: list[Estimate] = []
     """Figures for the target device that this machine cannot measure."""
+    estimate_checks: list[EstimateCheck] = []
+    """Where this machine counts as the target: what would have been estimated, and how far that is off."""
     budget: BudgetResult
     bundle: str | None = None
     """The bundle, relative to the build's output directory; None when nothing passed."""

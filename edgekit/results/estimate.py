@@ -22,3 +22,16 @@ class Estimate(Result):
     """The formula with its numbers filled in."""
     assumptions: list[str]
     """What must hold for the estimate to be near."""
+
+
+class EstimateCheck(Result):
+    """An estimate beside a measurement of the same figure, taken on a machine that counts as the target."""
+
+    estimate: Estimate
+    """Made without a look at the measurement."""
+    measured: float
+    """In the estimate's unit: the median latency, the decode speed, or the memory that the model added."""
+    ratio: float
+    """What was measured over the geometric middle of the estimate's range: 2 is twice the middle."""
+    within: bool
+    """Whether what was measured lies in the range."""

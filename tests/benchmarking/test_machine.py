@@ -9,6 +9,7 @@ import pytest
 from edgekit.benchmarking import machine
 from edgekit.benchmarking.machine import choose_cores, cpu_features, machine_fingerprint, usable_cores
 from edgekit.benchmarking.memory import parse_status, read_memory
+from edgekit.target import load_target
 
 PI = """processor\t: 0
 BogoMIPS\t: 108.00
@@ -46,6 +47,28 @@ def test_features_are_those_that_matter_and_that_all_cores_have():
 def test_an_arm_board_is_named_by_what_its_kernel_says():
     assert machine._cpu_name(PI) == "Raspberry Pi 5 Model B Rev 1.0"
     assert machine._cpu_name("CPU part\t: 0xd0b\n") == "ARM part 0xd0b"
+
+
+def test_an_arm_laptop_is_named_by_its_device_tree(monkeypatch):
+    tree = "lenovo,thinkpad-t14s\0qcom,x1e78100\0qcom,x1e80100\0"
+    monkeypatch.setattr(machine, "_read", lambda path: tree if path == "/proc/device-tree/compatible" else "")
+    assert machine._cpu_name("CPU part\t: 0x001\n") == "qcom,x1e80100 ARM part 0x001"
+
+
+def test_an_android_phone_is_named_by_its_chip(monkeypatch):
+    """Kernels of newer phones leave the chip out of cpuinfo; Android 12 and newer tell it."""
+    told = {"ro.soc.model": "SM6375", "ro.soc.manufacturer": "QTI"}
+    monkeypatch.setattr(machine, "_output_of", lambda program, name: told.get(name, ""))
+    assert machine._cpu_name("CPU part\t: 0xd41\n") == "QTI SM6375"
+    told.clear()
+    assert machine._cpu_name("CPU part\t: 0xd41\n") == "ARM part 0xd41"
+
+
+def test_a_mac_has_the_extensions_that_laptop_apple_m_asks_for(monkeypatch):
+    names = ("AdvSIMD", "arm.FEAT_FP16", "arm.FEAT_DotProd", "arm.FEAT_SME")
+    found = {f"hw.optional.{name}": "1" for name in names} | {"hw.optional.arm.FEAT_SME": "0"}
+    monkeypatch.setattr(machine, "_sysctl", lambda name: found.get(name, ""))
+    assert cpu_features("") == load_target("laptop-apple-m").cpu_features
 
 
 def fake_system(monkeypatch, tmp_path, cores: dict[int, tuple[str, int]]) -> None:

@@ -16,7 +16,7 @@ from edgekit.cli import make_app, run
 from edgekit.doctor import examine
 from edgekit.recipe import load_recipe
 from edgekit.stages import STAGES
-from edgekit.target import target_directory
+from edgekit.target import list_targets, load_target, target_directory
 from tests.pico import pico_classifier, pico_data_artifact, pico_model_artifact
 
 HEAVY = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "numpy", "pydantic")
@@ -47,7 +47,7 @@ def test_every_command_has_help(kind, capsys):
         (["prune", "IN", "OUT", "--layres", "3"], 2, "--layres"),
         (["build", "review-sentimant"], 2, "Did you mean 'review-sentiment'?"),
         (["build", "review-sentiment", "--set", "seed"], 2, "expected key=value"),
-        (["targets", "pixel-9"], 2, "Did you mean 'pixel-8'?"),
+        (["targets", "pixle-8"], 2, "Did you mean 'pixel-8'?"),
         (
             ["finetune", "IN", "OUT", "--data", "D", "--learning-rate", "9"],
             2,
@@ -210,6 +210,33 @@ def test_targets_and_recipes_are_listed(capsys, monkeypatch):
     assert "memory bandwidth" in out
     assert "None" not in out
     assert "operator set 21, IR 10, 1 thread " in out
+
+
+def test_targets_fit_80_columns_and_no_name_is_cut(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["targets"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    lines = [line.split() for line in out.splitlines() if line.strip()]
+    assert {line[0] for line in lines} >= {*list_targets()}
+    kinds = [line[0] for line in lines if line[0] in ("Phones", "Tablets", "Single-board", "Laptops", "Browsers")]
+    assert kinds == ["Phones", "Tablets", "Single-board", "Laptops", "Browsers"]
+
+
+@pytest.mark.parametrize("name", list_targets())
+def test_a_target_is_shown_with_every_source(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["targets", name]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    shown, target = " ".join(out.split()), load_target(name)
+    for figure in (target.memory_bandwidth_bytes_per_s, target.peak_int8_operations_per_s):
+        assert figure.source in shown
+    for value in (target.operating_system, target.host_pattern, target.cpu, *target.cpu_features):
+        assert value is None or value in shown
+    for runtime in target.runtimes:
+        assert f"{runtime.name} {runtime.version}" in shown
 
 
 def test_doctor_finds_this_environment_fit(capsys):

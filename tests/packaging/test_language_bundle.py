@@ -174,6 +174,14 @@ def test_every_platform_says_how_to_run_it(exports, tmp_path, form_factor):
     assert "usage.kt" not in made.files
 
 
+@pytest.mark.parametrize("file_format", ["onnx", "gguf"])
+def test_an_iphone_is_not_told_of_java(exports, tmp_path, file_format):
+    phone = target("phone", operating_system="ios", runtimes=RUNTIMES)
+    card = (bundle(exports, file_format, tmp_path / "bundle", phone).path / "MODEL_CARD.md").read_text()
+    assert "Java" not in card
+    assert ("onnxruntime's Swift package" if file_format == "onnx" else "llama.cpp's XCFramework") in card
+
+
 def test_a_bundle_opens_and_says_what_torch_says(exports, tmp_path):
     made = bundle(exports, "onnx", tmp_path / "bundle")
     opened = edgekit.load_language_model(made.path)

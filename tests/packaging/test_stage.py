@@ -16,9 +16,11 @@ from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
 from edgekit.errors import BudgetError, ParityError, UnsupportedError, UsageError
 from edgekit.packaging.bundle import open_bundle, verify_bundle
+from edgekit.packaging.manifest import read_manifest
+from edgekit.packaging.platforms import platform_of
 from edgekit.packaging.stage import BundleFacts, PackageConfig, package
 from edgekit.results import BudgetCheck, BudgetResult
-from edgekit.target import Target
+from edgekit.target import RuntimeOnTarget, Target
 from tests.packaging.examples import LABELS, facts, onnx_artifact, target
 
 TEXT = "A fine, moving film."
@@ -81,15 +83,41 @@ def test_usage_example_runs_alone_and_agrees_with_the_classifier(tmp_path: Path)
     assert shown == {label: f"{score:.4f}" for label, score in expected.items()}
 
 
-@pytest.mark.parametrize("form_factor", ["phone", "laptop", "single-board", "server", "browser"])
+@pytest.mark.parametrize("form_factor", ["phone", "tablet", "laptop", "single-board", "server"])
 def test_every_platform_says_how_to_use_it(tmp_path: Path, form_factor: str) -> None:
     made = bundle(tmp_path, target(form_factor))
     card = (made.path / "MODEL_CARD.md").read_text()
     assert "1.22.0" in card
-    assert ("usage.kt" in made.files) == (form_factor == "phone")
-    if form_factor == "phone":
+    is_handheld = form_factor in ("phone", "tablet")
+    assert ("usage.kt" in made.files) == is_handheld
+    if is_handheld:
         assert "onnxruntime-android:1.22.0" in card
         assert "assets/reviews/" in card
+
+
+@pytest.mark.parametrize("form_factor", ["phone", "tablet"])
+def test_an_iphone_or_ipad_gets_swift_packages_and_no_kotlin(tmp_path: Path, form_factor: str) -> None:
+    made = bundle(tmp_path, target(form_factor, operating_system="ios"))
+    card = (made.path / "MODEL_CARD.md").read_text()
+    assert "onnxruntime-swift-package-manager` (product `onnxruntime`,\n   1.22.0 or newer)" in card
+    assert 'addConfigEntry(withKey: "session.' in card
+    assert "edgekit did not compile this" in card
+    assert "android" not in card
+    assert "usage.kt" not in made.files
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_browser_gets_transformers_js_and_what_threads_ask_of_the_server(tmp_path: Path, threads: int) -> None:
+    runtime = RuntimeOnTarget(name="onnxruntime", version="1.22.0", opset=21, ir_version=10, threads=threads)
+    card = (bundle(tmp_path, target("browser", runtimes=[runtime])).path / "MODEL_CARD.md").read_text()
+    assert f"numThreads = {threads};" in card
+    assert ("Cross-Origin-Opener-Policy: same-origin" in card) == (threads > 1)
+
+
+def test_a_phone_of_an_older_manifest_is_androids(tmp_path: Path) -> None:
+    manifest = read_manifest(bundle(tmp_path, target("phone")).path)
+    older = manifest.model_copy(update={"target": manifest.target.model_copy(update={"operating_system": None})})
+    assert "usage.kt" in platform_of(older).app_files(older)
 
 
 def test_nothing_ships_without_a_parity_check(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from edgekit.results import (
     BuildResult,
     Comparison,
     Estimate,
+    EstimateCheck,
     ExportResult,
     Interval,
     Machine,
@@ -172,6 +173,13 @@ def estimate(low: float, high: float) -> Estimate:
     )
 
 
+def estimate_check(estimated: Estimate, measured: float) -> EstimateCheck:
+    """Returns an estimate beside a measurement."""
+    middle = (estimated.low * estimated.high) ** 0.5
+    within = estimated.low <= measured <= estimated.high
+    return EstimateCheck(estimate=estimated, measured=measured, ratio=measured / middle, within=within)
+
+
 def build(*, name: str = "review-sentiment") -> BuildResult:
     """Returns a build whose every gate passed: four stages, one file for three targets."""
     export_quality = quality(0.837)
@@ -196,6 +204,7 @@ def build(*, name: str = "review-sentiment") -> BuildResult:
             float_comparison=comparison(shipped, float_export),
             teacher_comparison=comparison(shipped, teacher_export),
             estimates=[] if on_target else [estimate(2.1 + index, 8.4 + index)],
+            estimate_checks=[estimate_check(estimate(1.0, 9.0), shipped.p50_ms)] if on_target else [],
             budget=budget(shipped, 0.002, limit_ms=12, on_target=on_target),
             bundle=f"bundles/{name}-{target}",
         )

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from edgekit.reporting import terminal
 from edgekit.reporting.files import write_reports
+from edgekit.reporting.html import render_html
 from edgekit.reporting.json_report import build_schema, render_json
 from edgekit.reporting.junit import render_junit
 from edgekit.reporting.markdown import render_markdown
@@ -113,6 +114,17 @@ def test_markdown_marks_estimates_and_foreign_machines() -> None:
     laptop = next(line for line in render_markdown(build()).splitlines() if line.startswith("| onnx for laptop"))
     assert "estimate" not in laptop
     assert "on this machine" not in laptop
+
+
+def test_every_report_says_how_far_an_estimate_was_off_where_the_target_was_measured() -> None:
+    """The range is 1 to 9 ms, so its geometric middle 3; about 3.9 ms were measured."""
+    told = "onnx for laptop-x86: latency on laptop-x86 ~ 1.00 to 9.00 ms (estimate), measured 3.87 ms: within the range"
+    measured = build().exports[0].measurement.p50_ms
+    markdown = render_markdown(build())
+    assert "Estimates against measurements" in markdown
+    assert f"{told}, {measured / 3:.2f}×" in markdown.replace("\\", "")
+    assert told in shown(build(), width=200)
+    assert told.partition(": ")[2] in " ".join(render_html(build()).split())
 
 
 def test_a_language_models_markdown_has_perplexity_and_speed() -> None:
