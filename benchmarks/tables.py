@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from distillation_tables import distillation_memory_table, distillation_table, student_table
@@ -22,6 +23,7 @@ MODELS = {
     "exported": "int8 export in onnxruntime",
     "untaught": "student without the teacher",
 }
+CASES = {"same": "its own copy", "10 % more": "10 % more layers"}
 SPLITS = {"test": "Rotten Tomatoes, test split", "imdb": "IMDB, held out", "test + imdb": "Both together"}
 
 Content = dict[str, Any]
@@ -152,6 +154,19 @@ def quantization_table(content: Content) -> str:
     return format_table(header, rows)
 
 
+def verdicts_table(content: Content) -> str:
+    """Returns one row for each case, and how far the ratios of a model against itself spread over repeats."""
+    names = ("better", "worse", "no difference", "inconclusive")
+    header = ["the model against", "comparisons", *names, "median ratio", "lowest", "highest", "widest interval"]
+    rows = []
+    for case, found in content["cases"].items():
+        ratios, counted = found["ratios"], [found["verdicts"].count(name) for name in names]
+        widest = max(high - low for low, high in found["intervals"])
+        figures = [f"{median(ratios):.3f}", f"{min(ratios):.3f}", f"{max(ratios):.3f}", f"{widest:.3f}"]
+        rows.append([CASES[case], str(len(ratios)), *map(str, counted), *figures])
+    return format_table(header, rows)
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "latency": ("Latency", latency_table),
     "accuracy": ("Accuracy", accuracy_tables),
@@ -161,6 +176,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "decoding": ("Writing with 4 bits, against onnxruntime-genai's builder and llama.cpp", decoding_table),
     "quantization": ("Quantizing to 8, 4, 3 and 2 bits", quantization_table),
     "quantization_speed": ("Speed at 8, 4, 3 and 2 bits", quantization_speed_table),
+    "verdicts": ("Verdicts on a noisy machine", verdicts_table),
     "student_language_model": ("A student after a short run", student_table),
 }
 

@@ -19,12 +19,14 @@ from edgekit.benchmarking.generation_process import GenerationProcess, Generatio
 from edgekit.benchmarking.generation_summary import Conditions, Series, compare_series, is_precise, summarize
 from edgekit.benchmarking.machine import load_average, machine_fingerprint, usable_cores
 from edgekit.benchmarking.step_bytes import count_step_bytes
+from edgekit.benchmarking.verdict import MARGIN
 from edgekit.errors import UsageError
 from edgekit.events import Event, EventSink
 from edgekit.results import GenerationComparison
 from edgekit.runtimes.protocol import model_files
 
 STAGE = "bench"
+PRECISION = 0.03
 _BANDWIDTH_ROUNDS = 12
 _MORE = 4 / 3
 _WARMUP_DRIFT = 0.05
@@ -43,10 +45,12 @@ class GenerationSampling:
     """Runs at each depth at least. Six bound a median from both sides."""
     min_seconds: float = 3.0
     """Seconds of writing at least, all depths together."""
-    precision: float = 0.03
+    precision: float = PRECISION
     """Sampling goes on until every interval of the decode speed is at most this share to either side ..."""
     max_seconds: float = 30.0
     """... or this many seconds for each model are over."""
+    margin: float = MARGIN
+    """Differences of speed up to this share do not count."""
     timeout_s: float = 120.0
     """Seconds that one run, or the load, may take before the process counts as hung."""
 
@@ -89,7 +93,7 @@ def measure_generation(
     return GenerationComparison(
         names=[subject.label or subject.name for subject in subjects],
         measurements=measurements,
-        ratios=compare_series(series, seed=seed),
+        ratios=compare_series(series, margin=sampling.margin, seed=seed),
         rounds=rounds,
     )
 
@@ -135,7 +139,7 @@ def _warm_up(series: Sequence[Series], sampling: GenerationSampling, events: Eve
 def _take_round(series: Sequence[Series], sampling: GenerationSampling, *, backwards: bool) -> None:
     for depth in sampling.depths:
         for each in reversed(series) if backwards else series:
-            each.runs[depth].append(each.process.write(depth, sampling.new_tokens))
+            each.take_run(depth, sampling.new_tokens)
 
 
 def _sample(

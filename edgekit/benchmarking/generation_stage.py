@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
-from edgekit.benchmarking.generation import GenerationSampling, measure_generation
+from edgekit.benchmarking.generation import PRECISION, GenerationSampling, measure_generation
 from edgekit.benchmarking.generation_process import GenerationSubject
 from edgekit.benchmarking.scenario import random_scenario, text_scenario
 from edgekit.contract import StageContext, StageInputs, lineage_of
@@ -40,6 +40,8 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
         new_tokens=config.new_tokens,
         min_runs=config.min_runs,
         min_seconds=config.min_seconds,
+        precision=PRECISION if config.interval_width is None else config.interval_width / 2,
+        margin=config.margin,
         max_seconds=config.max_seconds,
         timeout_s=config.timeout_s,
     )

@@ -76,6 +76,12 @@ class WorkerProcess:
         """Ends the process, at once if it does not end by itself."""
         self._end()
 
+    @property
+    def pid(self) -> int:
+        """Returns the number of the process, which must have been started."""
+        assert self._process is not None
+        return self._process.pid
+
     def prepare(self) -> None:
         """Asks what must be asked first; nothing by default."""
 

@@ -31,9 +31,12 @@ def bench(
     min_samples: int = 30,
     min_runs: int = 6,
     min_seconds: float = 3.0,
+    interval_width: float | None = None,
     decide_p95_ms: float | None = None,
     max_seconds: float = 30.0,
     timeout_s: float = 120.0,
+    pairs: int = 8,
+    margin: float = 0.03,
     compare: Annotated[Path | None, Parameter(name=["--compare", "--reference"])] = None,
     seed: Seed = 0,
     json: AsJson = False,
@@ -71,14 +74,21 @@ def bench(
         Runs of a language model at each depth at least.
     min_seconds
         Seconds of sampling at least.
+    interval_width
+        Sample until the 95 % interval is at most this share of its value wide (0.02: 2 %), up to --max-seconds: of
+        p50, of the ratio with --compare, of a language model's decode speed.
     decide_p95_ms
         A p95 limit of a classifier to decide: sampling goes on until the interval clears it, up to --max-seconds.
     max_seconds
-        Seconds of sampling at most while a limit is to be decided, or a language model's intervals are still wide.
+        Seconds of sampling at most while a limit is to be decided or an interval is still wide.
     timeout_s
         Seconds that one call or run, or the load, may take before it counts as hung.
+    pairs
+        With --compare: fresh pairs of processes in which two classifiers take turns, at least 5.
+    margin
+        With --compare: differences of speed up to this share do not count in the verdict.
     compare
-        Another model: the two take turns, and how they compare is given with its interval.
+        Another model: the two take turns, and how they compare is given with its interval and a verdict.
     """
     from edgekit.api import run
     from edgekit.artifact import Artifact
@@ -99,9 +109,12 @@ def bench(
         "min_samples": min_samples,
         "min_runs": min_runs,
         "min_seconds": min_seconds,
+        "interval_width": interval_width,
         "decide_p95_ms": decide_p95_ms,
         "max_seconds": max_seconds,
         "timeout_s": timeout_s,
+        "pairs": pairs,
+        "margin": margin,
     }
     config = checked_config(BenchConfig, settings, "edgekit bench")
     roles: dict[str, Any] = {role: path for role, path in (("reference", compare), ("data", data)) if path is not None}

@@ -170,7 +170,12 @@ def show_comparison(comparison: Comparison, console: Console, *, first: str = "A
     console.print(measurement_table({first: comparison.first, second: comparison.second}))
     interval = comparison.ratio_interval
     words = wording.speed_up(comparison.ratio_p50, interval.low, interval.high, second)
-    console.print(_text(f"{first}: {words}, over {comparison.rounds} interleaved rounds.", "bold"))
+    over = f"{comparison.rounds} interleaved rounds"
+    if comparison.pair_ratios:
+        over += f" in {len(comparison.pair_ratios)} fresh pairs of processes"
+    console.print(_text(f"{first}: {words}, over {over}.", "bold"))
+    if comparison.verdict is not None:
+        console.print(_text(f"Verdict: {wording.judged(comparison.verdict, comparison.margin)}.", "bold"))
     _show_doubts({first: comparison.first, second: comparison.second}, console)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from edgekit.results.base import Interval, Result
 from edgekit.results.budget import BudgetCheck, BudgetResult, CheckStatus
 from edgekit.results.build import BuildResult, ExportResult, PreparationResult, StageResult, StepResult
+from edgekit.results.conditions import Conditions
 from edgekit.results.estimate import Estimate
 from edgekit.results.generation import (
     DecodeFit,
@@ -23,6 +24,7 @@ from edgekit.results.machine import Machine
 from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement
 from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector, Unverified
 from edgekit.results.quality import AnyQuality, LanguageQuality, MultipleChoiceQuality, Quality
+from edgekit.results.verdict import Verdict
 
 __all__ = [
     "AnyMeasurement",
@@ -33,6 +35,7 @@ __all__ = [
     "BuildResult",
     "CheckStatus",
     "Comparison",
+    "Conditions",
     "DecodeFit",
     "Driving",
     "Estimate",
@@ -58,4 +61,5 @@ __all__ = [
     "Timing",
     "TokenizerVector",
     "Unverified",
+    "Verdict",
 ]

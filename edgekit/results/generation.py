@@ -5,8 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from edgekit.results.base import Interval, Result
+from edgekit.results.conditions import Conditions
 from edgekit.results.headline import Timing
 from edgekit.results.machine import Machine
+from edgekit.results.verdict import Verdict
 
 
 class GenerationDepth(Result):
@@ -103,6 +105,8 @@ class GenerationMeasurement(Result):
     """VmRSS after the runtime was imported, before the model was opened; 0 when not known."""
     load_average: float
     """One-minute load average when the measurement began."""
+    conditions: Conditions | None = None
+    """What else the machine did meanwhile; None in files of older versions."""
     pinned_cores: list[int]
     """Cores that the process was pinned to; empty when pinning is impossible."""
     machine: Machine
@@ -136,6 +140,10 @@ class GenerationRatio(Result):
     first_token_time: float
     """Its time to the first token over the first's."""
     first_token_time_interval: Interval
+    margin: float = Field(default=0.03, gt=0)
+    """Differences of speed up to this share do not count."""
+    verdict: Verdict | None = None
+    """Of the first against it, by the time between tokens; None in files of older versions."""
 
 
 class GenerationComparison(Result):
