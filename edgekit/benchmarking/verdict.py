@@ -37,6 +37,15 @@ def judge(ratio: Interval, margin: float) -> Verdict:
     return "no difference" if least <= ratio.low and ratio.high <= most else "inconclusive"
 
 
+def judge_difference(difference: Interval, margin: float) -> Verdict:
+    """Returns the verdict on a difference, above 0 where the judged model is better; the same rule around 0."""
+    if difference.low > margin:
+        return "better"
+    if difference.high < -margin:
+        return "worse"
+    return "no difference" if -margin <= difference.low and difference.high <= margin else "inconclusive"
+
+
 def paired_ratio(
     blocks: Sequence[Sequence[float]], *, seed: int, confidence: float = CONFIDENCE
 ) -> tuple[float, Interval]:
@@ -64,3 +73,14 @@ def independent_ratio_interval(value: float, of_value: Interval, base: float, of
     above = math.hypot(math.log(of_value.high / value), math.log(base / of_base.low))
     confidence = min(of_value.confidence, of_base.confidence)
     return Interval(low=math.exp(center - below), high=math.exp(center + above), confidence=confidence)
+
+
+def independent_difference_interval(value: float, of_value: Interval, base: float, of_base: Interval) -> Interval:
+    """Returns the interval of value - base, found on samples of their own, from the interval of each.
+
+    The same method, without logarithms.
+    """
+    below = math.hypot(value - of_value.low, of_base.high - base)
+    above = math.hypot(of_value.high - value, base - of_base.low)
+    confidence = min(of_value.confidence, of_base.confidence)
+    return Interval(low=value - base - below, high=value - base + above, confidence=confidence)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
+from edgekit.cli.compare import require_comparable, show_changes
 from edgekit.cli.options import AsJson, Seed, checked_config
 from edgekit.cli.results import conclude
 from edgekit.cli.terminal import listening
+
+if TYPE_CHECKING:
+    from edgekit.benchmarking.changes import Named
 
 Value = TypeVar("Value")
 Several = Annotated[list[Value], Parameter(consume_multiple=True, negative="")]
@@ -38,6 +42,10 @@ def bench(
     pairs: int = 8,
     margin: float = 0.03,
     compare: Annotated[Path | None, Parameter(name=["--compare", "--reference"])] = None,
+    baseline: Path | None = None,
+    baseline_margin: float = 0.1,
+    anyway: Annotated[bool, Parameter(negative="")] = False,
+    markdown: Path | None = None,
     seed: Seed = 0,
     json: AsJson = False,
 ) -> int:
@@ -89,11 +97,22 @@ def bench(
         With --compare: differences of speed up to this share do not count in the verdict.
     compare
         Another model: the two take turns, and how they compare is given with its interval and a verdict.
+    baseline
+        A saved measurement, or the build.json of a build with one export, to compare with: exit code 1 when this model
+        is worse.
+    baseline_margin
+        With --baseline: differences of speed up to this share do not count; it was measured apart.
+    anyway
+        With --baseline: compare with one of another machine, schema or scenario, too.
+    markdown
+        With --baseline: write the comparison to this file, as Markdown for a pull request.
     """
     from edgekit.api import run
     from edgekit.artifact import Artifact
-    from edgekit.benchmarking.stage import BenchConfig
+    from edgekit.benchmarking.changes import Named
+    from edgekit.benchmarking.stage import BenchConfig, read_measurement
 
+    earlier = None if baseline is None else read_earlier(baseline, anyway=anyway)
     opened = Artifact.open(model)
     runtimes: list[str | None] = [*runtime] if runtime else [None]
     settings = {
@@ -122,6 +141,27 @@ def bench(
         place = out or Path(scratch) / "measurement"
         with listening(as_json=json) as events:
             artifact = run("bench", opened, config, out=place, seed=seed, events=events, **roles)
-        return conclude(
+        code = conclude(
             artifact, as_json=json, shown_path=out or Path("(not kept: name an output directory to keep it)")
         )
+        if earlier is None:
+            return code
+        later = Named(str(model), read_measurement(artifact))
+        require_comparable(earlier, later.result, anyway=anyway)
+        return show_changes(earlier, later, margin=baseline_margin, markdown=markdown, as_json=json)
+
+
+def read_earlier(baseline: Path, *, anyway: bool) -> Named:
+    """Returns the baseline, after a look at what can be known before anything is measured.
+
+    Raises:
+        UsageError: it holds no measurement, or, unless `anyway`, was taken on another machine or has another schema.
+    """
+    from edgekit.benchmarking.changes import Named
+    from edgekit.benchmarking.machine import machine_fingerprint
+    from edgekit.benchmarking.saved import read_baseline
+
+    earlier = Named(str(baseline), read_baseline(baseline, any_schema=anyway))
+    here = earlier.result.model_copy(update={"machine": machine_fingerprint()})
+    require_comparable(earlier, here, anyway=anyway)
+    return earlier

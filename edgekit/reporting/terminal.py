@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.reporting import agreement, findings, generation, metric, speed, wording
+from edgekit.reporting import agreement, changes, findings, generation, metric, speed, wording
 from edgekit.results import (
     AnyMeasurement,
     AnyParity,
     AnyQuality,
     BudgetResult,
     BuildResult,
+    Changes,
     CheckStatus,
     Comparison,
     Estimate,
     ExportResult,
     GenerationComparison,
     StageResult,
+    Verdict,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _TONES = {"good": "bold green", "bad": "bold red", "uncertain": "bold yellow"}
+_VERDICT_STYLES: dict[Verdict | None, str] = {"better": "green", "worse": "bold red", "inconclusive": "yellow"}
 _STATUS_STYLES: dict[CheckStatus, str] = {
     "met": "green",
     "missed": "bold red",
@@ -195,6 +198,18 @@ def show_generation_comparison(comparison: GenerationComparison, console: Consol
     console.print(table)
     console.print(_text(f"{generation.conditions(comparison)}.", "dim"))
     _show_doubts(dict(zip(comparison.names, comparison.measurements, strict=True)), console)
+
+
+def show_changes(found: Changes, console: Console) -> None:
+    """Prints what changed from one saved result to another."""
+    console.print(_text(f"{found.after} against {found.before}", "bold"))
+    table = _table("", list(changes.COLUMNS))
+    for figure in found.figures:
+        table.add_row(*(_text(cell, _VERDICT_STYLES.get(figure.verdict, "")) for cell in changes.row(figure)))
+    console.print(table)
+    for remark in changes.remarks(found):
+        console.print(_text(remark, "yellow"))
+    console.print(_text(changes.title(found), "bold"))
 
 
 def estimate_table(estimates: list[Estimate]) -> Table:

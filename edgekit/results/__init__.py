@@ -10,6 +10,7 @@ from __future__ import annotations
 from edgekit.results.base import Interval, Result
 from edgekit.results.budget import BudgetCheck, BudgetResult, CheckStatus
 from edgekit.results.build import BuildResult, ExportResult, PreparationResult, StageResult, StepResult
+from edgekit.results.changes import Change, Changes, SettingChange
 from edgekit.results.conditions import Conditions
 from edgekit.results.estimate import Estimate
 from edgekit.results.generation import (
@@ -33,6 +34,8 @@ __all__ = [
     "BudgetCheck",
     "BudgetResult",
     "BuildResult",
+    "Change",
+    "Changes",
     "CheckStatus",
     "Comparison",
     "Conditions",
@@ -56,6 +59,7 @@ __all__ = [
     "PreparationResult",
     "Quality",
     "Result",
+    "SettingChange",
     "StageResult",
     "StepResult",
     "Timing",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edgekit.results.base import Interval, Result
+from edgekit.results.base import Interval, Result, SavedResult
 from edgekit.results.conditions import Conditions
 from edgekit.results.headline import Timing
 from edgekit.results.machine import Machine
@@ -67,7 +67,7 @@ class DecodeFit(Result):
     """Time of a token that no byte explains."""
 
 
-class GenerationMeasurement(Result):
+class GenerationMeasurement(SavedResult):
     """Speed and memory of one language model at several depths of context, measured in fresh processes.
 
     The fields that `Measurement` has too mean the same there.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edgekit.results.base import Interval, Result
+from edgekit.results.base import Interval, Result, SavedResult
 from edgekit.results.conditions import Conditions
 from edgekit.results.generation import GenerationMeasurement
 from edgekit.results.headline import Timing
@@ -12,7 +12,7 @@ from edgekit.results.machine import Machine
 from edgekit.results.verdict import Verdict
 
 
-class Measurement(Result):
+class Measurement(SavedResult):
     """Latency and memory of one model file in one scenario, measured in a fresh process."""
 
     runtime: str
