@@ -39,6 +39,7 @@ SETTINGS: dict[str, dict[str, object]] = {
         "timeout_s": 60.0,
         "interval_width": 0.5,
         "pairs": 5,
+        "memory_limit_mib": 4000,
         "margin": 0.1,
     },
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
 from edgekit.benchmarking.harness import compare, measure
-from edgekit.benchmarking.process import Subject
-from edgekit.benchmarking.scenario import Scenario, random_scenario, text_scenario
+from edgekit.benchmarking.memory_limit import find_smallest_limit
+from edgekit.benchmarking.process import MeasuringProcess, Subject
+from edgekit.benchmarking.scenario import VARIANTS, Scenario, random_scenario, text_scenario
 from edgekit.benchmarking.series import Sampling
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.errors import UsageError
@@ -41,6 +44,10 @@ def bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageCon
         other = _subject(inputs.reference, _reference_runtime(config, inputs), inputs, config, context.seed)
         comparison = compare(subject, other, sampling, seed=context.seed, events=context.events)
         measurement = comparison.first
+    if config.memory_limit_mib == "smallest":
+        found = find_smallest_limit(_attempt(subject, config.timeout_s), measurement.peak_rss_bytes, context.events)
+        measurement = measurement.model_copy(update={"smallest_memory": found})
+        comparison = comparison and comparison.model_copy(update={"first": measurement})
     with publish(context.out, kind="measurement", lineage=lineage_of("bench", inputs, config, context)) as directory:
         (directory / MEASUREMENT_FILE).write_text(measurement.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if comparison is not None:
@@ -48,8 +55,19 @@ def bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageCon
     return Artifact.open(context.out)
 
 
+def _attempt(subject: Subject, timeout_s: float) -> Callable[[int], None]:
+    """Returns what opens and runs the model once on each batch, in a fresh process under a limit in bytes."""
+
+    def attempt(limit_bytes: int) -> None:
+        with MeasuringProcess(replace(subject, memory_limit_bytes=limit_bytes), timeout_s) as process:
+            process.sample(VARIANTS, timeout_s)
+
+    return attempt
+
+
 def _subject(model: Artifact, runtime: str | None, inputs: StageInputs, config: BenchConfig, seed: int) -> Subject:
-    return Subject(model, runtime_for(model, runtime), _scenario(model, inputs, config, seed), config.threads)
+    scenario, limit = _scenario(model, inputs, config, seed), config.memory_limit_bytes
+    return Subject(model, runtime_for(model, runtime), scenario, config.threads, memory_limit_bytes=limit)
 
 
 def _scenario(model: Artifact, inputs: StageInputs, config: BenchConfig, seed: int) -> Scenario:
@@ -77,5 +95,6 @@ def _sampling(config: BenchConfig) -> Sampling:
         max_seconds=config.max_seconds,
         pairs=config.pairs,
         margin=config.margin,
+        energy_csv=config.energy_file,
         timeout_s=config.timeout_s,
     )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgekit.benchmarking.bandwidth import BandwidthProcess
 from edgekit.benchmarking.file_cache import drop_from_cache, read_into_cache
@@ -51,6 +52,8 @@ class GenerationSampling:
     """... or this many seconds for each model are over."""
     margin: float = MARGIN
     """Differences of speed up to this share do not count."""
+    energy_csv: Path | None = None
+    """A power meter's file; without it the processor's counters, where there are any."""
     timeout_s: float = 120.0
     """Seconds that one run, or the load, may take before the process counts as hung."""
 
@@ -88,7 +91,7 @@ def measure_generation(
         measurements = []
         for each in series:
             subject = each.process.subject
-            conditions = Conditions(machine, load, readers[subject.threads].best_bytes_per_s, seed)
+            conditions = Conditions(machine, load, readers[subject.threads].best_bytes_per_s, seed, sampling.energy_csv)
             measurements.append(summarize(each, count_step_bytes(subject.model), conditions))
     return GenerationComparison(
         names=[subject.label or subject.name for subject in subjects],
@@ -128,7 +131,7 @@ def _warm_up(series: Sequence[Series], sampling: GenerationSampling, events: Eve
     for each in series:
         events(Event("progress", stage=STAGE, text=f"warming up {each.process.subject.name}"))
         for depth in reversed(sampling.depths):
-            before = sum(each.process.write(depth, sampling.new_tokens).token_ns)
+            before = sum(each.process.write(depth, sampling.new_tokens, watch=True).token_ns)
         for _ in range(_MOST_WARMUPS - 1):
             now = sum(each.process.write(shallowest, sampling.new_tokens).token_ns)
             if abs(now / max(before, 1) - 1) <= _WARMUP_DRIFT:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from edgekit.benchmarking.generation_process import GenerationProcess, Written
 from edgekit.benchmarking.statistics import mean_interval, median_ratio, quantile_interval
 from edgekit.benchmarking.step_bytes import StepBytes
-from edgekit.benchmarking.surroundings import Surroundings
+from edgekit.benchmarking.surroundings import Surroundings, split_of
 from edgekit.benchmarking.verdict import judge
 from edgekit.results import DecodeFit, GenerationDepth, GenerationMeasurement, GenerationRatio, Interval, Machine
 from edgekit.runtimes.protocol import model_bytes
@@ -30,6 +31,8 @@ class Conditions:
     """Read bandwidth of the memory, with as many threads."""
     seed: int
     """Of the bootstrap."""
+    energy_csv: Path | None = None
+    """A power meter's file."""
 
 
 @dataclass
@@ -51,6 +54,11 @@ class Series:
         """Adds one run."""
         with self.surroundings.watch(self.process.pid, self.process.opened.cores):
             self.runs[depth].append(self.process.write(depth, new_tokens))
+
+    @property
+    def tokens(self) -> int:
+        """Returns the tokens that were written in all runs, the first ones too."""
+        return sum(1 + len(run.token_ns) for runs in self.runs.values() for run in runs)
 
     @property
     def seconds(self) -> float:
@@ -89,6 +97,9 @@ def summarize(series: Series, step: StepBytes | None, conditions: Conditions) ->
         rss_file_bytes=memory.file_bytes,
         baseline_rss_bytes=opened.baseline_bytes,
         library_rss_bytes=opened.library_bytes,
+        peak_split=split_of(series.process.largest),
+        memory_limit_bytes=subject.memory_limit_bytes,
+        energy=series.surroundings.energy(conditions.energy_csv, series.tokens),
         load_average=conditions.load_average,
         conditions=series.surroundings.conditions(),
         pinned_cores=opened.cores,

@@ -39,7 +39,7 @@ def measure(subject: Subject, sampling: Sampling, events: EventSink) -> Measurem
         while not _is_enough(series, sampling):
             series.sample(_MANY, _chunk_seconds(series, sampling))
             _report(events, "sampling", series, sampling)
-    return series.summarize()
+    return series.summarize(sampling.energy_csv)
 
 
 def compare(first: Subject, second: Subject, sampling: Sampling, *, seed: int, events: EventSink) -> Comparison:
@@ -63,8 +63,8 @@ def compare(first: Subject, second: Subject, sampling: Sampling, *, seed: int, e
         blocks.append(_take_block(pair, sampling, _ORDERS[len(blocks) % 2], events))
     ratio, interval = paired_ratio(blocks, seed=seed)
     return Comparison(
-        first=pair[0].summarize(),
-        second=pair[1].summarize(),
+        first=pair[0].summarize(sampling.energy_csv),
+        second=pair[1].summarize(sampling.energy_csv),
         ratio_p50=ratio,
         ratio_interval=interval,
         rounds=sum(map(len, blocks)),

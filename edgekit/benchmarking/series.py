@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 from edgekit.benchmarking.machine import load_average, machine_fingerprint
@@ -20,7 +21,7 @@ from edgekit.benchmarking.statistics import (
     median_absolute_deviation,
     quantile_interval,
 )
-from edgekit.benchmarking.surroundings import Surroundings
+from edgekit.benchmarking.surroundings import Surroundings, split_of
 from edgekit.benchmarking.verdict import MARGIN
 from edgekit.benchmarking.worker_process import Opened
 from edgekit.events import Event, EventSink
@@ -49,6 +50,8 @@ class Sampling:
     """A limit for p95: sampling goes on until the interval clears it."""
     max_seconds: float = 30.0
     """Seconds of sampling at most when a limit is to be decided or an interval to be narrowed."""
+    energy_csv: Path | None = None
+    """A power meter's file; without it the processor's counters, where there are any."""
     timeout_s: float = 120.0
     """Seconds that one call, or the load, may take before the process counts as hung."""
     pairs: int = 8
@@ -77,6 +80,7 @@ class Series:
     samples_ns: list[int] = field(default_factory=list)
     opened: list[Opened] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
+    largest: list[Memory] = field(default_factory=list)
     _process: MeasuringProcess | None = None
 
     @property
@@ -97,6 +101,8 @@ class Series:
             self.opened.append(process.opened)
             yield
             self.memory.append(process.memory())
+            if process.largest is not None:
+                self.largest.append(process.largest)
         self._process = None
 
     def warm_up(self, sampling: Sampling, events: EventSink) -> None:
@@ -121,7 +127,7 @@ class Series:
         """Adds up to `runs` samples, at least one, stopping when `seconds` have passed; returns them, ns."""
         assert self._process is not None
         with self.surroundings.watch(self._process.pid, self._process.opened.cores):
-            samples = self._sample(runs, seconds)
+            samples = self._process.sample(runs, seconds)
         self.samples_ns += samples
         return samples
 
@@ -142,8 +148,12 @@ class Series:
             turn += self.sample(runs - len(turn), CHUNK_S)
         return median(turn)
 
-    def summarize(self) -> Measurement:
-        """Returns what was measured; of several processes the load is the median and the memory the largest."""
+    def summarize(self, energy_csv: Path | None = None) -> Measurement:
+        """Returns what was measured; of several processes the load is the median and the memory the largest.
+
+        Raises:
+            UsageError: the meter's file cannot be read.
+        """
         subject, first = self.subject, self.opened[0]
         memory = max(self.memory, key=lambda each: each.peak_bytes)
         samples_ms = [sample / 1e6 for sample in self.samples_ns[:: -(-len(self.samples_ns) // _KEPT_SAMPLES)]]
@@ -171,6 +181,9 @@ class Series:
             rss_file_bytes=memory.file_bytes,
             baseline_rss_bytes=first.baseline_bytes,
             library_rss_bytes=first.library_bytes,
+            peak_split=split_of(max(self.largest, key=lambda each: each.resident_bytes, default=None)),
+            memory_limit_bytes=subject.memory_limit_bytes,
+            energy=self.surroundings.energy(energy_csv, len(self.samples_ns)),
             load_average=self.load_average,
             conditions=self.surroundings.conditions(),
             pinned_cores=first.cores,
@@ -180,9 +193,9 @@ class Series:
         )
 
     def _sample(self, runs: int, seconds: float) -> list[int]:
-        """Returns samples that are not kept."""
+        """Returns samples that are not kept, with an eye on the memory."""
         assert self._process is not None
-        return self._process.sample(runs, seconds)
+        return self._process.sample(runs, seconds, watch=True)
 
 
 def _quantile(samples: list[float], quantile: float) -> float:

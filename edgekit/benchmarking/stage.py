@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
 from edgekit.artifact import Artifact, publish
+from edgekit.benchmarking.memory_limit import require_limits
 from edgekit.benchmarking.questions import QuestionsConfig
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
 from edgekit.errors import ArtifactError, UsageError
@@ -78,8 +80,24 @@ class BenchConfig(StageConfig):
     interval of their ratio draws."""
     margin: float = Field(default=0.03, gt=0, lt=1)
     """With a reference: differences of speed up to this share do not count in the verdict."""
+    memory_limit_mib: Literal["smallest"] | Annotated[int, Field(ge=1)] | None = None
+    """Memory that every process may have, MiB (RLIMIT_DATA, Linux): a model that does not run in it is an error.
+    `smallest` measures without a limit and then finds the smallest one that the model still runs in."""
+    energy_csv: str | None = None
+    """File of a power meter, with the columns time and watts, that is written meanwhile; by default the processor's
+    RAPL counters, where there are any."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Seconds that one call, or the load, may take before it counts as hung."""
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """Returns the limit that is set, or None."""
+        return self.memory_limit_mib * 2**20 if isinstance(self.memory_limit_mib, int) else None
+
+    @property
+    def energy_file(self) -> Path | None:
+        """Returns the meter's file, or None."""
+        return None if self.energy_csv is None else Path(self.energy_csv)
 
 
 def evaluate(inputs: StageInputs, config: EvaluateConfig, context: StageContext) -> Artifact:
@@ -144,7 +162,15 @@ def bench(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Ar
         UsageError: more threads than cores, a length beyond the model's, or no runtime opens the model.
         ModelError: the runtime cannot open the model.
         MeasurementError: a measuring process died or hung.
+        MemoryLimitError: a model does not run within the memory limit.
+        EnvironmentLacksError: a memory limit, on a system that has none.
     """
+    if config.memory_limit_mib is not None:
+        require_limits()
+    if config.energy_file is not None:
+        from edgekit.benchmarking.energy import read_meter
+
+        read_meter(config.energy_file)  # a mistake in it is told before anything is measured
     if is_language_model(inputs.require("model", "bench")):
         from edgekit.benchmarking.generation_stage import bench_language_model
 

@@ -1,4 +1,4 @@
-"""Watches what else the machine does while a process is measured: other work on its cores, their frequency, the load.
+"""Watches the machine while a process is measured: other work on its cores, their frequency, the load, the energy.
 
 It reads Linux's `/proc` and `/sys` and nothing of the measured process but its processor time; where they are missing,
 the figures are unknown. It judges nothing.
@@ -7,13 +7,16 @@ the figures are unknown. It judges nothing.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.benchmarking.energy import meter_energy, rapl_joules, read_rapl, spent, unavailable, why_no_rapl
 from edgekit.benchmarking.machine import load_average
-from edgekit.results import Conditions
+from edgekit.benchmarking.memory import Memory
+from edgekit.results import Conditions, Energy, MemorySplit
 
 _PROC = Path("/proc")
 _CPU = Path("/sys/devices/system/cpu")
@@ -42,13 +45,18 @@ class Surroundings:
         self._busy = self._stolen = self._every = self._own = 0
         self._frequency_before: float | None = None
         self._frequencies: list[float] = []
+        self._windows: list[tuple[float, float]] = []
+        self._joules: float | None = 0.0
 
     @contextmanager
     def watch(self, pid: int, cores: Sequence[int]) -> Iterator[None]:
         """Watches while the process `pid`, pinned to `cores`, is made to sample."""
-        before = _read(pid, cores)
+        before, energy = _read(pid, cores), read_rapl()
         self._note_frequency(cores)
+        started = time.time()
         yield
+        self._windows.append((started, time.time()))
+        self._count_energy(energy)
         after = _read(pid, cores)
         self._note_frequency(cores)
         if before is not None and after is not None:
@@ -69,6 +77,25 @@ class Surroundings:
             frequency_high_mhz=max(self._frequencies, default=None),
         )
 
+    def energy(self, meter: Path | None, items: int) -> Energy:
+        """Returns what was spent on `items` calls or tokens, by the meter's file where there is one, else by RAPL.
+
+        Raises:
+            UsageError: the file cannot be read.
+        """
+        if meter is not None:
+            return meter_energy(meter, self._windows, items)
+        if self._joules is None or not self._windows:
+            return unavailable(why_no_rapl())
+        return spent("rapl", self._joules, sum(end - begin for begin, end in self._windows), items)
+
+    def _count_energy(self, before: dict[str, int] | None) -> None:
+        after = read_rapl()
+        if before is None or after is None or self._joules is None:
+            self._joules = None
+        else:
+            self._joules += rapl_joules(before, after)
+
     def _note_frequency(self, cores: Sequence[int]) -> None:
         found = read_frequency_mhz(cores)
         if found is None:
@@ -76,6 +103,15 @@ class Surroundings:
         if self._frequency_before is None:
             self._frequency_before = found
         self._frequencies.append(found)
+
+
+def split_of(memory: Memory | None) -> MemorySplit | None:
+    """Returns what a resident set is made of; None where that was never seen."""
+    if memory is None:
+        return None
+    return MemorySplit(
+        anonymous_bytes=memory.anonymous_bytes, file_bytes=memory.file_bytes, shared_bytes=memory.shared_bytes
+    )
 
 
 def read_frequency_mhz(cores: Sequence[int], directory: Path = _CPU) -> float | None:

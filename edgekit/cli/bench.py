@@ -38,6 +38,10 @@ def bench(
     interval_width: float | None = None,
     decide_p95_ms: float | None = None,
     max_seconds: float = 30.0,
+    memory_limit_mib: Annotated[
+        int | Literal["smallest"] | None, Parameter(name=["--memory-limit", "--memory-limit-mib"])
+    ] = None,
+    energy_csv: str | None = None,
     timeout_s: float = 120.0,
     pairs: int = 8,
     margin: float = 0.03,
@@ -89,6 +93,12 @@ def bench(
         A p95 limit of a classifier to decide: sampling goes on until the interval clears it, up to --max-seconds.
     max_seconds
         Seconds of sampling at most while a limit is to be decided or an interval is still wide.
+    memory_limit_mib
+        Memory that every process may have, MiB: a model that does not run in it is an error, exit code 1. `smallest`
+        finds the least that the model runs in, after measuring it without a limit. Linux only.
+    energy_csv
+        File that a power meter writes meanwhile, with the columns time and watts; without it the processor's RAPL
+        counters are read, where there are any.
     timeout_s
         Seconds that one call or run, or the load, may take before it counts as hung.
     pairs
@@ -131,6 +141,8 @@ def bench(
         "interval_width": interval_width,
         "decide_p95_ms": decide_p95_ms,
         "max_seconds": max_seconds,
+        "memory_limit_mib": memory_limit_mib,
+        "energy_csv": energy_csv,
         "timeout_s": timeout_s,
         "pairs": pairs,
         "margin": margin,

@@ -5,7 +5,7 @@ The only module of reporting that knows which kind of measurement it has before 
 
 from __future__ import annotations
 
-from edgekit.reporting import wording
+from edgekit.reporting import resources, wording
 from edgekit.results import (
     AnyMeasurement,
     BuildResult,
@@ -226,13 +226,7 @@ def rows(measurements: list[AnyMeasurement]) -> list[tuple[str, list[str]]]:
         *found,
         ("load", [loading(entry) for entry in measurements]),
         ("peak memory", [wording.mebibytes(entry.peak_rss_bytes) for entry in measurements]),
-        (
-            "anonymous + file",
-            [
-                f"{wording.mebibytes(entry.rss_anonymous_bytes)} + {wording.mebibytes(entry.rss_file_bytes)}"
-                for entry in measurements
-            ],
-        ),
+        *resources.rows(measurements),
         ("model files", [wording.mebibytes(entry.model_bytes) for entry in measurements]),
         ("load average", [_load(entry) for entry in measurements]),
         ("on its cores", [beside(entry.conditions) for entry in measurements]),

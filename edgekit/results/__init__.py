@@ -12,6 +12,7 @@ from edgekit.results.budget import BudgetCheck, BudgetResult, CheckStatus
 from edgekit.results.build import BuildResult, ExportResult, PreparationResult, StageResult, StepResult
 from edgekit.results.changes import Change, Changes, SettingChange
 from edgekit.results.conditions import Conditions
+from edgekit.results.energy import Energy
 from edgekit.results.estimate import Estimate
 from edgekit.results.generation import (
     DecodeFit,
@@ -23,6 +24,7 @@ from edgekit.results.generation import (
 from edgekit.results.headline import Headline, MetricName, Timing
 from edgekit.results.machine import Machine
 from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement
+from edgekit.results.memory import MemoryLimit, MemorySplit, MemoryTrial
 from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector, Unverified
 from edgekit.results.quality import AnyQuality, LanguageQuality, MultipleChoiceQuality, Quality
 from edgekit.results.verdict import Verdict
@@ -41,6 +43,7 @@ __all__ = [
     "Conditions",
     "DecodeFit",
     "Driving",
+    "Energy",
     "Estimate",
     "ExportResult",
     "GenerationComparison",
@@ -53,6 +56,9 @@ __all__ = [
     "LanguageQuality",
     "Machine",
     "Measurement",
+    "MemoryLimit",
+    "MemorySplit",
+    "MemoryTrial",
     "MetricName",
     "MultipleChoiceQuality",
     "Parity",

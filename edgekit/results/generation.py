@@ -6,8 +6,10 @@ from pydantic import Field
 
 from edgekit.results.base import Interval, Result, SavedResult
 from edgekit.results.conditions import Conditions
+from edgekit.results.energy import Energy
 from edgekit.results.headline import Timing
 from edgekit.results.machine import Machine
+from edgekit.results.memory import MemoryLimit, MemorySplit
 from edgekit.results.verdict import Verdict
 
 
@@ -103,6 +105,15 @@ class GenerationMeasurement(SavedResult):
     """VmRSS before the runtime was imported: the interpreter itself."""
     library_rss_bytes: int = 0
     """VmRSS after the runtime was imported, before the model was opened; 0 when not known."""
+    peak_split: MemorySplit | None = None
+    """What the resident set was made of at the largest moment that was seen: every 5 ms while the model was opened and
+    warmed up, and after every turn; None in files of older versions and where the system does not tell."""
+    memory_limit_bytes: int | None = None
+    """RLIMIT_DATA that the process ran under; None without one."""
+    smallest_memory: MemoryLimit | None = None
+    """The least that it runs in; None where that was not asked for."""
+    energy: Energy | None = None
+    """What the samples cost; None in files of older versions."""
     load_average: float
     """One-minute load average when the measurement began."""
     conditions: Conditions | None = None
