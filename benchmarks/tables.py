@@ -167,6 +167,19 @@ def verdicts_table(content: Content) -> str:
     return format_table(header, rows)
 
 
+def overhead_table(content: Content) -> str:
+    """Returns one row for each fresh process: the harness's time of an empty model, and the runtime's own."""
+    header = ["p50 of an empty model", "harness us", "onnxruntime us", "above us", "harness, no profiler us"]
+    names = ("harness_us", "runtime_us", "above_us", "without_profiler_us")
+    rows = [
+        [f"process {number}", *(f"{found[name]:.1f}" for name in names)]
+        for number, found in enumerate(content["processes"], start=1)
+    ]
+    ends = _interval(content["above_interval_us"], ".1f")
+    mean = f"{content['above_us']:.1f} us above ({ends}); the limit is {content['limit_us']:.0f} us."
+    return f"{format_table(header, rows)}\n\nOn average {mean}"
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "latency": ("Latency", latency_table),
     "accuracy": ("Accuracy", accuracy_tables),
@@ -176,6 +189,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "decoding": ("Writing with 4 bits, against onnxruntime-genai's builder and llama.cpp", decoding_table),
     "quantization": ("Quantizing to 8, 4, 3 and 2 bits", quantization_table),
     "quantization_speed": ("Speed at 8, 4, 3 and 2 bits", quantization_speed_table),
+    "harness_overhead": ("What the harness adds to a call", overhead_table),
     "verdicts": ("Verdicts on a noisy machine", verdicts_table),
     "student_language_model": ("A student after a short run", student_table),
 }
