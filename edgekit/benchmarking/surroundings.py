@@ -23,6 +23,8 @@ _CPU = Path("/sys/devices/system/cpu")
 _BUSY = (0, 1, 2, 5, 6)
 """Places in a line of /proc/stat: user, nice, system, interrupts, soft interrupts."""
 _STOLEN = 7
+_LEAST_TICKS = 50
+"""Of less the shares would be chance: a tick is a hundredth of a second."""
 _PROCESS_TIMES = (11, 12)
 """Places after the name in /proc/PID/stat: user and system time of all threads."""
 
@@ -67,7 +69,7 @@ class Surroundings:
 
     def conditions(self) -> Conditions:
         """Returns what was seen until now, and the load average now."""
-        known = self._every > 0
+        known = self._every >= _LEAST_TICKS
         return Conditions(
             load_average_after=load_average(),
             other_work_share=max(0.0, self._busy - self._own) / self._every if known else None,

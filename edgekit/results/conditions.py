@@ -12,7 +12,7 @@ class Conditions(Result):
     """One-minute load average when the measurement was done; -1 where the system has none."""
     other_work_share: float | None = None
     """Share of the time of the measured process's cores that other processes took while it sampled, 0 to 1; None where
-    the system does not tell, or the process has no cores of its own."""
+    the system does not tell, the process has no cores of its own, or that was less than half a second."""
     stolen_share: float | None = None
     """Share of the same time that the host of a virtual machine gave to others, 0 to 1; None where it is not told."""
     frequency_before_mhz: float | None = None

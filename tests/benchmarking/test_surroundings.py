@@ -56,6 +56,7 @@ def test_work_beside_a_process_on_its_core_is_seen():
             each.kill()
             each.communicate()
     found = surroundings.conditions()
+    assert surroundings.conditions().load_average_after > 0
     # the other one takes its turns on the same core: half of the time, more or less
     assert 0.1 < found.other_work_share <= 1.0
     assert 0.0 <= found.stolen_share <= 1.0
