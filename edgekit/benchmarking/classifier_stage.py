@@ -66,7 +66,8 @@ def _attempt(subject: Subject, timeout_s: float) -> Callable[[int], None]:
 
 
 def _subject(model: Artifact, runtime: str | None, inputs: StageInputs, config: BenchConfig, seed: int) -> Subject:
-    scenario, limit = _scenario(model, inputs, config, seed), config.memory_limit_bytes
+    scenario = _scenario(model, inputs, config, seed)
+    limit = config.memory_limit_bytes if model is inputs.model else None
     return Subject(model, runtime_for(model, runtime), scenario, config.threads, memory_limit_bytes=limit)
 
 

@@ -53,10 +53,10 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
     runtimes = _runtimes(models, config)
     prompts = [_prompt(each, inputs, config, depths[-1], context.seed) for each in models]
     labels = _labels(models)
-    limit = config.memory_limit_bytes
+    limits = (config.memory_limit_bytes, None)
     subjects = [
         GenerationSubject(each, runtime, prompt, threads, f"{labels[each.path]}, {runtime.name}, {threads}T", limit)
-        for each, opening, prompt in zip(models, runtimes, prompts, strict=True)
+        for each, opening, prompt, limit in zip(models, runtimes, prompts, limits, strict=False)
         for runtime, threads in product(opening, dict.fromkeys([config.threads, *config.sweep_threads]))
     ]
     found = measure_generation(subjects, sampling, seed=context.seed, events=context.events)

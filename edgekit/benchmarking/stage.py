@@ -81,7 +81,8 @@ class BenchConfig(StageConfig):
     margin: float = Field(default=0.03, gt=0, lt=1)
     """With a reference: differences of speed up to this share do not count in the verdict."""
     memory_limit_mib: Literal["smallest"] | Annotated[int, Field(ge=1)] | None = None
-    """Memory that every process may have, MiB (RLIMIT_DATA, Linux): a model that does not run in it is an error.
+    """Memory that the model's process may have, MiB (RLIMIT_DATA, Linux): not to run in it is an error. A reference has
+    no limit.
     `smallest` measures without a limit and then finds the smallest one that the model still runs in."""
     energy_csv: str | None = None
     """File of a power meter, with the columns time and watts, that is written meanwhile; by default the processor's

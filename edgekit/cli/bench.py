@@ -94,7 +94,7 @@ def bench(
     max_seconds
         Seconds of sampling at most while a limit is to be decided or an interval is still wide.
     memory_limit_mib
-        Memory that every process may have, MiB: a model that does not run in it is an error, exit code 1. `smallest`
+        Memory that the model's process may have, MiB: not to run in it is an error, exit code 1. `smallest`
         finds the least that the model runs in, after measuring it without a limit. Linux only.
     energy_csv
         File that a power meter writes meanwhile, with the columns time and watts; without it the processor's RAPL

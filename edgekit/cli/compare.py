@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,8 +69,10 @@ def show_changes(before: Named, after: Named, *, margin: float, markdown: Path |
     from edgekit.benchmarking.changes import compare_saved, obstacles
     from edgekit.reporting.changes import render_changes
     from edgekit.reporting.speed import doubts
+    from edgekit.results import BuildResult
 
-    changes = compare_saved(before, after, margin=margin, doubts=doubts)
+    of_build = partial(doubts, in_build=isinstance(after.result, BuildResult))
+    changes = compare_saved(before, after, margin=margin, doubts=of_build)
     notes = [f"Compared all the same: {reason}." for reason in obstacles(before.result, after.result)]
     changes = changes.model_copy(update={"notes": [*notes, *changes.notes]})
     if markdown is not None:
