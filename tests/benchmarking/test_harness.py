@@ -94,9 +94,9 @@ def test_pairs_follow_until_the_interval_is_as_narrow_as_asked_or_the_time_is_ov
 def test_sampling_goes_on_until_the_interval_of_p50_is_narrow(tiny):
     restless = subject(tiny, fakes.Wavering())
     least = measure(restless, Sampling(min_samples=30, min_seconds=0.3), ignore)
-    narrow = measure(restless, Sampling(min_samples=30, min_seconds=0.3, interval_width=0.02, max_seconds=60), ignore)
-    assert least.p50_interval_ms.high - least.p50_interval_ms.low > 0.02 * least.p50_ms
-    assert narrow.p50_interval_ms.high - narrow.p50_interval_ms.low <= 0.021 * narrow.p50_ms
+    narrow = measure(restless, Sampling(min_samples=30, min_seconds=0.3, interval_width=0.01, max_seconds=60), ignore)
+    assert least.p50_interval_ms.high - least.p50_interval_ms.low > 0.01 * least.p50_ms
+    assert narrow.p50_interval_ms.high - narrow.p50_interval_ms.low <= 0.0105 * narrow.p50_ms
     assert len(narrow.samples_ms) > len(least.samples_ms)
 
 
