@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from distillation_tables import distillation_memory_table, distillation_table, student_table
@@ -22,6 +23,7 @@ MODELS = {
     "exported": "int8 export in onnxruntime",
     "untaught": "student without the teacher",
 }
+CASES = {"same": "its own copy", "10 % more": "10 % more layers"}
 SPLITS = {"test": "Rotten Tomatoes, test split", "imdb": "IMDB, held out", "test + imdb": "Both together"}
 
 Content = dict[str, Any]
@@ -154,6 +156,32 @@ def quantization_table(content: Content) -> str:
     return "\n\n".join([format_table(header, rows), *notes])
 
 
+def verdicts_table(content: Content) -> str:
+    """Returns one row for each case, and how far the ratios of a model against itself spread over repeats."""
+    names = ("better", "worse", "no difference", "inconclusive")
+    header = ["the model against", "comparisons", *names, "median ratio", "lowest", "highest", "widest interval"]
+    rows = []
+    for case, found in content["cases"].items():
+        ratios, counted = found["ratios"], [found["verdicts"].count(name) for name in names]
+        widest = max(high - low for low, high in found["intervals"])
+        figures = [f"{median(ratios):.3f}", f"{min(ratios):.3f}", f"{max(ratios):.3f}", f"{widest:.3f}"]
+        rows.append([CASES[case], str(len(ratios)), *map(str, counted), *figures])
+    return format_table(header, rows)
+
+
+def overhead_table(content: Content) -> str:
+    """Returns one row for each fresh process: the harness's time of an empty model, and the runtime's own."""
+    header = ["p50 of an empty model", "harness us", "onnxruntime us", "above us", "harness, no profiler us"]
+    names = ("harness_us", "runtime_us", "above_us", "without_profiler_us")
+    rows = [
+        [f"process {number}", *(f"{found[name]:.1f}" for name in names)]
+        for number, found in enumerate(content["processes"], start=1)
+    ]
+    ends = _interval(content["above_interval_us"], ".1f")
+    mean = f"{content['above_us']:.1f} us above ({ends}); the limit is {content['limit_us']:.0f} us."
+    return f"{format_table(header, rows)}\n\nOn average {mean}"
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "latency": ("Latency", latency_table),
     "accuracy": ("Accuracy", accuracy_tables),
@@ -164,6 +192,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "decoding": ("Writing with 4 bits, against onnxruntime-genai's builder and llama.cpp", decoding_table),
     "quantization": ("Quantizing to 8, 4, 3 and 2 bits", quantization_table),
     "quantization_speed": ("Speed at 8, 4, 3 and 2 bits", quantization_speed_table),
+    "harness_overhead": ("What the harness adds to a call", overhead_table),
+    "verdicts": ("Verdicts on a noisy machine", verdicts_table),
     "student_language_model": ("A student after a short run", student_table),
 }
 

@@ -11,7 +11,8 @@
     │   │   └── CorruptArtifactError        a file is missing, truncated or altered
     │   └── UnsupportedError                a scheme, architecture or format that cannot be expressed
     ├── BudgetError                     1   a budget was missed, or could not be shown to be met
-    │   └── BundleSizeError                 the bundle is larger than the target's store allows
+    │   ├── BundleSizeError                 the bundle is larger than the target's store allows
+    │   └── MemoryLimitError                a model does not run within the memory limit that was set
     ├── ParityError                     3   the exported file differs from the model it came from
     ├── EnvironmentLacksError           4   a package, a runtime, disk space or the network is missing
     │   └── MeasurementError                the process that ran a model while it was measured died or hung
@@ -81,6 +82,10 @@ class BundleSizeError(BudgetError):
         """Keeps both sizes, bytes."""
         super().__init__(message)
         self.found, self.limit = found, limit
+
+
+class MemoryLimitError(BudgetError):
+    """A model could not be opened or run within the memory limit that was set."""
 
 
 class ParityError(EdgekitError):

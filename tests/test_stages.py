@@ -37,6 +37,10 @@ SETTINGS: dict[str, dict[str, object]] = {
         "decide_p95_ms": 1000.0,
         "max_seconds": 2.0,
         "timeout_s": 60.0,
+        "interval_width": 0.5,
+        "pairs": 5,
+        "memory_limit_mib": 4000,
+        "margin": 0.1,
     },
 }
 """Settings that differ from the defaults, for the stages that read artifacts."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgekit.benchmarking.bandwidth import BandwidthProcess
 from edgekit.benchmarking.file_cache import drop_from_cache, read_into_cache
@@ -19,12 +20,14 @@ from edgekit.benchmarking.generation_process import GenerationProcess, Generatio
 from edgekit.benchmarking.generation_summary import Conditions, Series, compare_series, is_precise, summarize
 from edgekit.benchmarking.machine import load_average, machine_fingerprint, usable_cores
 from edgekit.benchmarking.step_bytes import count_step_bytes
+from edgekit.benchmarking.verdict import MARGIN
 from edgekit.errors import UsageError
 from edgekit.events import Event, EventSink
 from edgekit.results import GenerationComparison
 from edgekit.runtimes.protocol import model_files
 
 STAGE = "bench"
+PRECISION = 0.03
 _BANDWIDTH_ROUNDS = 12
 _MORE = 4 / 3
 _WARMUP_DRIFT = 0.05
@@ -43,10 +46,14 @@ class GenerationSampling:
     """Runs at each depth at least. Six bound a median from both sides."""
     min_seconds: float = 3.0
     """Seconds of writing at least, all depths together."""
-    precision: float = 0.03
+    precision: float = PRECISION
     """Sampling goes on until every interval of the decode speed is at most this share to either side ..."""
     max_seconds: float = 30.0
     """... or this many seconds for each model are over."""
+    margin: float = MARGIN
+    """Differences of speed up to this share do not count."""
+    energy_csv: Path | None = None
+    """A power meter's file; without it the processor's counters, where there are any."""
     timeout_s: float = 120.0
     """Seconds that one run, or the load, may take before the process counts as hung."""
 
@@ -84,12 +91,12 @@ def measure_generation(
         measurements = []
         for each in series:
             subject = each.process.subject
-            conditions = Conditions(machine, load, readers[subject.threads].best_bytes_per_s, seed)
+            conditions = Conditions(machine, load, readers[subject.threads].best_bytes_per_s, seed, sampling.energy_csv)
             measurements.append(summarize(each, count_step_bytes(subject.model), conditions))
     return GenerationComparison(
         names=[subject.label or subject.name for subject in subjects],
         measurements=measurements,
-        ratios=compare_series(series, seed=seed),
+        ratios=compare_series(series, margin=sampling.margin, seed=seed),
         rounds=rounds,
     )
 
@@ -124,7 +131,7 @@ def _warm_up(series: Sequence[Series], sampling: GenerationSampling, events: Eve
     for each in series:
         events(Event("progress", stage=STAGE, text=f"warming up {each.process.subject.name}"))
         for depth in reversed(sampling.depths):
-            before = sum(each.process.write(depth, sampling.new_tokens).token_ns)
+            before = sum(each.process.write(depth, sampling.new_tokens, watch=True).token_ns)
         for _ in range(_MOST_WARMUPS - 1):
             now = sum(each.process.write(shallowest, sampling.new_tokens).token_ns)
             if abs(now / max(before, 1) - 1) <= _WARMUP_DRIFT:
@@ -135,7 +142,7 @@ def _warm_up(series: Sequence[Series], sampling: GenerationSampling, events: Eve
 def _take_round(series: Sequence[Series], sampling: GenerationSampling, *, backwards: bool) -> None:
     for depth in sampling.depths:
         for each in reversed(series) if backwards else series:
-            each.runs[depth].append(each.process.write(depth, sampling.new_tokens))
+            each.take_run(depth, sampling.new_tokens)
 
 
 def _sample(

@@ -22,6 +22,8 @@ class GenerationSubject:
     threads: int = 1
     label: str = ""
     """What tables call it; empty: made of the others."""
+    memory_limit_bytes: int | None = None
+    """RLIMIT_DATA of its processes; None: none."""
 
     @property
     def name(self) -> str:
@@ -48,7 +50,8 @@ class GenerationProcess(WorkerProcess):
 
     def __init__(self, subject: GenerationSubject, context_length: int, timeout_s: float) -> None:
         """Starts nothing yet; `context_length` is what the session makes room for, tokens."""
-        super().__init__(_MODULE, subject.name, threads=subject.threads, timeout_s=timeout_s)
+        limit = subject.memory_limit_bytes
+        super().__init__(_MODULE, subject.name, threads=subject.threads, timeout_s=timeout_s, memory_limit_bytes=limit)
         self.subject = subject
         self.context_length = context_length
 
@@ -63,6 +66,9 @@ class GenerationProcess(WorkerProcess):
         subject = self.subject
         self.opened = self.open_model(subject.model, subject.runtime, context_length=self.context_length)
 
-    def write(self, depth: int, new_tokens: int) -> Written:
-        """Returns the times of writing `new_tokens` after the first one, after a prompt of `depth` tokens."""
-        return Written(**self.ask("write", prompt=self.subject.prompt[:depth], new_tokens=new_tokens))
+    def write(self, depth: int, new_tokens: int, *, watch: bool = False) -> Written:
+        """Returns the times of writing `new_tokens` after the first one, after a prompt of `depth` tokens.
+
+        With `watch` the memory is looked at meanwhile: while warming up, not while it counts.
+        """
+        return Written(**self.ask("write", watch=watch, prompt=self.subject.prompt[:depth], new_tokens=new_tokens))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
-from edgekit.benchmarking.generation import GenerationSampling, measure_generation
-from edgekit.benchmarking.generation_process import GenerationSubject
+from edgekit.benchmarking.generation import PRECISION, GenerationSampling, measure_generation
+from edgekit.benchmarking.generation_process import GenerationProcess, GenerationSubject
+from edgekit.benchmarking.memory_limit import find_smallest_limit
 from edgekit.benchmarking.scenario import random_scenario, text_scenario
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.errors import UsageError
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 DEPTHS = (16, 128, 512)
 """Tokens of the prompts, where the model has room for them."""
+_TRIED_TOKENS = 4
 MEASUREMENT_FILE = "measurement.json"
 GENERATION_COMPARISON_FILE = "generation_comparison.json"
 
@@ -40,18 +44,27 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
         new_tokens=config.new_tokens,
         min_runs=config.min_runs,
         min_seconds=config.min_seconds,
+        precision=PRECISION if config.interval_width is None else config.interval_width / 2,
+        margin=config.margin,
         max_seconds=config.max_seconds,
+        energy_csv=config.energy_file,
         timeout_s=config.timeout_s,
     )
     runtimes = _runtimes(models, config)
     prompts = [_prompt(each, inputs, config, depths[-1], context.seed) for each in models]
     labels = _labels(models)
+    limits = (config.memory_limit_bytes, None)
     subjects = [
-        GenerationSubject(each, runtime, prompt, threads, f"{labels[each.path]}, {runtime.name}, {threads}T")
-        for each, opening, prompt in zip(models, runtimes, prompts, strict=True)
+        GenerationSubject(each, runtime, prompt, threads, f"{labels[each.path]}, {runtime.name}, {threads}T", limit)
+        for each, opening, prompt, limit in zip(models, runtimes, prompts, limits, strict=False)
         for runtime, threads in product(opening, dict.fromkeys([config.threads, *config.sweep_threads]))
     ]
     found = measure_generation(subjects, sampling, seed=context.seed, events=context.events)
+    if config.memory_limit_mib == "smallest":
+        first = found.measurements[0]
+        smallest = find_smallest_limit(_attempt(subjects[0], sampling), first.peak_rss_bytes, context.events)
+        first = first.model_copy(update={"smallest_memory": smallest})
+        found = found.model_copy(update={"measurements": [first, *found.measurements[1:]]})
     with publish(context.out, kind="measurement", lineage=lineage_of("bench", inputs, config, context)) as directory:
         text = found.measurements[0].model_dump_json(indent=2)
         (directory / MEASUREMENT_FILE).write_text(text + "\n", encoding="utf-8")
@@ -59,6 +72,17 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
             file = directory / GENERATION_COMPARISON_FILE
             file.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Artifact.open(context.out)
+
+
+def _attempt(subject: GenerationSubject, sampling: GenerationSampling) -> Callable[[int], None]:
+    """Returns what writes a little after the longest prompt, in a fresh process under a limit in bytes."""
+
+    def attempt(limit_bytes: int) -> None:
+        limited = replace(subject, memory_limit_bytes=limit_bytes)
+        with GenerationProcess(limited, sampling.context_length, sampling.timeout_s) as process:
+            process.write(sampling.depths[-1], min(sampling.new_tokens, _TRIED_TOKENS))
+
+    return attempt
 
 
 def _labels(models: list[Artifact]) -> dict[Path, str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from edgekit.benchmarking.generation_process import GenerationProcess, Written
 from edgekit.benchmarking.statistics import mean_interval, median_ratio, quantile_interval
 from edgekit.benchmarking.step_bytes import StepBytes
+from edgekit.benchmarking.surroundings import Surroundings, split_of
+from edgekit.benchmarking.verdict import judge
 from edgekit.results import DecodeFit, GenerationDepth, GenerationMeasurement, GenerationRatio, Interval, Machine
 from edgekit.runtimes.protocol import model_bytes
 
@@ -28,6 +31,8 @@ class Conditions:
     """Read bandwidth of the memory, with as many threads."""
     seed: int
     """Of the bootstrap."""
+    energy_csv: Path | None = None
+    """A power meter's file."""
 
 
 @dataclass
@@ -39,10 +44,21 @@ class Series:
     depths: tuple[int, ...]
     runs: dict[int, list[Written]] = field(init=False)
     """Depth to its runs after the warm-up, in order."""
+    surroundings: Surroundings = field(default_factory=Surroundings)
 
     def __post_init__(self) -> None:
         """Starts without runs."""
         self.runs = {depth: [] for depth in self.depths}
+
+    def take_run(self, depth: int, new_tokens: int) -> None:
+        """Adds one run."""
+        with self.surroundings.watch(self.process.pid, self.process.opened.cores):
+            self.runs[depth].append(self.process.write(depth, new_tokens))
+
+    @property
+    def tokens(self) -> int:
+        """Returns the tokens that were written in all runs, the first ones too."""
+        return sum(1 + len(run.token_ns) for runs in self.runs.values() for run in runs)
 
     @property
     def seconds(self) -> float:
@@ -81,7 +97,11 @@ def summarize(series: Series, step: StepBytes | None, conditions: Conditions) ->
         rss_file_bytes=memory.file_bytes,
         baseline_rss_bytes=opened.baseline_bytes,
         library_rss_bytes=opened.library_bytes,
+        peak_split=split_of(series.process.largest),
+        memory_limit_bytes=subject.memory_limit_bytes,
+        energy=series.surroundings.energy(conditions.energy_csv, series.tokens),
         load_average=conditions.load_average,
+        conditions=series.surroundings.conditions(),
         pinned_cores=opened.cores,
         machine=conditions.machine,
         model_digest=subject.model.digest,
@@ -144,26 +164,31 @@ def fit_decode(depths: Sequence[GenerationDepth]) -> DecodeFit | None:
     return DecodeFit(bytes_per_s=1 / slope, overhead_ms=1e3 * overhead) if slope > 0 else None
 
 
-def compare_series(series: Sequence[Series], *, seed: int) -> list[GenerationRatio]:
+def compare_series(series: Sequence[Series], *, margin: float, seed: int) -> list[GenerationRatio]:
     """Returns how much longer each of the others takes than the first at each depth, paired by round."""
     return [
-        _compare(index, depth, series[0].runs[depth], other.runs[depth], seed)
+        _compare(series[0].runs[depth], other.runs[depth], (index, depth), margin, seed)
         for index, other in enumerate(series[1:], start=1)
         for depth in other.depths
     ]
 
 
-def _compare(index: int, depth: int, first: Sequence[Written], other: Sequence[Written], seed: int) -> GenerationRatio:
+def _compare(
+    first: Sequence[Written], other: Sequence[Written], place: tuple[int, int], margin: float, seed: int
+) -> GenerationRatio:
+    """Returns the ratio for the series and the depth that `place` names."""
     pairs = list(zip(first, other, strict=True))
     token, token_interval = median_ratio([sum(b.token_ns) / sum(a.token_ns) for a, b in pairs], seed=seed)
     start, start_interval = median_ratio([b.first_token_ns / a.first_token_ns for a, b in pairs], seed=seed)
     return GenerationRatio(
-        measurement=index,
-        context_tokens=depth,
+        measurement=place[0],
+        context_tokens=place[1],
         token_time=token,
         token_time_interval=token_interval,
         first_token_time=start,
         first_token_time_interval=start_interval,
+        margin=margin,
+        verdict=judge(token_interval, margin),
     )
 
 

@@ -21,6 +21,8 @@ class Memory:
     """RssAnon: heap and stacks, which no file backs."""
     file_bytes: int
     """RssFile: pages of mapped files, such as libraries and mapped weights; the kernel may drop and reread them."""
+    shared_bytes: int = 0
+    """RssShmem: shared memory."""
 
     def as_dict(self) -> dict[str, int]:
         """Returns the fields by name, for a JSON line."""
@@ -35,6 +37,15 @@ def read_memory() -> Memory:
     return Memory(peak_bytes=peak, resident_bytes=peak, anonymous_bytes=0, file_bytes=0)
 
 
+def read_memory_of(pid: int) -> Memory | None:
+    """Returns the memory of another process; None where the system does not tell, or the process is gone."""
+    try:
+        found = parse_status(Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return None
+    return found if found.resident_bytes else None
+
+
 def parse_status(text: str) -> Memory:
     """Returns the memory that a `/proc/PID/status` text tells; its `kB` are 1024 bytes."""
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
@@ -43,7 +54,7 @@ def parse_status(text: str) -> Memory:
         words = fields.get(name, "0 kB").split()
         return int(words[0]) * 1024
 
-    return Memory(size("VmHWM"), size("VmRSS"), size("RssAnon"), size("RssFile"))
+    return Memory(size("VmHWM"), size("VmRSS"), size("RssAnon"), size("RssFile"), size("RssShmem"))
 
 
 def _peak_from_rusage() -> int:

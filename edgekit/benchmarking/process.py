@@ -21,6 +21,8 @@ class Subject:
     scenario: Scenario
     threads: int = 1
     graph_optimization: bool = True
+    memory_limit_bytes: int | None = None
+    """RLIMIT_DATA of its processes; None: none."""
 
 
 class MeasuringProcess(WorkerProcess):
@@ -31,7 +33,8 @@ class MeasuringProcess(WorkerProcess):
     def __init__(self, subject: Subject, timeout_s: float) -> None:
         """Starts nothing yet; `timeout_s` is how long one answer may take beyond the sampling it was asked for."""
         name = f"{subject.model.path} in {subject.runtime.name}"
-        super().__init__(_MODULE, name, threads=subject.threads, timeout_s=timeout_s)
+        limit = subject.memory_limit_bytes
+        super().__init__(_MODULE, name, threads=subject.threads, timeout_s=timeout_s, memory_limit_bytes=limit)
         self.subject = subject
 
     def prepare(self) -> None:
@@ -43,10 +46,13 @@ class MeasuringProcess(WorkerProcess):
         """
         subject = self.subject
         self.opened = self.open_model(subject.model, subject.runtime, graph_optimization=subject.graph_optimization)
-        self.ask("inputs", input_ids=subject.scenario.input_ids)
+        self.ask("inputs", watch=True, input_ids=subject.scenario.input_ids)
 
-    def sample(self, runs: int, seconds: float) -> list[int]:
-        """Returns the durations in ns of up to `runs` calls, at least one, stopping when `seconds` have passed."""
-        answer = self.ask("sample", extra_s=seconds, runs=runs, seconds=seconds)
+    def sample(self, runs: int, seconds: float, *, watch: bool = False) -> list[int]:
+        """Returns the durations in ns of up to `runs` calls, at least one, stopping when `seconds` have passed.
+
+        With `watch` the memory is looked at meanwhile: while warming up, not while it counts.
+        """
+        answer = self.ask("sample", extra_s=seconds, watch=watch, runs=runs, seconds=seconds)
         samples: list[int] = answer["samples_ns"]
         return samples

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
 from edgekit.artifact import Artifact, publish
+from edgekit.benchmarking.memory_limit import require_limits
 from edgekit.benchmarking.questions import QuestionsConfig
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
 from edgekit.errors import ArtifactError, UsageError
 from edgekit.results import AnyMeasurement, AnyQuality, Comparison, GenerationComparison
 
 if TYPE_CHECKING:
-    from edgekit.benchmarking.harness import Sampling
     from edgekit.benchmarking.predictions import Logits, Rows
-    from edgekit.benchmarking.process import Subject
-    from edgekit.benchmarking.scenario import Scenario
 
 QUALITY_FILE = "quality.json"
 MEASUREMENT_FILE = "measurement.json"
@@ -68,12 +67,38 @@ class BenchConfig(StageConfig):
     """Language models: runs at each depth at least; 6 bound a median from both sides."""
     min_seconds: float = Field(default=3.0, gt=0)
     """Seconds of sampling at least."""
+    interval_width: float | None = Field(default=None, gt=0, lt=1)
+    """Sampling goes on until the 95 % interval is at most this share of its value wide (0.02: 2 %), up to
+    `max_seconds`: of p50, of the ratio of two classifiers, of a language model's decode speed at every depth, there
+    0.06 by default."""
     decide_p95_ms: float | None = Field(default=None, gt=0)
     """A p95 limit to decide: sampling goes on until the interval clears it, up to `max_seconds`."""
     max_seconds: float = Field(default=30.0, gt=0)
-    """Seconds of sampling at most when a limit is to be decided, or a language model's intervals are still wide."""
+    """Seconds of sampling at most when a limit is to be decided or an interval is still wide."""
+    pairs: int = Field(default=8, ge=5)
+    """With a reference, classifiers: fresh pairs of processes in which the two take turns; whole pairs are what the
+    interval of their ratio draws."""
+    margin: float = Field(default=0.03, gt=0, lt=1)
+    """With a reference: differences of speed up to this share do not count in the verdict."""
+    memory_limit_mib: Literal["smallest"] | Annotated[int, Field(ge=1)] | None = None
+    """Memory that the model's process may have, MiB (RLIMIT_DATA, Linux): not to run in it is an error. A reference has
+    no limit.
+    `smallest` measures without a limit and then finds the smallest one that the model still runs in."""
+    energy_csv: str | None = None
+    """File of a power meter, with the columns time and watts, that is written meanwhile; by default the processor's
+    RAPL counters, where there are any."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Seconds that one call, or the load, may take before it counts as hung."""
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """Returns the limit that is set, or None."""
+        return self.memory_limit_mib * 2**20 if isinstance(self.memory_limit_mib, int) else None
+
+    @property
+    def energy_file(self) -> Path | None:
+        """Returns the meter's file, or None."""
+        return None if self.energy_csv is None else Path(self.energy_csv)
 
 
 def evaluate(inputs: StageInputs, config: EvaluateConfig, context: StageContext) -> Artifact:
@@ -138,33 +163,22 @@ def bench(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Ar
         UsageError: more threads than cores, a length beyond the model's, or no runtime opens the model.
         ModelError: the runtime cannot open the model.
         MeasurementError: a measuring process died or hung.
+        MemoryLimitError: a model does not run within the memory limit.
+        EnvironmentLacksError: a memory limit, on a system that has none.
     """
+    if config.memory_limit_mib is not None:
+        require_limits()
+    if config.energy_file is not None:
+        from edgekit.benchmarking.energy import read_meter
+
+        read_meter(config.energy_file)  # a mistake in it is told before anything is measured
     if is_language_model(inputs.require("model", "bench")):
         from edgekit.benchmarking.generation_stage import bench_language_model
 
         return bench_language_model(inputs, config, context)
-    return _bench_classifier(inputs, config, context)
+    from edgekit.benchmarking.classifier_stage import bench_classifier
 
-
-def _bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Artifact:
-    from edgekit.benchmarking.harness import compare, measure
-
-    if config.sweep_threads or config.sweep_runtimes or config.depths:
-        raise UsageError("bench: depths, sweep_threads and sweep_runtimes are for language models; found a classifier.")
-    model = inputs.require("model", "bench")
-    subject, sampling = _subject(model, config.runtime, inputs, config, context.seed), _sampling(config)
-    comparison: Comparison | None = None
-    if inputs.reference is None:
-        measurement = measure(subject, sampling, context.events)
-    else:
-        other = _subject(inputs.reference, _reference_runtime(config, inputs), inputs, config, context.seed)
-        comparison = compare(subject, other, sampling, seed=context.seed, events=context.events)
-        measurement = comparison.first
-    with publish(context.out, kind="measurement", lineage=lineage_of("bench", inputs, config, context)) as directory:
-        (directory / MEASUREMENT_FILE).write_text(measurement.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        if comparison is not None:
-            (directory / COMPARISON_FILE).write_text(comparison.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return Artifact.open(context.out)
+    return bench_classifier(inputs, config, context)
 
 
 def read_quality(artifact: Artifact) -> AnyQuality:
@@ -263,40 +277,3 @@ def _saved_logits(teacher: Artifact, inputs: StageInputs, config: EvaluateConfig
         )
     logits: Logits = np.load(teacher.path / LOGITS_FILE, allow_pickle=False)
     return logits
-
-
-def _subject(model: Artifact, runtime: str | None, inputs: StageInputs, config: BenchConfig, seed: int) -> Subject:
-    from edgekit.benchmarking.process import Subject
-    from edgekit.runtimes.protocol import runtime_for
-
-    return Subject(model, runtime_for(model, runtime), _scenario(model, inputs, config, seed), config.threads)
-
-
-def _scenario(model: Artifact, inputs: StageInputs, config: BenchConfig, seed: int) -> Scenario:
-    from edgekit.benchmarking.scenario import random_scenario, text_scenario
-
-    if config.inputs == "random":
-        return random_scenario(model, config.batch, config.length, seed=seed)
-    from edgekit.data.prepared import PreparedData
-
-    texts = PreparedData.open(inputs.require("data", "bench")).split("test").texts
-    return text_scenario(model, texts, config.batch, config.length, seed=seed)
-
-
-def _reference_runtime(config: BenchConfig, inputs: StageInputs) -> str | None:
-    """Returns the runtime for the reference: the model's, where both are of one kind, else the reference's own."""
-    assert inputs.model is not None
-    assert inputs.reference is not None
-    return config.runtime if inputs.reference.kind == inputs.model.kind else None
-
-
-def _sampling(config: BenchConfig) -> Sampling:
-    from edgekit.benchmarking.harness import Sampling
-
-    return Sampling(
-        min_samples=config.min_samples,
-        min_seconds=config.min_seconds,
-        decide_p95_ms=config.decide_p95_ms,
-        max_seconds=config.max_seconds,
-        timeout_s=config.timeout_s,
-    )

@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 _RESAMPLES = 10_000
 _NORMAL = NormalDist()
+_NORMAL_MAD = 1.4826
+_OUTLIER_DEVIATIONS = 3.5
 
 
 def quantile_interval(samples: Sequence[float], quantile: float, confidence: float = CONFIDENCE) -> Interval:
@@ -109,15 +111,37 @@ def expanded_tail(blocks: float, confidence: float) -> float:
     return _NORMAL.cdf(-math.sqrt((freedom + 1) / freedom) * t)
 
 
+def median_absolute_deviation(samples: Sequence[float]) -> float:
+    """Returns the median distance of the samples from their median."""
+    values = np.asarray(samples, dtype=np.float64)
+    return float(np.median(np.abs(values - np.median(values))))
+
+
+def count_outliers(samples: Sequence[float]) -> int:
+    """Returns how many samples lie further from the median than 3.5 times 1.4826 median absolute deviations.
+
+    The modified z-score of Iglewicz and Hoaglin, "How to detect and handle outliers" (1993), and their threshold;
+    1.4826 makes the deviation that of a normal distribution. 0 where more than half of the samples are equal.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    reach = _OUTLIER_DEVIATIONS * _NORMAL_MAD * median_absolute_deviation(samples)
+    return int(np.sum(np.abs(values - np.median(values)) > reach)) if reach > 0 else 0
+
+
 def median_ratio(ratios: Sequence[float], *, seed: int, confidence: float = CONFIDENCE) -> tuple[float, Interval]:
-    """Returns the median of the rounds' ratios and its bootstrap percentile interval; a round is drawn whole."""
+    """Returns the median of the rounds' ratios and its bootstrap percentile interval.
+
+    A round is drawn whole; where rounds resemble their neighbours, so are blocks of neighbours, see `block_length`.
+    """
     values = np.asarray(ratios, dtype=np.float64)
-    return float(np.median(values)), _bootstrap(values, np.median, seed, confidence)
+    return float(np.median(values)), bootstrap_interval(
+        values, np.median, seed, confidence, block_length(np.log(values))
+    )
 
 
 def mean_interval(values: Sequence[float], *, seed: int, confidence: float = CONFIDENCE) -> Interval:
     """Returns the bootstrap percentile interval of the mean of independent values, such as the times of whole runs."""
-    return _bootstrap(np.asarray(values, dtype=np.float64), np.mean, seed, confidence)
+    return bootstrap_interval(np.asarray(values, dtype=np.float64), np.mean, seed, confidence)
 
 
 def has_settled(samples: Sequence[float], *, window: int, spread: float, drift: float) -> bool:
@@ -184,10 +208,17 @@ def paired_half_width(rows: int, *, differing: float, accuracy: float, confidenc
     return -paired_change_interval(right, reference_right, confidence=confidence).low
 
 
-def _bootstrap(values: Floats, statistic: Callable[..., Floats], seed: int, confidence: float) -> Interval:
-    """Returns the percentile interval of a statistic along an axis, with the tails of `expanded_tail`."""
-    rows = np.random.default_rng(seed).integers(0, len(values), size=(_RESAMPLES, len(values)))
-    tail = expanded_tail(len(values), confidence)
+def bootstrap_interval(
+    values: Floats, statistic: Callable[..., Floats], seed: int, confidence: float, block: int = 1
+) -> Interval:
+    """Returns the percentile interval of a statistic along an axis, with the tails of `expanded_tail`.
+
+    Blocks of `block` neighbours are drawn whole, the last one cut, with the series wrapped around.
+    """
+    size = len(values)
+    starts = np.random.default_rng(seed).integers(0, size, size=(_RESAMPLES, math.ceil(size / block)))
+    rows = ((starts[..., None] + np.arange(block)) % size).reshape(_RESAMPLES, -1)[:, :size]
+    tail = expanded_tail(size / block, confidence)
     low, high = np.quantile(statistic(values[rows], axis=1), [tail, 1 - tail])
     return Interval(low=float(low), high=float(high), confidence=confidence)
 

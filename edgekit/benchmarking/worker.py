@@ -2,7 +2,8 @@
 
 It reads one JSON object a line from stdin and answers each with one line; `process.py` is the other side.
 
-    {"command": "open", "runtime": "module:Class", "path": ..., "kind": ..., "threads": 1, "cores": [1], ...}
+    {"command": "open", "runtime": "module:Class", "path": ..., "kind": ..., "threads": 1, "cores": [1],
+     "memory_limit_bytes": null, ...}
         -> {"load_ms": ..., "input_names": [...], "cores": [...], "baseline_bytes": ..., "library_bytes": ...}
     {"command": "inputs", "input_ids": [[[...]]]}      a list of batches, used in turn -> {}
     {"command": "sample", "runs": 10, "seconds": 1.0}  -> {"samples_ns": [...]}
@@ -100,6 +101,7 @@ def timed_open(
 
     Returns what it opened and what the parent wants to know of it.
     """
+    limit_memory(request.get("memory_limit_bytes"))
     cores = pin(request["cores"])
     baseline = read_memory().resident_bytes
     for library in libraries:
@@ -110,6 +112,15 @@ def timed_open(
     load_ms = (time.perf_counter_ns() - started) / 1e6
     facts = {"load_ms": load_ms, "cores": cores, "baseline_bytes": baseline, "library_bytes": library_bytes}
     return opened, facts
+
+
+def limit_memory(limit_bytes: int | None) -> None:
+    """Lets this process have no more private writable memory than that, from now on."""
+    if limit_bytes is None:
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
 
 def pin(cores: list[int]) -> list[int]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +22,11 @@ from typing import IO, Any, Self
 from edgekit import errors
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.machine import choose_cores
-from edgekit.benchmarking.memory import Memory
-from edgekit.errors import EdgekitError, MeasurementError
+from edgekit.benchmarking.memory import Memory, read_memory_of
+from edgekit.errors import EdgekitError, MeasurementError, MemoryLimitError
 
 _TAIL_BYTES = 2000
+_LOOK_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Opened:
 class WorkerProcess:
     """A fresh Python process; use it in a `with` statement, which ends it."""
 
-    def __init__(self, module: str, name: str, *, threads: int, timeout_s: float) -> None:
+    def __init__(
+        self, module: str, name: str, *, threads: int, timeout_s: float, memory_limit_bytes: int | None = None
+    ) -> None:
         """Starts nothing yet.
 
         Args:
@@ -48,9 +52,12 @@ class WorkerProcess:
             name: what errors call it.
             threads: size of the process's thread pools, and the cores it is to be pinned to.
             timeout_s: how long one answer may take beyond the time that it was asked for.
+            memory_limit_bytes: RLIMIT_DATA from the moment when it opens a model.
         """
+        self.largest: Memory | None = None
         self.cores = choose_cores(threads)
         self._module, self._name, self._threads, self._timeout_s = module, name, threads, timeout_s
+        self._memory_limit_bytes = memory_limit_bytes
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
         self._process: subprocess.Popen[str] | None = None
@@ -76,22 +83,43 @@ class WorkerProcess:
         """Ends the process, at once if it does not end by itself."""
         self._end()
 
+    @property
+    def pid(self) -> int:
+        """Returns the number of the process, which must have been started."""
+        assert self._process is not None
+        return self._process.pid
+
     def prepare(self) -> None:
         """Asks what must be asked first; nothing by default."""
 
-    def ask(self, command: str, extra_s: float = 0.0, **fields: Any) -> dict[str, Any]:
+    def ask(self, command: str, extra_s: float = 0.0, *, watch: bool = False, **fields: Any) -> dict[str, Any]:
         """Returns the answer to one question; `extra_s` is how long that takes by itself.
 
+        With `watch` the memory of the process is looked at every 5 ms meanwhile, else when the answer is there.
+
         Raises:
+            MemoryLimitError: any of the others, under a memory limit.
             MeasurementError: the process died or hung, or failed in a way that is not edgekit's.
             EdgekitError: the error that was raised there.
         """
+        try:
+            return self._ask(command, extra_s, fields, watch=watch)
+        except EdgekitError as error:
+            limit = self._memory_limit_bytes
+            if limit is None:
+                raise
+            raise MemoryLimitError(
+                f"memory_limit: found a limit of {limit / 2**20:,.0f} MiB, under which this does not run: {error} "
+                "Raise it, or ask for the smallest that it runs in: --memory-limit smallest."
+            ) from error
+
+    def _ask(self, command: str, extra_s: float, fields: dict[str, Any], *, watch: bool) -> dict[str, Any]:
         assert self._process is not None
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"command": command, **fields}) + "\n")
             self._process.stdin.flush()
-            line = self._answers.get(timeout=self._timeout_s + extra_s)
+            line = self._wait(self._timeout_s + extra_s, watch=watch)
         except BrokenPipeError:
             line = None
         except queue.Empty:
@@ -105,6 +133,30 @@ class WorkerProcess:
         if "error" in answer:
             raise self._failure(command, answer)
         return answer
+
+    def _wait(self, timeout_s: float, *, watch: bool) -> str | None:
+        """Returns the next answer; None when the process has ended.
+
+        Raises:
+            queue.Empty: there is none in time.
+        """
+        if not watch:
+            line = self._answers.get(timeout=timeout_s)
+            self._look_at_memory()
+            return line
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._look_at_memory()
+            try:
+                return self._answers.get(timeout=_LOOK_S)
+            except queue.Empty:
+                if time.monotonic() >= deadline:
+                    raise
+
+    def _look_at_memory(self) -> None:
+        found = read_memory_of(self.pid)
+        if found is not None and (self.largest is None or found.resident_bytes > self.largest.resident_bytes):
+            self.largest = found
 
     def open_model(self, model: Artifact, runtime: object, **settings: Any) -> Opened:
         """Returns what the process tells after it opened `model` in a runtime of the class of `runtime`.
@@ -121,6 +173,8 @@ class WorkerProcess:
             kind=model.kind,
             threads=self._threads,
             cores=self.cores,
+            memory_limit_bytes=self._memory_limit_bytes,
+            watch=True,
             **settings,
         )
         return Opened(answer["load_ms"], answer["cores"], answer["baseline_bytes"], answer["library_bytes"])

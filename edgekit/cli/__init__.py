@@ -27,6 +27,10 @@ _OTHER_COMMANDS = {
         "Run a recipe: all stages, all exports, all checks, the bundles and the report.",
     ),
     "bench": ("edgekit.cli.bench:bench", "Measure latency and memory; with --compare, two models in turn."),
+    "compare": (
+        "edgekit.cli.compare:compare",
+        "Say what changed from one saved measurement or build to another, with a verdict on each figure.",
+    ),
     "predict": ("edgekit.cli.predict:predict", "Classify text with a bundle, its digests verified."),
     "chat": ("edgekit.cli.chat:chat", "Talk with a language model in the terminal."),
     "verify": (
@@ -40,8 +44,8 @@ _OTHER_COMMANDS = {
 }
 
 _EXIT_CODES = (
-    "Exit codes: 0 met, 1 budget missed, 2 usage or recipe error, 3 parity failed, 4 environment lacks something, "
-    "5 training failed, 130 interrupted."
+    "Exit codes: 0 met, 1 budget missed or worse than before, 2 usage or recipe error, 3 parity failed, "
+    "4 environment lacks something, 5 training failed, 130 interrupted."
 )
 
 

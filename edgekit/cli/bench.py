@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
+from edgekit.cli.compare import require_comparable, show_changes
 from edgekit.cli.options import AsJson, Seed, checked_config
 from edgekit.cli.results import conclude
 from edgekit.cli.terminal import listening
+
+if TYPE_CHECKING:
+    from edgekit.benchmarking.changes import Named
 
 Value = TypeVar("Value")
 Several = Annotated[list[Value], Parameter(consume_multiple=True, negative="")]
@@ -31,10 +35,21 @@ def bench(
     min_samples: int = 30,
     min_runs: int = 6,
     min_seconds: float = 3.0,
+    interval_width: float | None = None,
     decide_p95_ms: float | None = None,
     max_seconds: float = 30.0,
+    memory_limit_mib: Annotated[
+        int | Literal["smallest"] | None, Parameter(name=["--memory-limit", "--memory-limit-mib"])
+    ] = None,
+    energy_csv: str | None = None,
     timeout_s: float = 120.0,
+    pairs: int = 8,
+    margin: float = 0.03,
     compare: Annotated[Path | None, Parameter(name=["--compare", "--reference"])] = None,
+    baseline: Path | None = None,
+    baseline_margin: float = 0.1,
+    anyway: Annotated[bool, Parameter(negative="")] = False,
+    markdown: Path | None = None,
     seed: Seed = 0,
     json: AsJson = False,
 ) -> int:
@@ -71,19 +86,43 @@ def bench(
         Runs of a language model at each depth at least.
     min_seconds
         Seconds of sampling at least.
+    interval_width
+        Sample until the 95 % interval is at most this share of its value wide (0.02: 2 %), up to --max-seconds: of
+        p50, of the ratio with --compare, of a language model's decode speed.
     decide_p95_ms
         A p95 limit of a classifier to decide: sampling goes on until the interval clears it, up to --max-seconds.
     max_seconds
-        Seconds of sampling at most while a limit is to be decided, or a language model's intervals are still wide.
+        Seconds of sampling at most while a limit is to be decided or an interval is still wide.
+    memory_limit_mib
+        Memory that the model's process may have, MiB: not to run in it is an error, exit code 1. `smallest`
+        finds the least that the model runs in, after measuring it without a limit. Linux only.
+    energy_csv
+        File that a power meter writes meanwhile, with the columns time and watts; without it the processor's RAPL
+        counters are read, where there are any.
     timeout_s
         Seconds that one call or run, or the load, may take before it counts as hung.
+    pairs
+        With --compare: fresh pairs of processes in which two classifiers take turns, at least 5.
+    margin
+        With --compare: differences of speed up to this share do not count in the verdict.
     compare
-        Another model: the two take turns, and how they compare is given with its interval.
+        Another model: the two take turns, and how they compare is given with its interval and a verdict.
+    baseline
+        A saved measurement, or the build.json of a build with one export, to compare with: exit code 1 when this model
+        is worse.
+    baseline_margin
+        With --baseline: differences of speed up to this share do not count; it was measured apart.
+    anyway
+        With --baseline: compare with one of another machine, schema or scenario, too.
+    markdown
+        With --baseline: write the comparison to this file, as Markdown for a pull request.
     """
     from edgekit.api import run
     from edgekit.artifact import Artifact
-    from edgekit.benchmarking.stage import BenchConfig
+    from edgekit.benchmarking.changes import Named
+    from edgekit.benchmarking.stage import BenchConfig, read_measurement
 
+    earlier = None if baseline is None else read_earlier(baseline, anyway=anyway)
     opened = Artifact.open(model)
     runtimes: list[str | None] = [*runtime] if runtime else [None]
     settings = {
@@ -99,9 +138,14 @@ def bench(
         "min_samples": min_samples,
         "min_runs": min_runs,
         "min_seconds": min_seconds,
+        "interval_width": interval_width,
         "decide_p95_ms": decide_p95_ms,
         "max_seconds": max_seconds,
+        "memory_limit_mib": memory_limit_mib,
+        "energy_csv": energy_csv,
         "timeout_s": timeout_s,
+        "pairs": pairs,
+        "margin": margin,
     }
     config = checked_config(BenchConfig, settings, "edgekit bench")
     roles: dict[str, Any] = {role: path for role, path in (("reference", compare), ("data", data)) if path is not None}
@@ -109,6 +153,27 @@ def bench(
         place = out or Path(scratch) / "measurement"
         with listening(as_json=json) as events:
             artifact = run("bench", opened, config, out=place, seed=seed, events=events, **roles)
-        return conclude(
+        code = conclude(
             artifact, as_json=json, shown_path=out or Path("(not kept: name an output directory to keep it)")
         )
+        if earlier is None:
+            return code
+        later = Named(str(model), read_measurement(artifact))
+        require_comparable(earlier, later.result, anyway=anyway)
+        return show_changes(earlier, later, margin=baseline_margin, markdown=markdown, as_json=json)
+
+
+def read_earlier(baseline: Path, *, anyway: bool) -> Named:
+    """Returns the baseline, after a look at what can be known before anything is measured.
+
+    Raises:
+        UsageError: it holds no measurement, or, unless `anyway`, was taken on another machine or has another schema.
+    """
+    from edgekit.benchmarking.changes import Named
+    from edgekit.benchmarking.machine import machine_fingerprint
+    from edgekit.benchmarking.saved import read_baseline
+
+    earlier = Named(str(baseline), read_baseline(baseline, any_schema=anyway))
+    here = earlier.result.model_copy(update={"machine": machine_fingerprint()})
+    require_comparable(earlier, here, anyway=anyway)
+    return earlier

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.reporting import speed, wording
-from edgekit.results import GenerationComparison, GenerationDepth, GenerationRatio, Interval
+from edgekit.results import GenerationComparison, GenerationDepth, GenerationRatio, Interval, Verdict
 
 DEPTH_COLUMNS = (
     "",
@@ -14,6 +14,13 @@ DEPTH_COLUMNS = (
     "of the\nroofline",
     "time of\na token",
 )
+_AGAINST_IT: dict[Verdict, str] = {
+    "better": "slower",
+    "worse": "faster",
+    "no difference": "no difference",
+    "inconclusive": "inconclusive",
+}
+"""The verdict on the first, as said of the other one."""
 PROCESS_COLUMNS = ("", "load", "peak memory", "of which\nfile pages", "model files", "bandwidth used,\noverhead")
 
 
@@ -83,7 +90,10 @@ def _against_first(place: int, ratio: GenerationRatio | None) -> str:
     """Returns how much longer a token takes than the first model's."""
     if place == 0:
         return f"1{wording.TIMES}"
-    return "" if ratio is None else f"{wording.times(ratio.token_time)}{_range(ratio.token_time_interval)}"
+    if ratio is None:
+        return ""
+    verdict = "" if ratio.verdict is None else f"\n{_AGAINST_IT[ratio.verdict]}"
+    return f"{wording.times(ratio.token_time)}{_range(ratio.token_time_interval)}{verdict}"
 
 
 def _range(interval: Interval) -> str:

@@ -60,6 +60,7 @@ _CHECK_HEADER = ["export", "limit on", "found", "limit", "result", "why"]
 _WORDS = {
     *("export", "stage", "parity", "p50 / p95", "first token / decode", "against float32", "peak memory", "budget"),
     *("limit on", "result", "why"),
+    *("", "verdict", "setting"),
 }
 """Titles of columns that hold words: they are aligned left."""
 

@@ -5,13 +5,27 @@ The only module of reporting that knows which kind of measurement it has before 
 
 from __future__ import annotations
 
-from edgekit.reporting import wording
-from edgekit.results import AnyMeasurement, BuildResult, GenerationDepth, GenerationMeasurement, Interval
+from edgekit.reporting import resources, wording
+from edgekit.results import (
+    AnyMeasurement,
+    BuildResult,
+    Conditions,
+    GenerationDepth,
+    GenerationMeasurement,
+    Interval,
+    Measurement,
+)
 
 _WIDE = 0.2
 """Width of a 95 % interval, as a share of its value, from which a figure is doubtful."""
 _PASSING_LOAD = 0.5
 """Load beyond the idle cores that is not yet worth a word: a moment's work."""
+_OTHER_WORK = 0.05
+"""Share of the measured cores' time that other processes may take without a word."""
+_STOLEN = 0.02
+"""Share that the host of a virtual machine may take."""
+_SLOWER = 0.1
+"""Share by which the frequency may fall."""
 
 
 def scenario(measurement: AnyMeasurement) -> str:
@@ -102,6 +116,7 @@ def doubts(measurement: AnyMeasurement, *, in_build: bool = False) -> str:
             f"the load average before it was {measurement.load_average:.2f} on {on}, of which it needs "
             f"{measurement.threads} for itself"
         )
+    reasons += _disturbances(measurement.conditions)
     name, value, interval = _known_by(measurement)
     if interval.high - interval.low > _WIDE * value:
         width = wording.percent((interval.high - interval.low) / value)
@@ -110,6 +125,42 @@ def doubts(measurement: AnyMeasurement, *, in_build: bool = False) -> str:
         return ""
     advice = "Measure again when nothing else runs" + (", with edgekit bench." if in_build else ".")
     return f"The machine was not quiet: {wording.join_words(reasons)}. {advice}"
+
+
+def _disturbances(conditions: Conditions | None) -> list[str]:
+    """Returns what went on beside the sampling that may have changed it."""
+    if conditions is None:
+        return []
+    reasons = []
+    if (conditions.other_work_share or 0.0) > _OTHER_WORK:
+        reasons.append(f"other work took {wording.percent(conditions.other_work_share or 0.0)} of its cores' time")
+    if (conditions.stolen_share or 0.0) > _STOLEN:
+        reasons.append(f"the host took {wording.percent(conditions.stolen_share or 0.0)} of its cores' time")
+    before, low = conditions.frequency_before_mhz, conditions.frequency_low_mhz
+    if before is not None and low is not None and low < (1 - _SLOWER) * before:
+        reasons.append(f"its cores' frequency fell from {before:,.0f} to {low:,.0f} MHz")
+    return reasons
+
+
+def beside(conditions: Conditions | None) -> str:
+    """Returns what went on beside the sampling, for example `other work 0.3 %, stolen 0.0 %, 2,400 to 2,600 MHz`."""
+    if conditions is None:
+        return ""
+    parts = []
+    if conditions.other_work_share is not None:
+        parts.append(f"other work {wording.percent(conditions.other_work_share)}")
+    if conditions.stolen_share is not None:
+        parts.append(f"stolen {wording.percent(conditions.stolen_share)}")
+    low, high = conditions.frequency_low_mhz, conditions.frequency_high_mhz
+    parts.append("frequency not told" if low is None or high is None else f"{low:,.0f} to {high:,.0f} MHz")
+    return ", ".join(parts)
+
+
+def _spread(measurement: Measurement) -> str:
+    """Returns how the samples scatter: the median absolute deviation, and how many lie far out."""
+    if measurement.mad_ms is None or measurement.outliers is None:
+        return ""
+    return f"MAD {wording.milliseconds(measurement.mad_ms)}, {measurement.outliers:,} outliers, kept"
 
 
 def _known_by(measurement: AnyMeasurement) -> tuple[str, float, Interval]:
@@ -164,6 +215,7 @@ def rows(measurements: list[AnyMeasurement]) -> list[tuple[str, list[str]]]:
         found += [
             ("throughput", [f"{entry.rows_per_s:,.1f} rows/s" for entry in calls]),
             ("samples", [f"{len(entry.samples_ms):,} after {entry.warmup_runs} to warm up" for entry in calls]),
+            ("spread", [_spread(entry) for entry in calls]),
             ("warm-up", ["settled" if entry.settled else "never settled" for entry in calls]),
         ]
     else:
@@ -174,16 +226,17 @@ def rows(measurements: list[AnyMeasurement]) -> list[tuple[str, list[str]]]:
         *found,
         ("load", [loading(entry) for entry in measurements]),
         ("peak memory", [wording.mebibytes(entry.peak_rss_bytes) for entry in measurements]),
-        (
-            "anonymous + file",
-            [
-                f"{wording.mebibytes(entry.rss_anonymous_bytes)} + {wording.mebibytes(entry.rss_file_bytes)}"
-                for entry in measurements
-            ],
-        ),
+        *resources.rows(measurements),
         ("model files", [wording.mebibytes(entry.model_bytes) for entry in measurements]),
-        ("load average", [f"{entry.load_average:.2f}" for entry in measurements]),
+        ("load average", [_load(entry) for entry in measurements]),
+        ("on its cores", [beside(entry.conditions) for entry in measurements]),
     ]
+
+
+def _load(measurement: AnyMeasurement) -> str:
+    """Returns the load average before, and after where it is known."""
+    before, found = f"{measurement.load_average:.2f}", measurement.conditions
+    return before if found is None else f"{before} before, {found.load_average_after:.2f} after"
 
 
 def _depth_rows(tokens: int, measurements: list[AnyMeasurement]) -> list[tuple[str, list[str]]]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.reporting import agreement, estimate_errors, findings, generation, metric, speed, wording
+from edgekit.reporting import agreement, changes, estimate_errors, findings, generation, metric, speed, wording
 from edgekit.results import (
     AnyMeasurement,
     AnyParity,
     AnyQuality,
     BudgetResult,
     BuildResult,
+    Changes,
     CheckStatus,
     Comparison,
     Estimate,
     ExportResult,
     GenerationComparison,
     StageResult,
+    Verdict,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _TONES = {"good": "bold green", "bad": "bold red", "uncertain": "bold yellow"}
+_VERDICT_STYLES: dict[Verdict | None, str] = {"better": "green", "worse": "bold red", "inconclusive": "yellow"}
 _STATUS_STYLES: dict[CheckStatus, str] = {
     "met": "green",
     "missed": "bold red",
@@ -172,7 +175,12 @@ def show_comparison(comparison: Comparison, console: Console, *, first: str = "A
     console.print(measurement_table({first: comparison.first, second: comparison.second}))
     interval = comparison.ratio_interval
     words = wording.speed_up(comparison.ratio_p50, interval.low, interval.high, second)
-    console.print(_text(f"{first}: {words}, over {comparison.rounds} interleaved rounds.", "bold"))
+    over = f"{comparison.rounds} interleaved rounds"
+    if comparison.pair_ratios:
+        over += f" in {len(comparison.pair_ratios)} fresh pairs of processes"
+    console.print(_text(f"{first}: {words}, over {over}.", "bold"))
+    if comparison.verdict is not None:
+        console.print(_text(f"Verdict: {wording.judged(comparison.verdict, comparison.margin)}.", "bold"))
     _show_doubts({first: comparison.first, second: comparison.second}, console)
 
 
@@ -192,6 +200,18 @@ def show_generation_comparison(comparison: GenerationComparison, console: Consol
     console.print(table)
     console.print(_text(f"{generation.conditions(comparison)}.", "dim"))
     _show_doubts(dict(zip(comparison.names, comparison.measurements, strict=True)), console)
+
+
+def show_changes(found: Changes, console: Console) -> None:
+    """Prints what changed from one saved result to another."""
+    console.print(_text(f"{found.after} against {found.before}", "bold"))
+    table = _table("", list(changes.COLUMNS))
+    for figure in found.figures:
+        table.add_row(*(_text(cell, _VERDICT_STYLES.get(figure.verdict, "")) for cell in changes.row(figure)))
+    console.print(table)
+    for remark in changes.remarks(found):
+        console.print(_text(remark, "yellow"))
+    console.print(_text(changes.title(found), "bold"))
 
 
 def estimate_table(estimates: list[Estimate]) -> Table:

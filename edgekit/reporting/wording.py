@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgekit.results import BudgetCheck, CheckStatus, Estimate, Interval, Machine
+from edgekit.results import BudgetCheck, CheckStatus, Estimate, Interval, Machine, Verdict
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -95,6 +95,11 @@ def span(low: float, high: float, unit: str) -> str:
 def times(ratio: float) -> str:
     """Returns a ratio, for example `3.1x` with a proper sign."""
     return f"{number(ratio)}{TIMES}"
+
+
+def judged(verdict: Verdict, margin: float) -> str:
+    """Returns a verdict as words, with the margin that it was judged by."""
+    return f"{verdict} (margin {percent(margin)})"
 
 
 def speed_up(ratio: float, low: float, high: float, other: str) -> str:

@@ -10,6 +10,9 @@ from __future__ import annotations
 from edgekit.results.base import Interval, Result
 from edgekit.results.budget import BudgetCheck, BudgetResult, CheckStatus
 from edgekit.results.build import BuildResult, ExportResult, PreparationResult, StageResult, StepResult
+from edgekit.results.changes import Change, Changes, SettingChange
+from edgekit.results.conditions import Conditions
+from edgekit.results.energy import Energy
 from edgekit.results.estimate import Estimate, EstimateCheck
 from edgekit.results.generation import (
     DecodeFit,
@@ -21,8 +24,10 @@ from edgekit.results.generation import (
 from edgekit.results.headline import Headline, MetricName, Timing
 from edgekit.results.machine import Machine
 from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement
+from edgekit.results.memory import MemoryLimit, MemorySplit, MemoryTrial
 from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector, Unverified
 from edgekit.results.quality import AnyQuality, LanguageQuality, MultipleChoiceQuality, Quality
+from edgekit.results.verdict import Verdict
 
 __all__ = [
     "AnyMeasurement",
@@ -31,10 +36,14 @@ __all__ = [
     "BudgetCheck",
     "BudgetResult",
     "BuildResult",
+    "Change",
+    "Changes",
     "CheckStatus",
     "Comparison",
+    "Conditions",
     "DecodeFit",
     "Driving",
+    "Energy",
     "Estimate",
     "EstimateCheck",
     "ExportResult",
@@ -48,15 +57,20 @@ __all__ = [
     "LanguageQuality",
     "Machine",
     "Measurement",
+    "MemoryLimit",
+    "MemorySplit",
+    "MemoryTrial",
     "MetricName",
     "MultipleChoiceQuality",
     "Parity",
     "PreparationResult",
     "Quality",
     "Result",
+    "SettingChange",
     "StageResult",
     "StepResult",
     "Timing",
     "TokenizerVector",
     "Unverified",
+    "Verdict",
 ]

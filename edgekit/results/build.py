@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pydantic import JsonValue
 
-from pydantic import ConfigDict, Field, JsonValue
-
-from edgekit.results.base import Result
+from edgekit.results.base import Result, SavedResult
 from edgekit.results.budget import BudgetResult
 from edgekit.results.estimate import Estimate, EstimateCheck
 from edgekit.results.machine import Machine
@@ -94,11 +92,9 @@ class ExportResult(Result):
     """Things a person should know, such as `int8 is slower than float32`."""
 
 
-class BuildResult(Result):
+class BuildResult(SavedResult):
     """The whole build: the content of `build.json`."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
-    """Version of this schema."""
     name: str
     seed: int
     edgekit_version: str = ""
@@ -118,7 +114,3 @@ class BuildResult(Result):
     failures: list[str] = []
     """One sentence for each thing that failed."""
     exit_code: int
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
-    )

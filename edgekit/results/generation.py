@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edgekit.results.base import Interval, Result
+from edgekit.results.base import Interval, Result, SavedResult
+from edgekit.results.conditions import Conditions
+from edgekit.results.energy import Energy
 from edgekit.results.headline import Timing
 from edgekit.results.machine import Machine
+from edgekit.results.memory import MemoryLimit, MemorySplit
+from edgekit.results.verdict import Verdict
 
 
 class GenerationDepth(Result):
@@ -65,7 +69,7 @@ class DecodeFit(Result):
     """Time of a token that no byte explains."""
 
 
-class GenerationMeasurement(Result):
+class GenerationMeasurement(SavedResult):
     """Speed and memory of one language model at several depths of context, measured in fresh processes.
 
     The fields that `Measurement` has too mean the same there.
@@ -101,8 +105,19 @@ class GenerationMeasurement(Result):
     """VmRSS before the runtime was imported: the interpreter itself."""
     library_rss_bytes: int = 0
     """VmRSS after the runtime was imported, before the model was opened; 0 when not known."""
+    peak_split: MemorySplit | None = None
+    """What the resident set was made of at the largest moment that was seen: every 5 ms while the model was opened and
+    warmed up, and after every turn; None in files of older versions and where the system does not tell."""
+    memory_limit_bytes: int | None = None
+    """RLIMIT_DATA that the process ran under; None without one."""
+    smallest_memory: MemoryLimit | None = None
+    """The least that it runs in; None where that was not asked for."""
+    energy: Energy | None = None
+    """What the samples cost; None in files of older versions."""
     load_average: float
     """One-minute load average when the measurement began."""
+    conditions: Conditions | None = None
+    """What else the machine did meanwhile; None in files of older versions."""
     pinned_cores: list[int]
     """Cores that the process was pinned to; empty when pinning is impossible."""
     machine: Machine
@@ -136,6 +151,10 @@ class GenerationRatio(Result):
     first_token_time: float
     """Its time to the first token over the first's."""
     first_token_time_interval: Interval
+    margin: float = Field(default=0.03, gt=0)
+    """Differences of speed up to this share do not count."""
+    verdict: Verdict | None = None
+    """Of the first against it, by the time between tokens; None in files of older versions."""
 
 
 class GenerationComparison(Result):

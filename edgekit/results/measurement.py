@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from edgekit.results.base import Interval, Result
+from pydantic import Field
+
+from edgekit.results.base import Interval, Result, SavedResult
+from edgekit.results.conditions import Conditions
+from edgekit.results.energy import Energy
 from edgekit.results.generation import GenerationMeasurement
 from edgekit.results.headline import Timing
 from edgekit.results.machine import Machine
+from edgekit.results.memory import MemoryLimit, MemorySplit
+from edgekit.results.verdict import Verdict
 
 
-class Measurement(Result):
+class Measurement(SavedResult):
     """Latency and memory of one model file in one scenario, measured in a fresh process."""
 
     runtime: str
@@ -35,6 +41,10 @@ class Measurement(Result):
     p95_interval_ms: Interval
     p99_ms: float
     p99_interval_ms: Interval
+    mad_ms: float | None = None
+    """Median absolute deviation of the samples from p50; None in files of older versions."""
+    outliers: int | None = None
+    """Samples that lie further from p50 than 3.5 times 1.4826 `mad_ms`. They count like all others."""
     rows_per_s: float
     """Throughput: rows over the total time of the samples."""
     load_ms: float
@@ -49,8 +59,19 @@ class Measurement(Result):
     """VmRSS before the runtime was imported: the interpreter itself."""
     library_rss_bytes: int = 0
     """VmRSS after the runtime was imported, before the model was opened; 0 when not known."""
+    peak_split: MemorySplit | None = None
+    """What the resident set was made of at the largest moment that was seen: every 5 ms while the model was opened and
+    warmed up, and after every turn; None in files of older versions and where the system does not tell."""
+    memory_limit_bytes: int | None = None
+    """RLIMIT_DATA that the process ran under; None without one."""
+    smallest_memory: MemoryLimit | None = None
+    """The least that it runs in; None where that was not asked for."""
+    energy: Energy | None = None
+    """What the samples cost; None in files of older versions."""
     load_average: float
     """One-minute load average when the measurement began."""
+    conditions: Conditions | None = None
+    """What else the machine did meanwhile; None in files of older versions."""
     pinned_cores: list[int]
     """Cores that the process was pinned to; empty when pinning is impossible."""
     machine: Machine
@@ -79,11 +100,18 @@ class Comparison(Result):
     first: Measurement
     second: Measurement
     ratio_p50: float
-    """p50 of the second over p50 of the first: above 1, the first is faster."""
+    """p50 of the second over p50 of the first, the geometric mean over the pairs of processes of each pair's median
+    over its rounds: above 1, the first is faster."""
     ratio_interval: Interval
-    """Bootstrap interval over the paired rounds."""
+    """Bootstrap interval that draws whole pairs of processes."""
     rounds: int
     """Times that the two took turns."""
+    pair_ratios: list[float] = []
+    """The median ratio of each pair of processes, in order; empty in files of older versions."""
+    margin: float = Field(default=0.03, gt=0)
+    """Differences of speed up to this share do not count."""
+    verdict: Verdict | None = None
+    """Of the first against the second; None in files of older versions."""
 
 
 AnyMeasurement = Measurement | GenerationMeasurement

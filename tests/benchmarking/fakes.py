@@ -117,6 +117,31 @@ class Thrice(Fake):
         return ClockedSession(lambda call: 30 + 0.03 * (call % 3))
 
 
+class Layout(Fake):
+    """10 ms a call and up to 2 more, the same for the whole life of a process."""
+
+    def open(self, model, config):
+        Clock.install()
+        milliseconds = 10 + os.getpid() * 0.618 % 2
+        return ClockedSession(lambda call: milliseconds)
+
+
+class Wavering(Fake):
+    """10 to 11 ms a call, evenly, without a pattern that a few calls show."""
+
+    def open(self, model, config):
+        Clock.install()
+        return ClockedSession(lambda call: 10 + call * 0.618034 * (1 + call % 7) % 1)
+
+
+class Hiccups(Fake):
+    """About 10 ms a call, and 50 every 20th."""
+
+    def open(self, model, config):
+        Clock.install()
+        return ClockedSession(lambda call: 50 if call % 20 == 19 else 10 + 0.01 * (call % 3))
+
+
 class Cooling(Fake):
     """Starts at 20 ms and settles at 10 after 40 calls."""
 

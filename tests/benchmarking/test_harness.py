@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from edgekit.benchmarking.harness import MIN_ROUNDS, Sampling, _is_decided, compare, measure
+from edgekit.benchmarking.harness import MIN_ROUNDS, _is_decided, compare, measure
 from edgekit.benchmarking.process import Subject
 from edgekit.benchmarking.scenario import random_scenario
+from edgekit.benchmarking.series import Sampling
 from edgekit.errors import UsageError
 from edgekit.events import ignore
 from edgekit.runtimes.protocol import get_runtime, model_bytes
 from tests.benchmarking import fakes
 from tests.runtimes.tiny import tiny_onnx_artifact
 
-SHORT = Sampling(min_samples=30, min_seconds=0.1, max_seconds=0.5, max_warmup_s=0.3)
+SHORT = Sampling(min_samples=30, min_seconds=0.02, max_seconds=0.5, max_warmup_s=0.3)  # not thinned out
+
+QUICK = Sampling(min_samples=30, min_seconds=0.5, pairs=5)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def test_a_measurement_has_all_that_an_auditor_needs(tiny):
     told = []
     found = measure(subject(tiny), SHORT, told.append)
     assert len(found.samples_ms) >= 30
-    assert sum(found.samples_ms) >= 100
+    assert sum(found.samples_ms) >= 20
     assert (found.runtime, found.threads, found.batch, found.length) == ("onnxruntime", 1, 2, 8)
     assert found.p50_ms <= found.p90_ms <= found.p95_ms <= found.p99_ms <= max(found.samples_ms)
     assert found.p50_ms == pytest.approx(np.quantile(found.samples_ms, 0.5))
@@ -63,8 +67,44 @@ def test_a_comparison_gives_the_ratio(tiny):
         assert measured.p50_ms == pytest.approx(call_ms, rel=0.01)
         assert len(measured.samples_ms) >= 30
         assert sum(measured.samples_ms) >= 3000
+    assert found.verdict == "better"
+    assert len(found.pair_ratios) == 8
     back = compare(*reversed(pair), sampling, seed=0, events=ignore)
     assert back.ratio_p50 == pytest.approx(1 / 3, rel=0.01)
+    assert back.verdict == "worse"
+
+
+def test_a_model_against_its_equal_makes_no_difference(tiny):
+    found = compare(subject(tiny, fakes.Steady()), subject(tiny, fakes.Steady()), QUICK, seed=0, events=ignore)
+    assert found.verdict == "no difference"
+    assert len(found.pair_ratios) == 5
+
+
+def test_pairs_follow_until_the_interval_is_as_narrow_as_asked_or_the_time_is_over(tiny):
+    """Every process of `Layout` has a speed of its own, so that more rounds of a pair would tell nothing."""
+    pair = subject(tiny, fakes.Layout()), subject(tiny, fakes.Layout())
+    wide = compare(*pair, QUICK, seed=0, events=ignore)
+    width = (wide.ratio_interval.high - wide.ratio_interval.low) / wide.ratio_p50
+    narrow = compare(*pair, replace(QUICK, interval_width=0.8 * width, max_seconds=4), seed=0, events=ignore)
+    assert len(narrow.pair_ratios) > 5
+    over = min(sum(each.samples_ms) for each in (narrow.first, narrow.second)) >= 4000
+    assert over or narrow.ratio_interval.high - narrow.ratio_interval.low <= 0.8 * width * narrow.ratio_p50
+
+
+def test_sampling_goes_on_until_the_interval_of_p50_is_narrow(tiny):
+    restless = subject(tiny, fakes.Wavering())
+    least = measure(restless, Sampling(min_samples=30, min_seconds=0.3), ignore)
+    narrow = measure(restless, Sampling(min_samples=30, min_seconds=0.3, interval_width=0.01, max_seconds=60), ignore)
+    assert least.p50_interval_ms.high - least.p50_interval_ms.low > 0.01 * least.p50_ms
+    assert narrow.p50_interval_ms.high - narrow.p50_interval_ms.low <= 0.0105 * narrow.p50_ms
+    assert len(narrow.samples_ms) > len(least.samples_ms)
+
+
+def test_outliers_are_kept_and_told(tiny):
+    found = measure(subject(tiny, fakes.Hiccups()), Sampling(min_samples=100, min_seconds=1.0), ignore)
+    assert max(found.samples_ms) == pytest.approx(50)
+    assert found.outliers == sum(sample > 40 for sample in found.samples_ms) > 0
+    assert found.mad_ms == pytest.approx(0.01, abs=0.002)
 
 
 def test_sampling_begins_when_the_spread_has_settled(tiny):

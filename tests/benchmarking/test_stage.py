@@ -28,7 +28,7 @@ from tests.pico import pico_data_artifact, pico_model_artifact, pico_tokenizer
 from tests.reporting.language_examples import generation, language_quality
 from tests.runtimes.tiny import expected_logits, tiny_onnx_artifact
 
-QUICK = {"min_samples": 5, "min_seconds": 0.05, "length": 8}
+QUICK = {"min_samples": 5, "min_seconds": 0.05, "length": 8, "pairs": 5}
 
 
 @pytest.fixture(scope="module")

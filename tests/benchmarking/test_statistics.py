@@ -14,10 +14,12 @@ from scipy.signal import lfilter
 from edgekit.benchmarking.statistics import (
     _share_interval,
     block_length,
+    count_outliers,
     effective_samples,
     expanded_tail,
     has_settled,
     mean_interval,
+    median_absolute_deviation,
     median_ratio,
     paired_change_interval,
     paired_half_width,
@@ -256,3 +258,26 @@ def test_how_far_a_paired_interval_reaches_is_walds_for_many_rows_and_more_for_f
     assert paired_half_width(50, differing=0.05, accuracy=0.9) > 1.96 * math.sqrt(0.05 / 50)
     # no row differs: Wilson's interval of 45 in 50, 78.6 to 95.7 %, with the correlation that the correction leaves
     assert paired_half_width(50, differing=0.0, accuracy=0.9) == pytest.approx(0.0684, abs=5e-4)
+
+
+def test_outliers_by_hand():
+    samples = [9.0, 10.0, 10.0, 11.0, 12.0, 20.0]
+    # the median is 10.5; the distances 1.5 0.5 0.5 0.5 1.5 9.5, their median 1.0: beyond 5.19 lies the 20 alone
+    assert median_absolute_deviation(samples) == pytest.approx(1.0)
+    assert count_outliers(samples) == 1
+    assert count_outliers([10.5 - 5.2, *samples]) == 1  # the median is 10 there, and the reach 5.19
+    assert count_outliers([5.0] * 10 + [50.0]) == 0  # no spread to compare with
+
+
+def test_the_deviation_agrees_with_scipy():
+    samples = latencies(500, 0.3, np.random.default_rng(2))
+    assert median_absolute_deviation(samples) == pytest.approx(stats.median_abs_deviation(samples))
+
+
+def test_rounds_that_resemble_their_neighbours_make_the_ratio_less_sure():
+    generator = np.random.default_rng(8)
+    widths = []
+    for correlation in (0.0, 0.8):
+        found = [median_ratio(latencies(60, correlation, generator).tolist(), seed=seed)[1] for seed in range(20)]
+        widths.append(np.mean([interval.high - interval.low for interval in found]))
+    assert widths[1] > 1.4 * widths[0]

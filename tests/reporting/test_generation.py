@@ -48,6 +48,12 @@ def test_each_depth_has_those_that_were_measured_there():
     assert rows["after 2,048 tokens"][0][-1] == ""  # the first was not measured there
 
 
+def test_a_verdict_is_said_of_the_row_that_it_stands_in():
+    (ratio,) = comparison().ratios
+    judged = comparison().model_copy(update={"ratios": [ratio.model_copy(update={"verdict": "better"})]})
+    assert dict(depth_rows(judged))["after 512 tokens"][1][-1] == "1.25×\n1.20 to 1.31\nslower"
+
+
 def test_a_process_shows_what_is_known_of_it():
     first, second = process_rows(comparison())
     assert len(first) == len(second) == len(PROCESS_COLUMNS)

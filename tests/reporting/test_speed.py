@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from edgekit.reporting import agreement, findings, speed, terminal
-from edgekit.results import Interval
+from edgekit.results import Conditions, Interval
 from tests.reporting.examples import build, measurement, parity
 from tests.reporting.language_examples import generation, language_build, language_parity
 
@@ -115,3 +115,41 @@ def test_bench_prints_the_doubt() -> None:
     busy = measurement(4.0, 8).model_copy(update={"load_average": 3.22})
     terminal.show_measurement(busy, Console(file=stream, width=100))
     assert "The machine was not quiet" in stream.getvalue()
+
+
+def disturbed(**changes: float) -> Conditions:
+    values = {"load_average_after": 0.3, "other_work_share": 0.01, "stolen_share": 0.0}
+    return Conditions.model_validate({**values, **changes})
+
+
+def test_work_beside_a_measurement_is_told() -> None:
+    found = measurement(4.0, 8).model_copy(update={"load_average": 0.1, "conditions": disturbed()})
+    assert speed.doubts(found) == ""
+    for changes, words in (
+        ({"other_work_share": 0.12}, "other work took 12.0 % of its cores' time"),
+        ({"stolen_share": 0.03}, "the host took 3.0 % of its cores' time"),
+        (
+            {"frequency_before_mhz": 3000, "frequency_low_mhz": 2100, "frequency_high_mhz": 3000},
+            "its cores' frequency fell from 3,000 to 2,100 MHz",
+        ),
+    ):
+        spoilt = found.model_copy(update={"conditions": disturbed(**changes)})
+        assert words in speed.doubts(spoilt)
+
+
+def test_outliers_and_what_went_on_are_shown() -> None:
+    found = measurement(4.0, 8).model_copy(update={"mad_ms": 0.1234, "outliers": 7, "conditions": disturbed()})
+    rows = dict(speed.rows([found]))
+    assert rows["spread"] == ["MAD 0.123 ms, 7 outliers, kept"]
+    assert rows["on its cores"] == ["other work 1.0 %, stolen 0.0 %, frequency not told"]
+    assert rows["load average"] == [f"{found.load_average:.2f} before, 0.30 after"]
+    told = disturbed(frequency_before_mhz=2600, frequency_low_mhz=2400, frequency_high_mhz=2600)
+    assert speed.beside(told).endswith("2,400 to 2,600 MHz")
+
+
+def test_a_comparison_says_its_verdict() -> None:
+    export = next(export for export in build().exports if export.float_comparison is not None)
+    found = export.float_comparison.model_copy(update={"verdict": "better", "margin": 0.03})
+    console = Console(file=io.StringIO(), width=200)
+    terminal.show_comparison(found, console)
+    assert "Verdict: better (margin 3.0 %)." in console.file.getvalue()
