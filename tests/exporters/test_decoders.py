@@ -267,16 +267,23 @@ def test_a_file_that_computes_something_else_is_refused(exported):
     parameter.data = before
 
 
-def test_a_model_that_answers_to_noise_is_held_to_its_own_answer(tmp_path, monkeypatch):
-    """At 2 bits rounded to nearest, float noise moves the logits more than a good model's would."""
+def test_a_model_that_answers_to_noise_is_held_to_its_own_answer_and_never_to_another_model(tmp_path, monkeypatch):
+    """Few bits make a model magnify the noise of float sums: here the noise is large instead of the model bad."""
     model = publish_model(pico_decoder(layers=LAYERS, **WIDE), tmp_path / "model")
-    scheme = edgekit.QuantizeConfig(bits=8, activations="dynamic-int8")
-    codes = edgekit.quantize(model, scheme, out=tmp_path / "codes")
-    export = edgekit.export(codes, out=tmp_path / "onnx")
-    file, network = export.path / "onnx" / "model.onnx", load_model(codes).model
+    codes = edgekit.quantize(model, edgekit.QuantizeConfig(bits=8), out=tmp_path / "codes")
+    file = edgekit.export(codes, out=tmp_path / "onnx").path / "onnx" / "model.onnx"
+    network = load_model(codes).model
     monkeypatch.setattr("edgekit.exporters.self_check._ROUNDED", 1e-9)
-    self_check(file, network, CONTEXT, left_padding=True)
-    with torch.no_grad():
-        network.model.norm.weight += 0.5
-    with pytest.raises(ParityError, match="with past tensors of the exact length"):
+    with pytest.raises(ParityError, match="expected at most"):
         self_check(file, network, CONTEXT, left_padding=True)
+    monkeypatch.setattr("edgekit.exporters.sensitivity.DISTURBANCE", 0.3)
+    self_check(file, network, CONTEXT, left_padding=True)
+    other = load_model(
+        edgekit.quantize(
+            publish_model(pico_decoder(layers=LAYERS, seed=1, **WIDE), tmp_path / "other"),
+            edgekit.QuantizeConfig(bits=8),
+            out=tmp_path / "other-codes",
+        )
+    ).model
+    with pytest.raises(ParityError, match=r"expected at most 0\.5"):
+        self_check(file, other, CONTEXT, left_padding=True)
