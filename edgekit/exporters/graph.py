@@ -112,6 +112,10 @@ class Site:
         name = self.editor.unique(f"{self.name}.{suffix}")
         return self.editor.add(self.before, operator, inputs, name=name, **options)
 
+    def biased(self, product: ir.Value, bias: ir.Value | None) -> ir.Value:
+        """Returns the product with the bias added, if there is one."""
+        return product if bias is None else self.add("Add", [product, bias], suffix="biased")
+
 
 def dimensions(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
     """Returns the shape with symbols as strings, or None when it is unknown."""

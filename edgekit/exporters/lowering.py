@@ -8,6 +8,8 @@
     root-mean-square norm                   SimplifiedLayerNormalization
     embedding                               see `tables.py`
 
+With `StandardOperators`, codes are lowered as `standard_lowering.py` says, and nothing is of `com.microsoft`.
+
 Linears that read one input in one way become one matmul: query, key and value of an attention, gate and value of a
 gated feed-forward. Requires a graph of `tracing`. Ensures that no placeholder is left and that every code is stored as
 it is; no code is chosen here.
@@ -15,7 +17,8 @@ it is; no code is chosen here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -24,8 +27,9 @@ from torch import nn
 
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.graph import GraphEditor, Site, module_of
-from edgekit.exporters.packing import concatenate, nbits_matrix, spread_scales
+from edgekit.exporters.packing import Kernel, concatenate, nbits_matrix, spread_scales
 from edgekit.exporters.rms_norm import find_rms_norm
+from edgekit.exporters.standard_lowering import standard_kernel, standard_table
 from edgekit.exporters.substitution import DOMAIN, MICROSOFT
 from edgekit.exporters.tables import lower_embedding, shared_table
 from edgekit.models.quantized import QuantizedLinear, QuantizedTensor, Scheme, weight_matrix
@@ -36,25 +40,44 @@ _EXACT_ACTIVATIONS, _INT8_ACTIVATIONS = 1, 4  # MatMulNBits' accuracy_level: flo
 Linear = nn.Module  # nn.Linear, transformers' Conv1D, or QuantizedLinear
 
 
-def lower(model: ir.Model, modules: Mapping[str, nn.Module]) -> None:
+@dataclass(frozen=True)
+class StandardOperators:
+    """Asks for operators of the ONNX standard alone."""
+
+    round_activations: bool
+    """False: dynamic schemes, too, are decoded and multiplied as floats, as runtimes with no such operators do."""
+
+
+def lower(model: ir.Model, modules: Mapping[str, nn.Module], standard: StandardOperators | None = None) -> None:
     """Replaces every placeholder, in place; `modules` are the model's by name.
 
     Raises:
-        UnsupportedError: no operator computes with a module's scheme.
+        UnsupportedError: no operator computes with a module's scheme, or, in the standard, with the model at all.
     """
     editor = GraphEditor(model.graph)
     opset = int(model.opset_imports[""])
     for group in _linear_groups(model.graph, modules):
-        _lower_linears(editor, group, modules)
+        _lower_linears(editor, group, modules, standard)
     for node in list(model.graph):
         if node.domain == DOMAIN and node.op_type == "Embedding":
-            lower_embedding(editor, node, modules)
+            lower_embedding(editor, node, modules, standard_table if standard else None)
         elif node.domain == DOMAIN and node.op_type == "RmsNorm":
             _lower_rms_norm(editor, node, modules)
         elif node.domain == DOMAIN or (node.op_type == "Gelu" and not node.domain):
             _lower_gelu(editor, node, opset)
     model.opset_imports.pop(DOMAIN, None)
     model.opset_imports[MICROSOFT] = 1
+    if standard is not None:
+        _require_standard(model.graph)
+
+
+def _require_standard(graph: ir.Graph) -> None:
+    foreign = sorted({f"{node.domain}::{node.op_type}" for node in graph if node.domain})
+    if foreign:
+        raise UnsupportedError(
+            f"onnx in the standard dialect: found {', '.join(foreign)}, expected operators of the standard alone. "
+            "Export this model in the dialect onnxruntime."
+        )
 
 
 def _linear_groups(graph: ir.Graph, modules: Mapping[str, nn.Module]) -> list[list[ir.Node]]:
@@ -68,12 +91,22 @@ def _linear_groups(graph: ir.Graph, modules: Mapping[str, nn.Module]) -> list[li
     return list(groups.values())
 
 
-def _lower_linears(editor: GraphEditor, nodes: Sequence[ir.Node], modules: Mapping[str, nn.Module]) -> None:
+def _lower_linears(
+    editor: GraphEditor,
+    nodes: Sequence[ir.Node],
+    modules: Mapping[str, nn.Module],
+    standard: StandardOperators | None,
+) -> None:
     names = [module_of(node) for node in nodes]
     linears = [modules[name] for name in names]
     site = Site(editor, nodes[0], nodes[0].inputs[0], _joined_name(names))
     bias = _bias(site, linears)
-    output = _matmul(site, linears, bias, modules)
+    coded = [linear for linear in linears if isinstance(linear, QuantizedLinear)]
+    if coded:  # all of a group have one scheme
+        kernel = _kernel(coded[0].scheme, site.name, standard)
+        output = kernel(site, concatenate([linear.weight for linear in coded]), bias)
+    else:
+        output = _float_matmul(site, linears, bias, modules)
     if len(nodes) == 1:
         editor.replace(nodes[0], output)
         return
@@ -89,22 +122,22 @@ def _lower_linears(editor: GraphEditor, nodes: Sequence[ir.Node], modules: Mappi
         editor.replace(node, part)
 
 
-def _matmul(site: Site, linears: Sequence[Linear], bias: ir.Value | None, modules: Mapping[str, nn.Module]) -> ir.Value:
-    coded = [linear for linear in linears if isinstance(linear, QuantizedLinear)]
-    if len(coded) == len(linears):
-        weight = concatenate([linear.weight for linear in coded])
-        return _kernel(weight.scheme, site.name)(site, weight, bias)
+def _float_matmul(
+    site: Site, linears: Sequence[Linear], bias: ir.Value | None, modules: Mapping[str, nn.Module]
+) -> ir.Value:
     floats = [weight_matrix(linear) for linear in linears]
     table = shared_table(linears[0], modules) if len(linears) == 1 else None
     if table is not None:  # the table is kept as it is, (out, in), and read in place
         matrix = site.editor.constant(f"{table}.weight", _float(floats[0]))
         options = {"domain": MICROSOFT, "attributes": {"transB": 1}}
-        return _with_bias(site, site.add("FusedMatMul", [site.inputs, matrix], suffix="matmul", **options), bias)
+        return site.biased(site.add("FusedMatMul", [site.inputs, matrix], suffix="matmul", **options), bias)
     matrix = site.constant("weight", _float(torch.cat(floats).T))
-    return _with_bias(site, site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
+    return site.biased(site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
 
 
-def _kernel(scheme: Scheme, name: str) -> Callable[[Site, QuantizedTensor, ir.Value | None], ir.Value]:
+def _kernel(scheme: Scheme, name: str, standard: StandardOperators | None) -> Kernel:
+    if standard is not None:
+        return standard_kernel(scheme, name, round_activations=standard.round_activations)
     if scheme.bits == 8 and scheme.group_size is None:
         return _dynamic_int8 if scheme.activations == "dynamic-int8" else _widened
     if scheme.group_size is not None and scheme.group_size >= 16 and scheme.group_size & (scheme.group_size - 1) == 0:
@@ -139,7 +172,7 @@ def _widened(site: Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.V
     scales = site.constant("scales", spread_scales(weight, weight.scales))
     scales = site.add("Cast", [scales], suffix="scales_widened", **_TO_FLOAT)
     matrix = site.add("Mul", [codes, scales], suffix="weight")
-    return _with_bias(site, site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
+    return site.biased(site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
 
 
 def _nbits(site: Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
@@ -155,11 +188,7 @@ def _nbits(site: Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Val
         "accuracy_level": _INT8_ACTIVATIONS if int8 else _EXACT_ACTIVATIONS,
     }
     output = site.add("MatMulNBits", inputs, suffix="matmul", domain=MICROSOFT, attributes=attributes)
-    return _with_bias(site, output, bias)
-
-
-def _with_bias(site: Site, product: ir.Value, bias: ir.Value | None) -> ir.Value:
-    return product if bias is None else site.add("Add", [product, bias], suffix="biased")
+    return site.biased(output, bias)
 
 
 def _bias(site: Site, linears: Sequence[Linear]) -> ir.Value | None:

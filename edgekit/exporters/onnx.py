@@ -17,9 +17,10 @@ from onnx_ir.passes import common
 
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.first_token import keep_first_token
-from edgekit.exporters.lowering import lower
+from edgekit.exporters.lowering import StandardOperators, lower
 from edgekit.exporters.precision import store_half
 from edgekit.exporters.simplification import simplify
+from edgekit.exporters.standard_lowering import STANDARD_OPSET
 from edgekit.exporters.tracing import trace
 from edgekit.models.tasks import TASKS
 
@@ -50,6 +51,8 @@ class OnnxSettings:
     """Store weight matrices in two bytes where that loses nothing."""
     metadata: Mapping[str, str]
     """Written into the file as `metadata_props`."""
+    standard: StandardOperators | None = None
+    """None: onnxruntime's own operators where they are better."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,19 @@ def export_onnx(loaded: LoadedModel, settings: OnnxSettings) -> OnnxExport:
     """Returns the graph of `loaded`, whose modules are in the precision that is to be written.
 
     Raises:
-        UnsupportedError: the model cannot be traced, or a scheme has no operator.
+        UnsupportedError: the model cannot be traced, a scheme has no operator, or the standard dialect would need a
+            newer operator set.
     """
-    traced = trace(loaded.model, input_names(loaded), opset=settings.opset)
+    if settings.standard is not None and settings.opset < STANDARD_OPSET:
+        raise UnsupportedError(
+            f"onnx in the standard dialect: found the ceiling opset {settings.opset}, expected at least "
+            f"{STANDARD_OPSET}, which brought blocks of codes. Give the target a newer runtime."
+        )
+    fuse = settings.standard is None
+    traced = trace(loaded.model, input_names(loaded), opset=settings.opset, fuse_attention=fuse)
     model = traced.model
     first_token_linears = keep_first_token(model.graph) if settings.first_token else []
-    lower(model, dict(loaded.model.named_modules()))
+    lower(model, dict(loaded.model.named_modules()), settings.standard)
     simplify(model)
     require_mask_is_read(model.graph)
     if settings.half:

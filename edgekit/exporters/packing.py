@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgekit.exporters.graph import Site
 from edgekit.models.codes import QuantizedTensor, Scheme, pack
+
+Kernel = Callable[[Site, QuantizedTensor, ir.Value | None], ir.Value]
+"""Writes the operators of a linear on its codes, with its bias, and returns the product."""
 
 # One scale a channel is repeated for blocks of so many inputs: the fastest of MatMulNBits' sizes.
 _CHANNEL_BLOCK = 128

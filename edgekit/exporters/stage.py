@@ -11,6 +11,7 @@ from pydantic import Field
 
 from edgekit.artifact import Artifact, hash_json, publish
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
+from edgekit.errors import UnsupportedError
 from edgekit.events import Event
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class ExportConfig(StageConfig):
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the model's codes. `float32` and `float16` write floats in their place; `float16` stores them in
     two bytes and computes in float32."""
+    dialect: Literal["onnxruntime", "standard"] = "onnxruntime"
+    """Classifiers in `onnx`: `onnxruntime` uses its own operators, the fastest there; `standard` uses operators of the
+    ONNX standard alone, for other runtimes."""
     opset: int = Field(default=21, ge=1)
     """Highest ONNX operator set that the reader knows; the file may use an older one."""
     ir_version: int = Field(default=10, ge=1)
@@ -60,6 +64,7 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
 
         return export_gguf_artifact(inputs, config, context)
     from edgekit.exporters.decoder_stage import copy_generation_files, write_decoder
+    from edgekit.exporters.lowering import StandardOperators
     from edgekit.exporters.onnx import OnnxSettings, choose_versions, export_onnx, save_onnx
     from edgekit.exporters.precision import apply_precision, require_finite
     from edgekit.models.source import load_model
@@ -76,9 +81,11 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
         first_token=config.first_token,
         half=config.precision == "float16",
         metadata=_metadata(model, loaded),
+        standard=StandardOperators(round_activations=True) if config.dialect == "standard" else None,
     )
     with publish(context.out, kind="onnx", lineage=lineage_of("export", inputs, config, context)) as directory:
         if loaded.task.kind == "causal-lm":
+            _require_own_dialect(config)
             exported = write_decoder(directory, loaded, settings, config, context).export
         else:
             exported = export_onnx(loaded, settings)
@@ -87,6 +94,14 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
         if loaded.task.kind == "causal-lm":
             copy_generation_files(directory, model)
     return Artifact.open(context.out)
+
+
+def _require_own_dialect(config: ExportConfig) -> None:
+    if config.dialect != "onnxruntime":
+        raise UnsupportedError(
+            f"onnx in the {config.dialect} dialect: found a model for the task 'causal-lm', expected a classifier: its "
+            "cache is written by onnxruntime's own attention. Use the dialect onnxruntime."
+        )
 
 
 def _metadata(model: Artifact, loaded: LoadedModel) -> dict[str, str]:

@@ -12,7 +12,7 @@ No code is chosen here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.graph import GraphEditor, Site, module_of
 from edgekit.exporters.packing import NBitsMatrix, nbits_matrix
+from edgekit.exporters.standard_lowering import coded_rows
 from edgekit.exporters.substitution import MICROSOFT
 from edgekit.models.codes import QuantizedTensor
 from edgekit.models.quantized import QuantizedEmbedding, QuantizedLinear
@@ -33,8 +34,13 @@ _TO_FLOAT = {"attributes": {"to": int(ir.DataType.FLOAT)}}
 _FEATURES_LAST: dict[str, Any] = {"attributes": {"perm": [1, 2, 0]}}
 
 
-def lower_embedding(editor: GraphEditor, node: ir.Node, modules: Mapping[str, nn.Module]) -> None:
-    """Replaces the placeholder of a table, after the linears are lowered.
+def lower_embedding(
+    editor: GraphEditor,
+    node: ir.Node,
+    modules: Mapping[str, nn.Module],
+    look_up: Callable[[Site, QuantizedEmbedding], ir.Value] | None = None,
+) -> None:
+    """Replaces the placeholder of a table, after the linears are lowered; `look_up` writes it, where it is given.
 
     Raises:
         UnsupportedError: no operator reads the table's codes.
@@ -43,7 +49,7 @@ def lower_embedding(editor: GraphEditor, node: ir.Node, modules: Mapping[str, nn
     table = modules[name]
     site = Site(editor, node, node.inputs[0], name)
     if isinstance(table, QuantizedEmbedding):
-        rows = _coded_rows(site, table, modules)
+        rows = _coded_rows(site, table, modules) if look_up is None else look_up(site, table)
         if table.embed_scale is not None:
             factor = site.constant("embed_scale", table.embed_scale.detach().float().numpy())
             rows = site.add("Mul", [rows, factor], suffix="scaled")
@@ -81,7 +87,7 @@ def _coded_rows(site: Site, table: QuantizedEmbedding, modules: Mapping[str, nn.
             return _blocks(site, linear or "", weight)
         return _columns(site, linear or "")
     if scheme.bits == 8 and scheme.group_size is None and scheme.symmetric:
-        return _rows(site, weight)
+        return coded_rows(site, weight)
     size = scheme.group_size
     if size is not None and (size < _SMALLEST_BLOCK or size & (size - 1)):
         raise UnsupportedError(
@@ -92,16 +98,6 @@ def _coded_rows(site: Site, table: QuantizedEmbedding, modules: Mapping[str, nn.
     site.constant("codes", matrix.codes)
     site.constant("scales", matrix.scales)
     return _blocks(site, site.name, weight)
-
-
-def _rows(site: Site, weight: QuantizedTensor) -> ir.Value:
-    """Gathers rows of int8 codes and their scales, multiplied."""
-    wide = []
-    for what, tensor in (("codes", weight.codes), ("scales", weight.scales)):
-        matrix = site.constant(what, tensor.numpy())
-        rows = site.add("Gather", [matrix, site.inputs], suffix=f"{what}_of_ids", dtype=matrix.dtype)
-        wide.append(site.add("Cast", [rows], suffix=f"{what}_widened", **_TO_FLOAT))
-    return site.add("Mul", wide, suffix="rows")
 
 
 def _blocks(site: Site, owner: str, weight: QuantizedTensor) -> ir.Value:

@@ -39,14 +39,17 @@ class Trace:
     """What a person should know, such as why attention is not fused."""
 
 
-def trace(model: PreTrainedModel, input_names: Sequence[str], *, opset: int) -> Trace:
+def trace(model: PreTrainedModel, input_names: Sequence[str], *, opset: int, fuse_attention: bool = True) -> Trace:
     """Returns the graph of `model` from `input_names`, each int64 (batch, length), to `logits` (batch, labels).
 
-    Attention is fused where the model allows it, else its plain operators are kept and a note says why.
+    Attention is fused where the model allows it, else its plain operators are kept and a note says why; with
+    `fuse_attention` False it never is.
 
     Raises:
         UnsupportedError: the model cannot be traced with dynamic batch and length.
     """
+    if not fuse_attention:
+        return Trace(_trace(model, input_names, opset, fuse_attention=False), [])
     if not can_fuse_attention(model):
         reason = f"{type(model).__name__} does not use transformers' AttentionInterface"
         return Trace(_trace(model, input_names, opset, fuse_attention=False), [_plain(reason)])
