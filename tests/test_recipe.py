@@ -91,7 +91,7 @@ def test_every_mistake_names_file_key_and_remedy(tmp_path, old, new, message):
 
 
 def test_all_problems_are_reported_at_once(tmp_path):
-    text = VALID.replace("layers = 3", "layer = 3").replace("bits = 8", "bit = 8").replace("pixel-8", "pixel-9")
+    text = VALID.replace("layers = 3", "layer = 3").replace("bits = 8", "bit = 8").replace("pixel-8", "pixel-88")
     assert len(problem(tmp_path, text).splitlines()) >= 3
 
 

@@ -80,9 +80,9 @@ def test_models_take_turns_backwards_and_forwards(tiny, monkeypatch):
     order = []
     write = GenerationProcess.write
 
-    def told(self, depth, new_tokens):
+    def told(self, depth, new_tokens, **options):
         order.append((self.subject.runtime.name, depth))
-        return write(self, depth, new_tokens)
+        return write(self, depth, new_tokens, **options)
 
     monkeypatch.setattr(GenerationProcess, "write", told)
     pair = [fake(tiny, fakes.Writing()), fake(tiny, fakes.WritingThrice())]

@@ -225,7 +225,8 @@ def test_accumulation_does_not_change_the_maths(teacher, data, tmp_path, batch_s
 
     def first_steps(name, **settings):
         recorder = Recorder()
-        config = FinetuneConfig(epochs=1, learning_rate=1e-4, dropout=0.0, evaluations_per_epoch=1, **settings)
+        exact = {"precision": "float32", "dropout": 0.0}
+        config = FinetuneConfig(epochs=1, learning_rate=1e-4, evaluations_per_epoch=1, **exact, **settings)
         run(teacher, data, tmp_path / name, config, recorder)
         return [(event.values["loss"], event.values["gradient_norm"]) for event in recorder.of("progress")]
 
