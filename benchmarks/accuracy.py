@@ -43,10 +43,12 @@ Right = NDArray[np.bool_]
 
 
 def without_teacher(config: DistillConfig, data: PreparedData) -> FinetuneConfig:
-    """Returns the training by cross-entropy alone with as many steps, and as many evaluations, as `config` has."""
+    """Returns the training by cross-entropy alone with as many steps, and as many evaluations, as `config` has.
+
+    It keeps the evaluation that got most rows right: it overfits, and cross-entropy would keep one of the first."""
     taught = data.rows["train"] + (data.rows.get("unlabelled", 0) if config.use_unlabelled else 0)
     factor = taught / data.rows["train"]
-    shared = {name: getattr(config, name) for name in TrainingConfig.model_fields}
+    shared = {name: getattr(config, name) for name in TrainingConfig.model_fields if name != "best_by"}
     evaluations = max(1, round(config.evaluations_per_epoch / factor))
     return FinetuneConfig(**{**shared, "epochs": config.epochs * factor, "evaluations_per_epoch": evaluations})
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from edgekit.distillation.config import BestBy
+
 
 @dataclass(frozen=True)
 class Score:
@@ -17,10 +19,12 @@ class Score:
     cross_entropy: float
     """Mean negative log likelihood of the right label or token, nats."""
 
-    def better_than(self, other: Score | None) -> bool:
-        """Returns True when the accuracy is higher, or as high with a lower cross-entropy."""
+    def better_than(self, other: Score | None, best_by: BestBy) -> bool:
+        """Returns True when this is better by `best_by`: by accuracy, equally many rows right go by cross-entropy."""
         if other is None:
             return True
+        if best_by == "cross_entropy":
+            return self.cross_entropy < other.cross_entropy
         return (self.accuracy or 0.0, -self.cross_entropy) > (other.accuracy or 0.0, -other.cross_entropy)
 
     def values(self) -> dict[str, float]:
@@ -51,9 +55,9 @@ class Progress:
     evaluations_since_best: int = 0
     best: Best | None = None
 
-    def evaluated(self, score: Score, weights: dict[str, Tensor]) -> Progress:
-        """Returns the state after an evaluation; `weights` are kept when it is the best."""
-        if score.better_than(self.best.score if self.best else None):
+    def evaluated(self, score: Score, weights: dict[str, Tensor], best_by: BestBy) -> Progress:
+        """Returns the state after an evaluation; `weights` are kept when it is the best by `best_by`."""
+        if score.better_than(self.best.score if self.best else None, best_by):
             best = Best(self.step, score, weights)
             return replace(self, evaluated_step=self.step, evaluations_since_best=0, best=best)
         count = self.evaluations_since_best + 1

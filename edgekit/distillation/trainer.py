@@ -213,7 +213,7 @@ class _Trainer:
 
     def _evaluate(self, logs: Logs) -> None:
         score = self.lesson.evaluate(self.accelerator, self.config.precision)
-        self.progress = self.progress.evaluated(score, weights_of(self.learner))
+        self.progress = self.progress.evaluated(score, weights_of(self.learner), self.config.best_by)
         values = score.values()
         logs.scalars(self.progress.step, {f"validation/{name}": value for name, value in values.items()})
         self._tell("metric", "validation", completed=self.progress.step, values=values)
