@@ -45,7 +45,8 @@ Right = NDArray[np.bool_]
 def without_teacher(config: DistillConfig, data: PreparedData) -> FinetuneConfig:
     """Returns the training by cross-entropy alone with as many steps, and as many evaluations, as `config` has.
 
-    It keeps the evaluation that got most rows right: it overfits, and cross-entropy would keep one of the first."""
+    It keeps the evaluation that got most rows right: it overfits, and cross-entropy would keep one of the first.
+    """
     taught = data.rows["train"] + (data.rows.get("unlabelled", 0) if config.use_unlabelled else 0)
     factor = taught / data.rows["train"]
     shared = {name: getattr(config, name) for name in TrainingConfig.model_fields if name != "best_by"}

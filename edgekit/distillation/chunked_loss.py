@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from edgekit.distillation.divergences import Divergence
-from edgekit.distillation.token_rows import RowBuffers, RowTargets, RowWeights, lose
+from edgekit.distillation.product_rows import Comparison, compiled_gradient, lose_products
+from edgekit.distillation.token_rows import RowBuffers, RowLosses, RowTargets, RowWeights
 from edgekit.distillation.vocabulary_head import VocabularyHead
 from edgekit.distillation.vocabulary_targets import SampledTargets, Teacher, TeacherStates, TopKTargets
 
@@ -44,6 +45,8 @@ class Work:
     needs_gradient: bool
     buffers: RowBuffers
     """Of V columns, used again from call to call: memory that is new at every step costs as much as the losses."""
+    compiled: bool = False
+    """Losses and gradients are compiled into a few kernels."""
 
 
 class ChunkedLoss(torch.autograd.Function):
@@ -95,6 +98,8 @@ class _Run:
         if isinstance(self.teacher, TeacherStates):
             states, head = self.teacher.hidden.detach(), self.teacher.head
             self.teacher = TeacherStates(states, replace(head, weight=head.weight.detach().to(states.dtype)))
+        teacher_head = self.teacher.head if isinstance(self.teacher, TeacherStates) else None
+        self.comparison = Comparison(self.head, teacher_head, work.divergence)
         self.wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         (tokens, size), vocabulary = hidden.shape, len(weight)
         self.buffers = work.buffers
@@ -107,20 +112,52 @@ class _Run:
     def take_chunk(self, chunk: slice) -> None:
         """Adds the losses and gradients of the tokens `chunk`."""
         hidden = self.hidden[chunk]
-        logits = self._product("student", hidden, self.head.weight)
-        teacher_logits = None
+        gradient = self._compiled(hidden, chunk) if self.work.compiled else self._in_place(hidden, chunk)
+        self._add_gradients(hidden, gradient, chunk)
+
+    def _compiled(self, hidden: Tensor, chunk: slice) -> Tensor:
+        """Returns the gradient of the products of a chunk, (n, V), in their dtype."""
+        products = torch.mm(hidden, self.head.weight.t())
+        teacher: Tensor | TopKTargets | SampledTargets | None = self._known(chunk)
         if isinstance(self.teacher, TeacherStates):
-            teacher_logits = self._product("teacher", self.teacher.hidden[chunk], self.teacher.head.weight)
+            teacher = torch.mm(self.teacher.hidden[chunk], self.teacher.head.weight.t())
+        gradient, losses = compiled_gradient(
+            products, self._targets(teacher, chunk), self._weights(chunk), self.comparison
+        )
+        self._keep(losses, chunk)
+        return gradient
+
+    def _in_place(self, hidden: Tensor, chunk: slice) -> Tensor:
+        """Returns the same in the dtype of the losses, in a buffer, made of a few rows at a time."""
+        products = self._product("student", hidden, self.head.weight)
+        teacher_products = None
+        if isinstance(self.teacher, TeacherStates):
+            teacher_products = self._product("teacher", self.teacher.hidden[chunk], self.teacher.head.weight)
         for start in range(0, len(hidden), self.rows):
             rows = slice(start, min(start + self.rows, len(hidden)))
             tokens = slice(chunk.start + rows.start, chunk.start + rows.stop)
-            if isinstance(self.teacher, TeacherStates) and teacher_logits is not None:
-                teacher: Tensor | TopKTargets | SampledTargets | None = teacher_logits[rows]
-                _transform(teacher_logits[rows], self.teacher.head)
-            else:
-                teacher = self.teacher.rows(tokens) if isinstance(self.teacher, TopKTargets | SampledTargets) else None
-            self._take_rows(logits[rows], teacher, tokens)
-        self._add_gradients(hidden, logits, chunk)
+            teacher = self._known(tokens) if teacher_products is None else teacher_products[rows]
+            targets, weights = self._targets(teacher, tokens), self._weights(tokens)
+            losses = lose_products(products[rows], targets, weights, self.comparison, self.buffers)
+            self._keep(losses, tokens)
+        return products
+
+    def _known(self, tokens: slice) -> TopKTargets | SampledTargets | None:
+        """Returns what was kept of the teacher; None where it runs beside the student, or there is none."""
+        return self.teacher.rows(tokens) if isinstance(self.teacher, TopKTargets | SampledTargets) else None
+
+    def _targets(self, teacher: Tensor | TopKTargets | SampledTargets | None, tokens: slice) -> RowTargets:
+        return RowTargets(teacher, None if self.work.labels is None else self.work.labels[tokens])
+
+    def _weights(self, tokens: slice) -> RowWeights:
+        work = self.work
+        return RowWeights(
+            work.divergence_weights[tokens, None] * work.coefficients[0],
+            work.cross_entropy_weights[tokens, None] * work.coefficients[1],
+        )
+
+    def _keep(self, found: RowLosses, tokens: slice) -> None:
+        self.losses[0][tokens], self.losses[1][tokens] = found.divergence, found.cross_entropy
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Returns the gradients of hidden states, weight and bias, each in the dtype of its tensor."""
@@ -130,26 +167,6 @@ class _Run:
             None if weight is None else weight.to(self.head_dtype),
             None if bias is None or self.head.bias is None else bias.to(self.head.bias.dtype),
         )
-
-    def _take_rows(self, logits: Tensor, teacher: Tensor | TopKTargets | SampledTargets | None, tokens: slice) -> None:
-        """Replaces the products of a few rows by their gradients."""
-        work = self.work
-        _transform(logits, self.head)
-        slope = None
-        if self.head.softcap is not None:  # d tanh(x) = 1 - tanh(x)^2
-            slope = self.buffers.take("slope", len(logits), self.wide)
-            torch.div(logits, self.head.softcap, out=slope).square_().neg_().add_(1)
-        weights = RowWeights(
-            work.divergence_weights[tokens, None] * work.coefficients[0],
-            work.cross_entropy_weights[tokens, None] * work.coefficients[1],
-        )
-        targets = RowTargets(teacher, None if work.labels is None else work.labels[tokens])
-        found = lose(logits, targets, weights, work.divergence, self.buffers)
-        self.losses[0][tokens], self.losses[1][tokens] = found.divergence, found.cross_entropy
-        if slope is not None:
-            logits.mul_(slope)
-        if self.head.scale != 1:
-            logits.mul_(self.head.scale)
 
     def _product(self, name: str, hidden: Tensor, weight: Tensor) -> Tensor:
         """Returns `hidden @ weight^T`, (n, V), multiplied in their dtype and widened, in the buffer `name`."""
@@ -162,8 +179,8 @@ class _Run:
     def _add_gradients(self, hidden: Tensor, gradient: Tensor, chunk: slice) -> None:
         """Adds what the gradient of a chunk's products, (n, V), means for hidden states, weight and bias."""
         if self.bias_gradient is not None:
-            self.bias_gradient.add_(gradient.sum(dim=0))
-        if hidden.dtype != self.wide:
+            self.bias_gradient.add_(gradient.sum(dim=0, dtype=self.wide))
+        if hidden.dtype != gradient.dtype:
             gradient = self.buffers.take("narrow", len(hidden), hidden.dtype).copy_(gradient)
         if self.hidden_gradient is not None:
             torch.mm(gradient, self.head.weight, out=self.hidden_gradient[chunk])
@@ -171,6 +188,8 @@ class _Run:
             return
         if hidden.dtype == self.wide:
             self.weight_gradient.addmm_(gradient.t(), hidden)
+        elif hidden.device.type != "cpu":
+            self.weight_gradient.add_(torch.mm(gradient.t(), hidden))
         else:  # a sum over chunks in bf16 would lose what later chunks add
             for start in range(0, len(self.head.weight), _PRODUCT_ROWS):
                 part = gradient[:, start : start + _PRODUCT_ROWS].t()
@@ -187,16 +206,6 @@ class _Run:
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.wide, device=self.hidden.device)
-
-
-def _transform(products: Tensor, head: VocabularyHead) -> None:
-    """Makes logits of products, (n, V), in place."""
-    if head.bias is not None:
-        products.add_(head.bias.detach())
-    if head.scale != 1:
-        products.mul_(head.scale)
-    if head.softcap is not None:
-        products.div_(head.softcap).tanh_().mul_(head.softcap)
 
 
 def _rows_at_once(vocabulary: int, dtype: torch.dtype, device: torch.device) -> int | None:

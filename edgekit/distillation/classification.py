@@ -12,7 +12,7 @@ from edgekit.distillation.batches import Batch, Rows, Window, collate
 from edgekit.distillation.config import Precision
 from edgekit.distillation.learner import Learner, Observation, observe
 from edgekit.distillation.lesson import Prepared
-from edgekit.distillation.losses import cross_entropy_loss
+from edgekit.distillation.losses import cross_entropy_loss, soft_target_loss
 from edgekit.distillation.matching import View
 from edgekit.distillation.progress import Score
 from edgekit.distillation.sharding import shard_teacher
@@ -33,7 +33,7 @@ class ClassificationLesson:
     rows: Rows
     """Rows to train on."""
     validation: Rows
-    """Labelled rows that decide which weights are kept."""
+    """Labelled rows that decide which weights are kept, with the teacher's logits where there is one."""
     pad_ids: tuple[int, int]
     """Padding id of the model and of the teacher."""
     teacher: PreTrainedModel | None = None
@@ -71,7 +71,7 @@ class ClassificationLesson:
         return observe(self.teacher, view, ids, mask, precision=precision)
 
     def evaluate(self, accelerator: Accelerator, precision: Precision) -> Score:
-        """Returns accuracy and cross-entropy on the validation rows."""
+        """Returns accuracy, cross-entropy and, with a teacher, the divergence from it on the validation rows."""
         return evaluate(
             self.learner.model, self.validation, self.pad_ids[0], accelerator=accelerator, precision=precision
         )
@@ -90,7 +90,7 @@ def evaluate(
 ) -> Score:
     """Returns the score of `model` on labelled `rows`, which the processes share; the model's mode is restored."""
     batches = length_buckets([len(ids) for ids in rows.input_ids], _BATCH_SIZE)
-    totals = torch.zeros(3, dtype=torch.float64)  # right, cross-entropy, rows
+    totals = torch.zeros(4, dtype=torch.float64)  # right, cross-entropy, divergence, rows
     training = model.training
     model.eval()
     with torch.inference_mode():
@@ -99,9 +99,13 @@ def evaluate(
             logits = observe(model, View(), batch.input_ids, batch.attention_mask, precision=precision).logits
             right = (logits.argmax(dim=-1) == batch.labels).sum()
             loss = cross_entropy_loss(logits, batch.labels, reduction="sum")
-            totals += torch.tensor([float(right), float(loss), len(chosen)], dtype=torch.float64)
+            soft = 0.0
+            if batch.teacher_logits is not None:
+                soft = float(soft_target_loss(logits, batch.teacher_logits, reduction="sum"))
+            totals += torch.tensor([float(right), float(loss), soft, len(chosen)], dtype=torch.float64)
     model.train(training)
     if accelerator.num_processes > 1:
         totals = accelerator.reduce(totals.float().to(accelerator.device), reduction="sum").cpu().double()
-    right_rows, loss_sum, count = totals.tolist()
-    return Score(accuracy=right_rows / count, cross_entropy=loss_sum / count)
+    right_rows, loss_sum, soft_sum, count = totals.tolist()
+    divergence = None if rows.teacher_logits is None else soft_sum / count
+    return Score(accuracy=right_rows / count, cross_entropy=loss_sum / count, divergence=divergence)

@@ -13,7 +13,7 @@ from edgekit.contract import StageConfig
 
 Precision = Literal["auto", "float32", "bf16"]
 Schedule = Literal["linear", "cosine", "constant"]
-BestBy = Literal["accuracy", "cross_entropy"]
+BestBy = Literal["accuracy", "cross_entropy", "divergence"]
 
 
 class TokenSignalConfig(StageConfig):
@@ -102,7 +102,8 @@ class TrainingConfig(StageConfig):
     evaluations_per_epoch: int = Field(default=2, ge=1)
     """Evaluations on the validation split in each pass; the best of them is what is kept."""
     best_by: BestBy = "accuracy"
-    """What makes an evaluation the best: most rows right, or the lowest cross-entropy; a language model: always that."""
+    """What makes an evaluation the best: most rows right, the lowest cross-entropy (a language model: always that), or
+    the lowest divergence from the teacher."""
     patience: int | None = Field(default=None, ge=1)
     """Evaluations without a better one after which training stops; none: it runs to the end."""
     gradient_checkpointing: bool = False
@@ -113,6 +114,9 @@ class TrainingConfig(StageConfig):
 
 class FinetuneConfig(TrainingConfig):
     """Train a model on labelled text."""
+
+    best_by: Literal["accuracy", "cross_entropy"] = "accuracy"
+    """What makes an evaluation the best: most rows right, or the lowest cross-entropy; language models: always that."""
 
 
 class WritingConfig(StageConfig):
@@ -151,9 +155,9 @@ class DistillConfig(TrainingConfig):
 
     alpha: float = Field(default=0.9, ge=0, le=1)
     """Weight of the teacher's soft targets; the labels get `1 - alpha`."""
-    best_by: BestBy = "cross_entropy"
-    """What makes an evaluation the best: a student near its teacher is told apart by cross-entropy, by accuracy only
-    on very many rows."""
+    best_by: BestBy = "divergence"
+    """What makes an evaluation the best: `accuracy`; `cross_entropy` (a language model: always that); `divergence`:
+    KL(teacher || student), which tells students apart on far fewer rows than accuracy does."""
     temperature: float = Field(default=2.0, gt=0, le=100)
     """Divides teacher's and student's logits before the softmax: higher shows more of the unlikely classes."""
     use_unlabelled: bool = True

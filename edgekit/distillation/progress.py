@@ -18,12 +18,19 @@ class Score:
     """Share of rows with the right label, 0 to 1; None for a language model, which is judged by cross-entropy alone."""
     cross_entropy: float
     """Mean negative log likelihood of the right label or token, nats."""
+    divergence: float | None = None
+    """Mean KL(teacher || student) of a classifier's rows, nats; None without a teacher."""
 
     def better_than(self, other: Score | None, best_by: BestBy) -> bool:
-        """Returns True when this is better by `best_by`: by accuracy, equally many rows right go by cross-entropy."""
+        """Returns True when this is better by `best_by`.
+
+        By accuracy, equally many rows right go by cross-entropy; so does the divergence of scores without a teacher.
+        """
         if other is None:
             return True
-        if best_by == "cross_entropy":
+        if best_by == "divergence" and self.divergence is not None and other.divergence is not None:
+            return self.divergence < other.divergence
+        if best_by != "accuracy":
             return self.cross_entropy < other.cross_entropy
         return (self.accuracy or 0.0, -self.cross_entropy) > (other.accuracy or 0.0, -other.cross_entropy)
 
@@ -31,7 +38,8 @@ class Score:
         """Returns the numbers by name, as they are told."""
         if self.accuracy is None:
             return {"cross_entropy": self.cross_entropy, "perplexity": math.exp(self.cross_entropy)}
-        return {"accuracy": self.accuracy, "cross_entropy": self.cross_entropy}
+        found = {"accuracy": self.accuracy, "cross_entropy": self.cross_entropy}
+        return found if self.divergence is None else found | {"divergence": self.divergence}
 
 
 @dataclass(frozen=True)

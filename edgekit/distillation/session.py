@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from edgekit.artifact import Artifact
@@ -37,7 +39,7 @@ def train_student(
     """
     data, signal = material
     rows = distillation_rows(data, student, signal, use_unlabelled=config.use_unlabelled)
-    validation = labelled_rows(data, "validation", student)
+    validation = replace(labelled_rows(data, "validation", student), teacher_logits=signal.logits["validation"])
     set_dropout(student.model, config.dropout)
     pad_id = _pad_id(student)
     if not config.matches_layers:

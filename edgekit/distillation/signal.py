@@ -1,4 +1,4 @@
-"""The teacher's outputs, computed once over the training and the unlabelled text and kept.
+"""The teacher's outputs, computed once over the text that is learned from or validated on, and kept.
 
     signal.json            which teacher and which data, how many rows
     signal.safetensors     split to logits, (rows, labels) float32, in the order of the data
@@ -32,7 +32,7 @@ from edgekit.models.source import LoadedModel
 
 DESCRIPTION_FILE, LOGITS_FILE = "signal.json", "signal.safetensors"
 FORMAT = 1
-_SPLITS = ("train", "unlabelled")
+_SPLITS = ("train", "validation", "unlabelled")
 _SHARD_ROWS = 1024
 
 
@@ -77,7 +77,7 @@ class CaptureRun:
 
 def captured_splits(data: PreparedData, *, use_unlabelled: bool) -> list[str]:
     """Returns the names of the splits that a teacher is run on."""
-    return [name for name in _SPLITS if name == "train" or (use_unlabelled and name in data.rows)]
+    return [name for name in _SPLITS if name in data.rows and (use_unlabelled or name != "unlabelled")]
 
 
 def capture_logits(teacher: LoadedModel, data: PreparedData, config: CaptureConfig, run: CaptureRun) -> Signal:
@@ -159,7 +159,8 @@ def read_signal(artifact: Artifact, teacher: Artifact, data: Artifact, splits: l
     if missing:
         raise ArtifactError(
             f"{artifact.path}: holds the teacher's outputs for {', '.join(description.rows)}, not for "
-            f"{', '.join(missing)}. Capture with use_unlabelled, or distill without it."
+            f"{', '.join(missing)}. Capture them with `edgekit capture`, or distill without use_unlabelled if only "
+            "those are missing."
         )
     return Signal(load_file(artifact.path / LOGITS_FILE))
 

@@ -7,6 +7,7 @@ knows heads, chunks or autograd.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -34,6 +35,13 @@ class RowWeights:
     """(n, 1), 0 where the divergence does not count."""
     cross_entropy: Tensor
     """(n, 1), 0 where there is no label."""
+
+
+class Buffers(Protocol):
+    """Whatever gives memory of V columns."""
+
+    def take(self, name: str, rows: int, dtype: torch.dtype) -> Tensor:
+        """Returns (rows, V) of the buffer `name`, holding anything."""
 
 
 @dataclass
@@ -64,7 +72,7 @@ class RowTargets:
 
 
 def lose(
-    logits: Tensor, targets: RowTargets, weights: RowWeights, divergence: Divergence, buffers: RowBuffers
+    logits: Tensor, targets: RowTargets, weights: RowWeights, divergence: Divergence, buffers: Buffers
 ) -> RowLosses:
     """Returns the losses of n rows and overwrites `logits`, (n, V), with the gradient of their weighted sum."""
     n, temperature = len(logits), divergence.temperature
@@ -97,7 +105,7 @@ def lose(
 
 
 def _diverge(
-    student: Softmax, teacher: Tensor | TopKTargets | SampledTargets, divergence: Divergence, buffers: RowBuffers
+    student: Softmax, teacher: Tensor | TopKTargets | SampledTargets, divergence: Divergence, buffers: Buffers
 ) -> Diverged:
     """Returns the divergence from whatever is known of the teacher; all buffers are overwritten."""
     if isinstance(teacher, TopKTargets):

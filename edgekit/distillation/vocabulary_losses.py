@@ -35,6 +35,8 @@ class VocabularyObjective:
     """Coefficient of the cross-entropies' sum: (1 - alpha) / (labels in the whole step); 0: not computed."""
     chunk_tokens: int = 256
     """Tokens whose logits are held at once; changes memory and time, and nothing else."""
+    compiled: bool = False
+    """Let torch.compile make a few kernels of the losses: on a GPU much faster; changes time and rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def vocabulary_losses(
         chunk_tokens=objective.chunk_tokens,
         needs_gradient=torch.is_grad_enabled(),
         buffers=RowBuffers(head.size, hidden.device) if buffers is None else buffers,
+        compiled=objective.compiled,
     )
     found = ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         hidden if every else hidden[counted], head.weight, head.bias, work

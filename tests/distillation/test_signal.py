@@ -32,8 +32,9 @@ def captured(place, teacher, data):
 
 def test_every_row_has_the_logits_that_the_teacher_gives_it_alone(captured, teacher, data):
     loaded, prepared = load_model(teacher), PreparedData.open(data)
-    signal = read_signal(captured, teacher, data, ["train", "unlabelled"])
-    for name in ("train", "unlabelled"):
+    splits = ["train", "validation", "unlabelled"]
+    signal = read_signal(captured, teacher, data, splits)
+    for name in splits:
         texts = prepared.split(name).texts
         assert signal.logits[name].shape == (len(texts), 2)
         assert signal.logits[name].dtype == np.float32
@@ -52,7 +53,7 @@ def test_the_artifact_says_what_it_is_of(captured, teacher, data):
         "data": data.digest,
         "labels": ["negative", "positive"],
         "max_length": 32,
-        "rows": {"train": 96, "unlabelled": 40},
+        "rows": {"train": 96, "validation": 32, "unlabelled": 40},
     }
     assert captured.kind == "signal"
     assert captured.lineage.stage == "capture"
@@ -62,12 +63,12 @@ def test_the_artifact_says_what_it_is_of(captured, teacher, data):
 def test_capturing_again_gives_the_same_bytes_and_reports_rows(captured, teacher, data, tmp_path):
     recorder = Recorder()
     assert run(teacher, data, tmp_path / "again", events=recorder).digest == captured.digest
-    assert recorder.of("progress")[-1].completed == recorder.of("progress")[-1].total == 136
+    assert recorder.of("progress")[-1].completed == recorder.of("progress")[-1].total == 168
 
 
 def test_unlabelled_text_can_be_left_out(teacher, data, tmp_path):
     made = run(teacher, data, tmp_path / "out", CaptureConfig(use_unlabelled=False))
-    assert read_signal(made, teacher, data, ["train"]).logits.keys() == {"train"}
+    assert read_signal(made, teacher, data, ["train"]).logits.keys() == {"train", "validation"}
     with pytest.raises(ArtifactError, match="not for unlabelled"):
         read_signal(made, teacher, data, ["train", "unlabelled"])
 
@@ -88,7 +89,7 @@ def test_an_interrupted_capture_goes_on_where_it_was(captured, teacher, data, tm
     run_teacher = signal_module._run_teacher
     monkeypatch.setattr(signal_module, "_run_teacher", lambda *a: calls.append(1) or run_teacher(*a))
     resumed = run(teacher, data, tmp_path / "out", work_directory=work)
-    assert len(calls) == 3  # 136 rows are 5 parts
+    assert len(calls) == 4  # 168 rows are 6 parts
     fresh = run(teacher, data, tmp_path / "fresh")
     assert resumed.digest == fresh.digest
 

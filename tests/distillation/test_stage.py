@@ -34,6 +34,12 @@ from tests.pico import pico_data_artifact, pico_loaded, pico_model_artifact, pic
 QUICK = {"epochs": 0.2, "batch_size": 8}
 
 
+def _logits(loaded, text):
+    """Returns (labels) of one text alone."""
+    with torch.no_grad():
+        return loaded.model(**loaded.tokenizer(text, truncation=True, max_length=32, return_tensors="pt")).logits[0]
+
+
 def data_of(directory, splits, labels=("negative", "positive")):
     from edgekit.artifact import Artifact
 
@@ -115,6 +121,36 @@ def test_matching_hidden_states_brings_them_nearer(teacher, data, tmp_path):
     config = DistillConfig(epochs=4, batch_size=8, learning_rate=3e-3, hidden_state_weight=10.0, dropout=0.0)
     made = distill(StageInputs(model=student, teacher=teacher, data=data), config, context(tmp_path))
     assert distance(made) < 0.8 * distance(student)
+
+
+@pytest.mark.parametrize("best_by", ["divergence", "cross_entropy", "accuracy"])
+def test_the_student_kept_is_the_best_by_the_measure_asked_for(good_teacher, student, data, tmp_path, best_by):
+    recorder, own = Recorder(), load_model(good_teacher)
+    config = DistillConfig(
+        epochs=6,
+        batch_size=8,
+        learning_rate=6e-3,
+        schedule="constant",
+        precision="float32",
+        evaluations_per_epoch=3,
+        best_by=best_by,
+    )
+    inputs = StageInputs(model=student, teacher=good_teacher, data=data)
+    made = load_model(distill(inputs, config, StageContext(tmp_path / "out", seed=3, events=recorder)))
+    found = [event.values for event in recorder.of("metric")]
+    best = (max if best_by == "accuracy" else min)(values[best_by] for values in found)
+    split = PreparedData.open(data).split("validation")
+    log_p, log_q = (
+        torch.stack([_logits(each, text).double().log_softmax(-1) for text in split.texts]) for each in (own, made)
+    )
+    right = log_q.argmax(-1) == torch.tensor(split.labels)
+    again = {
+        "divergence": (log_p.exp() * (log_p - log_q)).sum(-1).mean(),
+        "cross_entropy": -log_q.gather(1, torch.tensor(split.labels)[:, None]).mean(),
+        "accuracy": right.double().mean(),
+    }
+    assert len({values[best_by] for values in found}) > 1
+    assert float(again[best_by]) == pytest.approx(best, rel=1e-4)
 
 
 def test_a_killed_distillation_with_every_loss_resumes_to_the_same_bits(teacher, data, tmp_path):
@@ -284,7 +320,7 @@ def test_two_processes_do_the_maths_of_one(teacher, student, data, tmp_path):
     alone = run("alone", [])
     shared = run("shared", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
     assert len(alone) == 9 + 3
-    np.testing.assert_allclose(shared, alone, rtol=1e-4)
+    np.testing.assert_allclose(np.concatenate(shared), np.concatenate(alone), rtol=1e-4)
 
 
 def test_configs_import_without_torch():

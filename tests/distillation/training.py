@@ -107,7 +107,8 @@ def share(student: Artifact, data: Artifact, work: Path, out: Path, teacher: Art
     recorder = Recorder(prints=True)
     trainer.CHECKPOINT_SECONDS, trainer._CHECKPOINT_SHARE = 0.0, 1e9
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    config = DISTILL.model_copy(update={"batch_size": SHARED_ROWS // processes, "dropout": 0.0, "learning_rate": 1e-4})
+    changes = {"batch_size": SHARED_ROWS // processes, "dropout": 0.0, "learning_rate": 1e-4, "precision": "float32"}
+    config = DISTILL.model_copy(update=changes)
     if read_task(student).kind == "causal-lm":
         changes = json.loads(os.environ.get("EDGEKIT_TEST_CONFIG", "{}"))
         whole = LANGUAGE_DISTILL.model_dump() | {"batch_size": 4 // processes, "alpha": 0.7} | changes
