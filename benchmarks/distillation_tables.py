@@ -67,3 +67,22 @@ def student_table(content: Content) -> str:
         for name, found in content["quality"].items()
     ]
     return format_table(header, rows)
+
+
+def long_table(content: Content) -> str:
+    """Returns a row for each model and split that was judged."""
+    header = ("model", "judged on", "perplexity", "95 % interval", "KL from the teacher", "same likeliest token")
+    rows = [
+        (
+            STUDENTS[name],
+            split,
+            f"{found['perplexity']:.2f}",
+            "{low:.2f} to {high:.2f}".format(**found["perplexity_interval"]),
+            "" if found.get("divergence") is None else f"{found['divergence']:.3f}",
+            "" if found.get("teacher_agreement") is None else f"{100 * found['teacher_agreement']:.1f} %",
+        )
+        for name, splits in content["quality"].items()
+        for split, found in splits.items()
+        if split != "written"
+    ]
+    return format_table(header, rows)

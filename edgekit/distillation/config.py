@@ -70,6 +70,9 @@ class LanguageConfig(SequenceConfig):
     """Draws of the signal `sampled`."""
     proposal_exponent: float = Field(default=1.0, gt=0, le=2)
     """The signal `sampled` draws from the teacher's distribution to this power."""
+    compile: bool = False
+    """Let torch.compile make a few kernels of each layer and of the losses: for GPUs; the first steps take longer, and
+    a resumed run may differ by rounding."""
     freeze_embedding: bool = False
     """Leave the token table as it is, and a head tied to it: faster, and no memory for its gradient and moments."""
     on_policy: OnPolicyConfig = OnPolicyConfig()

@@ -204,9 +204,7 @@ class LanguageLesson:
 
     def evaluate(self, accelerator: Accelerator, precision: Precision) -> Score:
         """Returns the mean negative log likelihood of the validation tokens, nats."""
-        objective = VocabularyObjective(
-            soft_targets=0.0, cross_entropy=1.0, chunk_tokens=self.learner.objective.chunk_tokens
-        )
+        objective = replace(self.learner.objective, soft_targets=0.0, cross_entropy=1.0)
         total, count, training = 0.0, 0, self.learner.training
         self.learner.eval()
         with torch.no_grad():

@@ -15,6 +15,7 @@ from edgekit.data.separation import find_separation
 from edgekit.data.token_store import TokenSettings, TokenStore, open_tokens
 from edgekit.distillation.attention import bf16_attention
 from edgekit.distillation.capture_session import capture_language, captured_here, shortest_length, workplace
+from edgekit.distillation.compiling import compiled_layers, require_compiler
 from edgekit.distillation.config import DistillConfig, FinetuneConfig, TrainingConfig, token_capture_config
 from edgekit.distillation.divergences import Divergence
 from edgekit.distillation.language_capture import Reading, capture_plan
@@ -52,8 +53,11 @@ class _Course:
 
 def train_language_model(loaded: LoadedModel, data: PreparedData, config: FinetuneConfig, run: Run) -> Best:
     """Trains `loaded` in place on the split `train`, by cross-entropy, and says how good the best evaluation was."""
-    objective = VocabularyObjective(soft_targets=0.0, cross_entropy=1.0, chunk_tokens=config.language.chunk_tokens)
-    length = min(config.language.sequence_length, loaded.task.max_length)
+    language = config.language
+    objective = VocabularyObjective(
+        soft_targets=0.0, cross_entropy=1.0, chunk_tokens=language.chunk_tokens, compiled=language.compile
+    )
+    length = min(language.sequence_length, loaded.task.max_length)
     return _train(loaded, data, config, run, _Course(objective, length))
 
 
@@ -80,6 +84,7 @@ def train_language_student(
         soft_targets=config.alpha,
         cross_entropy=1 - config.alpha,
         chunk_tokens=language.chunk_tokens,
+        compiled=language.compile,
     )
     length = shortest_length("distill", language, inputs.require("model", "distill"), teacher)
     if inputs.signal is None and language.signal == "online":
@@ -172,8 +177,12 @@ def _train(loaded: LoadedModel, data: PreparedData, config: TrainingConfig, run:
         lesson = LanguageLesson(learner, tokens, validation, teacher, _writer(loaded, config, run))
         beside = [] if course.teacher is None else [course.teacher.model]
         with ExitStack() as stack:
+            if config.language.compile:
+                require_compiler(make_accelerator().device)
             for runs in (model, *beside):
                 stack.enter_context(bf16_attention(runs, config.precision, make_accelerator().device))
+                if config.language.compile:
+                    stack.enter_context(compiled_layers(runs))
             best = train(lesson, config, run)
     if config.gradient_checkpointing:
         model.activation_checkpointing_disable()

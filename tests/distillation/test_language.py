@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
 from edgekit.distillation.config import LanguageConfig
 from edgekit.distillation.stage import DistillConfig, FinetuneConfig, distill, finetune
-from edgekit.errors import ModelError, TrainingError
+from edgekit.errors import EnvironmentLacksError, ModelError, TrainingError
 from edgekit.models.source import load_model
 from edgekit.models.vocabulary_map import teacher_token_ids
 from tests.distillation.training import Recorder, poisoned_decoder, weights
@@ -107,6 +108,44 @@ def test_chunks_and_checkpointed_activations_change_nothing(
         found.append([event.values["loss"] for event in recorder.of("progress") if "loss" in event.values])
     assert found[1] == pytest.approx(found[0], rel=1e-4)
     assert found[2] == pytest.approx(found[0], rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of what it does itself
+@pytest.mark.slow
+def test_compiled_layers_and_losses_change_nothing_but_rounding(
+    decoder: Artifact, trained: tuple[Artifact, Recorder], language_data: Artifact, tmp_path: Path
+) -> None:
+    inputs = StageInputs(model=decoder, teacher=trained[0], data=language_data)
+    found, made = [], []
+    for compiled in (False, True):
+        recorder = Recorder()
+        language = LANGUAGE.model_copy(update={"compile": compiled, "chunk_tokens": 50})
+        config = DISTILL.model_copy(update={"language": language, "alpha": 0.6, "epochs": 0.5})
+        made.append(weights(distill(inputs, config, StageContext(tmp_path / str(compiled), events=recorder))))
+        found.append([event.values["loss"] for event in recorder.of("progress") if "loss" in event.values])
+        found[-1] += [event.values["perplexity"] for event in recorder.of("metric")]
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    for name, weight in made[0].items():
+        torch.testing.assert_close(made[1][name], weight, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of what it does itself
+def test_without_a_compiler_compiling_is_refused_before_the_first_step(
+    decoder: Artifact, trained: tuple[Artifact, Recorder], language_data: Artifact, tmp_path: Path, monkeypatch: Any
+) -> None:
+    import torch._inductor.cpp_builder as builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def missing(*_: object, **__: object) -> str:
+        raise InvalidCxxCompiler
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(builder, "get_cpp_compiler", missing)
+    inputs = StageInputs(model=decoder, teacher=trained[0], data=language_data)
+    config = DISTILL.model_copy(update={"language": LANGUAGE.model_copy(update={"compile": True})})
+    with pytest.raises(EnvironmentLacksError, match=r"language.compile: .*compiler.*Install a C\+\+ compiler"):
+        distill(inputs, config, StageContext(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_teacher_with_more_tokens_in_another_order_says_the_same(
