@@ -1,15 +1,14 @@
 """Tokens a second and peak memory of one distillation step: edgekit against TRL's GKDTrainer.
 
     python benchmarks/distillation.py [--tokens 512 1024 2048 4096] [--steps 3] [--precision bf16]
-        [--device cuda] [--trl-python VENV/bin/python]
+        [--trl-python VENV/bin/python]
 
 SmolLM2-135M-Instruct teaches its student of 20 layers, AdamW; each sequence is 512 tokens of one document. Matrix
 products run in float32, or with `--precision bf16` in bf16 over float32 weights; TRL's teacher is then a bf16 model.
 Both trainers take the same sequences in the same order. At each size TRL's processes and edgekit's two (the teacher
 online, and cached as its top 48 tokens) are all started, then take turns: one optimizer step each, in an order drawn
 anew, after two steps that do not count. Both run with activation checkpointing, as TRL comes, and without; ratios
-are to whichever of TRL's two is better. On a GPU edgekit runs as it is and compiled, and all take turns at every size.
-What was measured of a size is kept in the work directory.
+are to whichever of TRL's two is better. What was measured of a size is kept in the work directory.
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ from edgekit.data.token_store import TokenSettings, TokenStore, open_tokens
 from edgekit.distillation.attention import bf16_attention
 from edgekit.distillation.batches import Plan, Window
 from edgekit.distillation.capture_session import captured_here
-from edgekit.distillation.compiling import compiled_layers
 from edgekit.distillation.config import CaptureConfig, DistillConfig, LanguageConfig, TokenCaptureConfig
 from edgekit.distillation.divergences import Divergence
 from edgekit.distillation.language_capture import Reading, capture_plan, capture_tokens
@@ -55,7 +53,7 @@ from edgekit.models.tokenizer import load_tokenizer
 
 HERE = Path(__file__).resolve().parent
 LENGTH, LEARNING_RATE, SEED = 512, 1e-4, 0
-MOST_ROWS = 64
+MOST_ROWS = 8
 """Sequences of the largest step; a step of fewer divides it."""
 LARGEST_TOGETHER = 2048
 """Tokens a step at which TRL and edgekit are in memory together; beyond, TRL runs alone."""
@@ -63,7 +61,7 @@ WARM_UP = 2
 """Steps that do not count: memory is new to the process."""
 TRL, TRL_PLAIN = "TRL GKDTrainer, as it comes", "TRL GKDTrainer, no checkpointing"
 ONLINE, CACHED = "edgekit, teacher online", "edgekit, teacher cached"
-CHECKPOINTED, COMPILED = ", checkpointing", ", compiled"
+CHECKPOINTED = ", checkpointing"
 TARGETS = {ONLINE: 2.0, CACHED: 3.0}
 MEMORY_TARGET = 1 / 3
 
@@ -86,7 +84,6 @@ class Task:
     precision: Literal["float32", "bf16"]
     length: int = LENGTH
     learning_rate: float = LEARNING_RATE
-    device: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def sequences(self) -> Path:
@@ -111,15 +108,11 @@ CLOCK: dict[str, float] = {}
 def tell(event: Event) -> None:
     """Tells time, memory and loss of a step, the optimizer's part included."""
     if event.kind == "progress" and "loss" in event.values:
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
         told = {
             "wall_s": time.perf_counter() - CLOCK["wall_s"],
             "cpu_s": time.process_time() - CLOCK["cpu_s"],
             "loss": event.values["loss"],
-            "peak_bytes": torch.cuda.max_memory_allocated()
-            if torch.cuda.is_initialized()
-            else read_memory().peak_bytes,
+            "peak_bytes": read_memory().peak_bytes,
         }
         print(json.dumps(told), flush=True)
 
@@ -167,10 +160,7 @@ def work_on(task: Task) -> None:
     else:
         loaded = load_model(Artifact.open(task.teacher))
         teacher = LanguageTeacher(loaded.model, torch.arange(vocabulary), find_separation(loaded.model))
-    is_compiled = COMPILED in task.contender
-    objective = VocabularyObjective(
-        Divergence("jensen_shannon", task.beta), chunk_tokens=task.chunk_tokens, compiled=is_compiled
-    )
+    objective = VocabularyObjective(Divergence("jensen_shannon", task.beta), chunk_tokens=task.chunk_tokens)
     learner = LanguageLearner(student.model, objective, vocabulary, precision=task.precision)
     lesson = Turns(learner, tokens, replace(tokens, packing=one(tokens.packing)), teacher)
     config = DistillConfig(
@@ -191,9 +181,7 @@ def work_on(task: Task) -> None:
     run_in = [student.model] if isinstance(teacher, CachedTeacher) else [student.model, teacher.model]
     with ExitStack() as stack:
         for model in run_in:
-            stack.enter_context(bf16_attention(model, task.precision, torch.device(task.device)))
-            if is_compiled:
-                stack.enter_context(compiled_layers(model))
+            stack.enter_context(bf16_attention(model, task.precision, torch.device("cpu")))
         train(lesson, config, Run("distill", SEED, tell, None, ""))
 
 
@@ -270,10 +258,8 @@ def measure(tasks: list[Task], trl_python: Path) -> list[dict[str, Any]]:
     return [_summary(task, found[task.contender]) for task in tasks]
 
 
-def contenders(tokens: int, plain: int, device: str) -> list[list[str]]:
+def contenders(tokens: int, plain: int) -> list[list[str]]:
     """Returns who takes turns with whom: as many as the memory of 24 GB holds without pushing anything out."""
-    if device == "cuda":
-        return [[TRL, TRL_PLAIN, ONLINE, CACHED, ONLINE + COMPILED, CACHED + COMPILED]]
     checkpointed = [ONLINE + CHECKPOINTED, CACHED + CHECKPOINTED]
     if tokens > LARGEST_TOGETHER:
         return [[TRL], [ONLINE, CACHED], checkpointed]
@@ -351,7 +337,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--chunk-tokens", type=int, default=256)
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of both trainers")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both train")
     parser.add_argument("--trl-python", type=Path, help="Python of an environment with TRL; made when not given")
     parser.add_argument(
         "--plain", type=int, default=1024, help="most tokens a step at which TRL also runs without checkpointing"
@@ -362,7 +347,6 @@ def main() -> None:
         work_on(Task(**json.loads(arguments.worker)))
         return
     name = "distillation" if arguments.precision == "float32" else f"distillation_{arguments.precision}"
-    name += "" if arguments.device == "cpu" else f"_{arguments.device}"
     work = arguments.work / name
     python = arguments.trl_python or trl_environment(arguments.work)
     teacher = make_teacher(arguments.work / "language")
@@ -383,18 +367,16 @@ def main() -> None:
             arguments.threads,
             arguments.chunk_tokens,
             arguments.precision,
-            device=arguments.device,
         )
         task.sequences.write_text(json.dumps(sequences), encoding="utf-8")
         subprocess.run([sys.executable, __file__, "--worker", json.dumps(asdict(task))], check=True)
-        rows.extend(kept(task, contenders(size, arguments.plain, arguments.device), python))
+        rows.extend(kept(task, contenders(size, arguments.plain), python))
     compare(rows)
     content = {
         "targets": {"speed_ratio": TARGETS, "memory_ratio": MEMORY_TARGET},
         "sequence_length": LENGTH,
         "divergence": {"jensen_shannon": arguments.beta, "temperature": 1.0},
         "precision": arguments.precision,
-        "accelerator": torch.cuda.get_device_name() if arguments.device == "cuda" else None,
         "threads": arguments.threads,
         "peer_versions": versions_of(python),
         "rows": rows,

@@ -97,8 +97,9 @@ def _floats(site: Site, weight: QuantizedTensor) -> ir.Value:
     ]
     if weight.zero_points is not None:
         inputs.append(site.constant("zero_points", _integers(weight.zero_points, weight.scheme)))
-    # One scale a channel is a block of the whole row.
-    attributes = {"axis": 1, "block_size": weight.scheme.group_size or weight.codes.shape[1]}
+    # One scale a channel, or a group wider than the row, is a block of the whole row.
+    columns = weight.codes.shape[1]
+    attributes = {"axis": 1, "block_size": min(weight.scheme.group_size or columns, columns)}
     return site.add("DequantizeLinear", inputs, suffix="weight", attributes=attributes)
 
 
