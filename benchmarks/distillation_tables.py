@@ -86,3 +86,22 @@ def long_table(content: Content) -> str:
         if split != "written"
     ]
     return format_table(header, rows)
+
+
+def long_section(content: Content) -> str:
+    """Returns how the long run went, the judgement, and how each model writes."""
+    went = [
+        f"{STUDENTS[name]}: {how['minutes']:.1f} minutes, {how['tokens_per_s']:,.0f} tokens/s with validation and "
+        f"checkpoints, {how['peak_bytes'] / 1e9:.0f} GB of the accelerator."
+        for name, how in content["training"].items()
+    ]
+    written = [(STUDENTS[name], " ".join(splits["written"][0].split())) for name, splits in content["quality"].items()]
+    lines = [f"- {name}: *{text}*" for name, text in written]
+    return "\n\n".join(
+        [
+            long_table(content),
+            *went,
+            "Each goes on from the same four words, the likeliest token each time:",
+            "\n".join(lines),
+        ]
+    )

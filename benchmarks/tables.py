@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from distillation_tables import distillation_memory_table, distillation_table, student_table
+from distillation_tables import distillation_memory_table, distillation_table, long_section, student_table
 from measuring import COMMITTED, format_table, read_result, say
 
 README = Path(__file__).resolve().parent / "README.md"
@@ -195,6 +195,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "harness_overhead": ("What the harness adds to a call", overhead_table),
     "verdicts": ("Verdicts on a noisy machine", verdicts_table),
     "student_language_model": ("A student after a short run", student_table),
+    "long_distillation": ("A student after 50 million tokens", long_section),
 }
 
 
@@ -209,8 +210,9 @@ def results_text(results: Path) -> str:
         machine = content["machine"]
         features = ", ".join(machine["cpu_features"])
         versions = ", ".join(f"{package} {version}" for package, version in content["versions"].items() if version)
+        accelerator = f"{content['accelerator']} with " if content.get("accelerator") else ""
         where = (
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['architecture']} ({features}); "
+            f"{accelerator}{machine['cpu']}, {machine['cores']} cores, {machine['architecture']} ({features}); "
             f"{machine['operating_system']}, Python {machine['python']}; {versions}; {content['date']}, "
             f"commit {content['commit']}. File: `results/{name}.json`."
         )
