@@ -29,8 +29,8 @@ def require_compiler(device: torch.device) -> None:
     except Exception as error:  # whatever a compiler, or its absence, may raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EnvironmentLacksError(
-            f"language.compile: torch.compile does not work here for the device '{device}' ({reason.strip()[:200]}). Install "
-            "a C++ compiler (Debian: apt-get install g++), or leave language.compile off."
+            f"language.compile: torch.compile does not work here for the device '{device}' ({reason.strip()[:200]}). "
+            "Install a C++ compiler (Debian: apt-get install g++), or leave language.compile off."
         ) from error
 
 

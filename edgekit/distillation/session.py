@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 from torch import nn
 
 from edgekit.artifact import Artifact
 from edgekit.data.prepared import PreparedData
+from edgekit.distillation.attention import bf16_attention
 from edgekit.distillation.classification import ClassificationLesson
-from edgekit.distillation.config import DistillConfig, FinetuneConfig
+from edgekit.distillation.config import DistillConfig, FinetuneConfig, TrainingConfig
 from edgekit.distillation.learner import Learner, Objective
 from edgekit.distillation.matching import drawing_projections, matching_of
 from edgekit.distillation.material import check_classes, distillation_rows, labelled_rows, with_teacher_ids
+from edgekit.distillation.processes import make_accelerator
 from edgekit.distillation.progress import Best
 from edgekit.distillation.signal import Signal
 from edgekit.distillation.trainer import Run, train
@@ -27,7 +30,7 @@ def train_on_labels(loaded: LoadedModel, data: PreparedData, config: FinetuneCon
     set_dropout(loaded.model, config.dropout)
     pad_id = _pad_id(loaded)
     learner = Learner(loaded.model, Objective(), precision=config.precision)
-    return train(ClassificationLesson(learner, rows, validation, (pad_id, pad_id)), config, run)
+    return _train(ClassificationLesson(learner, rows, validation, (pad_id, pad_id)), config, run)
 
 
 def train_student(
@@ -45,7 +48,7 @@ def train_student(
     if not config.matches_layers:
         objective = Objective(alpha=config.alpha, temperature=config.temperature)
         learner = Learner(student.model, objective, precision=config.precision)
-        return train(ClassificationLesson(learner, rows, validation, (pad_id, pad_id)), config, run)
+        return _train(ClassificationLesson(learner, rows, validation, (pad_id, pad_id)), config, run)
     loaded = load_model(teacher)
     rows = with_teacher_ids(rows, data, loaded)
     matching = matching_of(config, student.model, loaded.model)
@@ -54,7 +57,15 @@ def train_student(
         size = loaded.model.config.hidden_size
         learner = Learner(student.model, objective, size, precision=config.precision)
     pad_ids = (pad_id, _pad_id(loaded))
-    return train(ClassificationLesson(learner, rows, validation, pad_ids, loaded.model), config, run)
+    return _train(ClassificationLesson(learner, rows, validation, pad_ids, loaded.model), config, run)
+
+
+def _train(lesson: ClassificationLesson, config: TrainingConfig, run: Run) -> Best:
+    device = make_accelerator().device
+    with ExitStack() as stack:
+        for model in filter(None, (lesson.learner.model, lesson.teacher)):
+            stack.enter_context(bf16_attention(model, config.precision, device))
+        return train(lesson, config, run)
 
 
 def set_dropout(model: nn.Module, probability: float | None) -> None:

@@ -22,6 +22,7 @@ from edgekit.artifact import Artifact
 from edgekit.data.prepared import PreparedData
 from edgekit.data.preprocessing import encode, length_buckets, pad
 from edgekit.disk import writing
+from edgekit.distillation.attention import bf16_attention
 from edgekit.distillation.config import CaptureConfig
 from edgekit.distillation.learner import observe
 from edgekit.distillation.matching import View
@@ -206,7 +207,7 @@ def _run_teacher(
     """Returns the logits of rows sorted by length, (rows, labels) float32."""
     pad_id = teacher.tokenizer.pad_token_id or 0
     found = []
-    with torch.inference_mode():
+    with torch.inference_mode(), bf16_attention(teacher.model, config.precision, device):
         for start in range(0, len(ids), config.batch_size):
             input_ids, mask = (
                 torch.from_numpy(part).to(device) for part in pad(ids[start : start + config.batch_size], pad_id)
