@@ -85,7 +85,7 @@ def stream_file(file: Path, where: str) -> RowStream:
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: is not UTF-8 text ({error}). Save it as UTF-8.") from error
         if empty:
-            raise DataError(f"{where}: holds no rows.")
+            raise DataError(f"{where}: holds no rows, expected at least one. Check that it is the right file.")
 
     return RowStream(unit, read)
 
