@@ -23,6 +23,7 @@ ENTRY_POINT_GROUP = "edgekit.runtimes"
 BUILT_IN = {
     "torch": "edgekit.runtimes.torch_runtime:TorchRuntime",
     "onnxruntime": "edgekit.runtimes.onnxruntime_runtime:OnnxRuntime",
+    "openvino": "edgekit.runtimes.openvino_runtime:OpenVinoRuntime",
 }
 
 _WEIGHT_FILES = {

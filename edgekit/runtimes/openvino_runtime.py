@@ -1,0 +1,106 @@
+"""Runs ONNX files with OpenVINO on the CPU, computing what onnxruntime computes.
+
+OpenVINO reads both dialects of edgekit's exports: it knows the operators of onnxruntime that classifiers need. Left to
+itself it rounds where nobody asked: floats to bf16 where the processor has it, and the activations before compressed
+weights to 8 bits in groups of 32. Both are turned off here, so that what is measured is the file that was checked.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import EnvironmentLacksError, ModelError
+from edgekit.extras import install_command
+from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, model_file
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+DEVICE = "CPU"
+
+
+class OpenVinoRuntime:
+    """The runtime `openvino`."""
+
+    name = "openvino"
+    formats: tuple[str, ...] = ("onnx", "bundle")
+    libraries: tuple[str, ...] = ("numpy", "openvino")
+
+    def unavailable_reason(self) -> str | None:
+        """Returns None when OpenVINO is installed, else how to install it."""
+        from importlib.util import find_spec
+
+        if find_spec("openvino") is not None:
+            return None
+        return f"the package 'openvino' is not installed. Install it: {install_command('openvino')}"
+
+    def version(self) -> str:
+        """Returns the version of the installed OpenVINO."""
+        from importlib.metadata import version
+
+        return version("openvino")
+
+    def open(self, model: ModelOnDisk, config: SessionConfig) -> Session:
+        """Returns a session on the CPU plugin.
+
+        Raises:
+            ModelError: OpenVINO cannot read the file, or has no kernel for an operator in it.
+            EnvironmentLacksError: this build of OpenVINO has no CPU plugin.
+        """
+        import openvino
+
+        core, file = openvino.Core(), model_file(model)
+        if DEVICE not in core.available_devices:
+            raise EnvironmentLacksError(
+                f"OpenVINO has the devices {core.available_devices}, expected {DEVICE} among them. Install the package "
+                "'openvino' anew."
+            )
+        try:
+            compiled = core.compile_model(core.read_model(file), DEVICE, _properties(config))
+        except Exception as error:  # OpenVINO raises RuntimeError and what its frontends raise
+            raise ModelError(
+                f"{file}: OpenVINO {self.version()} cannot open it ({_reason(error)}). Export it again, "
+                "with the dialect 'standard' where an operator is unknown."
+            ) from error
+        return OpenVinoSession(compiled)
+
+
+class OpenVinoSession:
+    """A compiled model; each thread that calls it has a request of its own."""
+
+    def __init__(self, compiled: Any) -> None:
+        """Wraps an `openvino.CompiledModel`."""
+        self._compiled = compiled
+        self._own = threading.local()
+        self.input_names: list[str] = [port.get_any_name() for port in compiled.inputs]
+        self.output_names: list[str] = [port.get_any_name() for port in compiled.outputs]
+
+    def run(self, inputs: dict[str, ndarray]) -> dict[str, ndarray]:
+        """Runs the model once; float16 outputs are widened to float32."""
+        request = getattr(self._own, "request", None)
+        if request is None:
+            request = self._own.request = self._compiled.create_infer_request()
+        request.infer([inputs[name] for name in self.input_names], share_inputs=True)
+        outputs = (request.get_output_tensor(index).data for index in range(len(self.output_names)))
+        # the request's own memory is overwritten by its next call
+        return {name: output.astype("float32") for name, output in zip(self.output_names, outputs, strict=True)}
+
+
+def _properties(config: SessionConfig) -> dict[str, Any]:
+    """Returns what the model is compiled with: threads, and no rounding that the file does not ask for."""
+    found: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": config.threads,
+        "ENABLE_CPU_PINNING": False,  # the harness pins the process, and a phone's scheduler must be free to choose
+        "INFERENCE_PRECISION_HINT": "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """Returns the last line, which says what is wrong; those before say where in OpenVINO's sources."""
+    lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
