@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+DEMO   := $(VENV)/.installed-demo
 STAMP  := $(VENV)/.installed
 PEERS  := .peers
 OUT    ?= build
@@ -10,9 +11,13 @@ PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist
 
 .PHONY: demo test test-slow test-peers peers check format docs bench clean
 
-$(STAMP): pyproject.toml constraints.txt
+$(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[demo]'
+	touch $@
+
+$(STAMP): $(DEMO)
 	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
 	touch $@
 
@@ -25,7 +30,7 @@ $(PEERS)/.installed: $(addprefix tests/peers/,package.json package-lock.json opt
 	$(PEERS)/optimum/bin/python -m pip install --quiet --progress-bar off -r tests/peers/optimum-requirements.txt
 	touch $@
 
-demo: $(STAMP)  ## build the built-in recipe review-sentiment into build/
+demo: $(DEMO)  ## build the built-in recipe review-sentiment into build/
 	$(BIN)/edgekit build review-sentiment --out $(OUT)
 
 test: $(STAMP)  ## the default tests
