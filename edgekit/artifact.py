@@ -24,11 +24,12 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from edgekit._version import __version__
 from edgekit.disk import disk_problem, writing
 from edgekit.errors import ArtifactError, CorruptArtifactError, EdgekitError, EnvironmentLacksError
+from edgekit.formats import FormatName
 
 DESCRIPTOR = "artifact.json"
 FORMAT = 2
 
-Kind = Literal["model", "data", "signal", "onnx", "gguf", "quality", "parity", "measurement", "bundle"]
+Kind = Literal["model", "data", "signal", FormatName, "quality", "parity", "measurement", "bundle"]
 
 
 class FileRecord(BaseModel):

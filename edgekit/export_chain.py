@@ -22,6 +22,7 @@ from edgekit.errors import BundleSizeError
 from edgekit.events import Event
 from edgekit.exporters.description import EXPORT_FILE
 from edgekit.exporters.parity import read_parity
+from edgekit.formats import FORMATS
 from edgekit.models.weights import weight_bytes
 from edgekit.packaging.manifest import MANIFEST_FILE, read_versions
 from edgekit.packaging.placement import place_bundle
@@ -77,7 +78,7 @@ def export_all(chain: ExportChain) -> list[ExportResult]:
 def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportResult:
     exported = chain.cache.run("export", StageInputs(model=chain.model), export_config(entry, target)).artifact
     runtimes = _runtimes(chain, entry, target)
-    for runtime in runtimes if entry.format == "onnx" else []:
+    for runtime in runtimes if FORMATS[entry.format].has_versions else []:
         read_versions(exported, target, target.runtime(runtime))  # refuses what the target cannot read
     parity, *others = [_check(chain, runtime, exported) for runtime in runtimes]
     notes = _export_notes(exported)

@@ -16,6 +16,7 @@ from edgekit.models.source import find_local, is_on_hub
 from edgekit.models.tasks import require_trained_head
 from edgekit.recipe import Recipe, merged_budget
 from edgekit.runtimes.generation import missing_runtime
+from edgekit.runtimes.protocol import get_runtime
 
 _LEAST_DIFFERING = 0.02
 _USUAL_ACCURACY = 0.9
@@ -25,17 +26,19 @@ _LEAST_LIMIT = 0.001
 
 
 def check_before(recipe: Recipe, events: EventSink) -> None:
-    """Looks for every source, reads the questions, and tells of each runtime without which an export is unverified.
+    """Looks for every source and runtime, reads the questions, and tells what will be unverified without its runtime.
 
     Raises:
         RecipeError: a source is not found; one line for each.
         DataError: the questions are missing or wrong.
-        EnvironmentLacksError: a package that a source is in is not installed.
+        EnvironmentLacksError: a package that a source is in is not installed, or a classifier's runtime.
     """
     require_sources(recipe)
     if recipe.evaluate.multiple_choice is not None:
         read_questions(recipe.evaluate.multiple_choice)
     if recipe.task.kind != "causal-lm":
+        for entry in recipe.exports:
+            get_runtime(entry.runtime)
         return
     for entry in recipe.exports:
         missing = missing_runtime(entry.format, entry.runtime)

@@ -19,6 +19,7 @@ from edgekit.data.stage import PrepareConfig
 from edgekit.errors import RecipeError, TargetError
 from edgekit.exporters.check_stage import CheckConfig
 from edgekit.exporters.stage import ExportConfig
+from edgekit.formats import FORMATS
 from edgekit.models.stage import ImportConfig
 from edgekit.models.tasks import TaskConfig
 from edgekit.recipe_parts import ExportEntry, Frame, RecipeStage
@@ -144,7 +145,7 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
 
 def export_config(entry: ExportEntry, target: Target) -> ExportConfig:
     """Returns the export stage's configuration for a target: its operator set and IR version are ceilings."""
-    if entry.format == "gguf":  # no ceiling: targets share one file
+    if not FORMATS[entry.format].has_versions:  # no ceiling: targets share one file
         return ExportConfig(format=entry.format, precision=entry.precision)
     shipped = [runtime for runtime in target.runtimes if runtime.opset is not None and runtime.ir_version is not None]
     ceilings = {name: min(getattr(runtime, name) for runtime in shipped) for name in ("opset", "ir_version") if shipped}

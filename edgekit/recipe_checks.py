@@ -13,6 +13,7 @@ from edgekit.distillation.config import TrainingConfig
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.block_types import BLOCK, block_type
 from edgekit.exporters.oldest_reader import CODED_TABLE, EIGHT_BITS, MASKED_ATTENTION, TWO_BITS, Need
+from edgekit.formats import FORMATS
 from edgekit.pruning.stage import PruneConfig
 from edgekit.quantization.stage import QuantizeConfig, coded_parts
 from edgekit.recipe_parts import ExportEntry, Frame, RecipeStage
@@ -105,10 +106,11 @@ def unfit_formats(frame: Frame, stages: Stages, where: str) -> list[str]:
     problems = []
     for index, entry in enumerate(frame.export):
         key = f"{where}: export.{index}"
-        if entry.format == "gguf" and frame.task.kind != "causal-lm":
+        written = FORMATS[entry.format]
+        if frame.task.kind not in written.tasks:
             problems.append(
-                f"{key}.format: found 'gguf' for the task '{frame.task.kind}', expected causal-lm: llama.cpp runs "
-                "language models. Use onnx."
+                f"{key}.format: found '{entry.format}' for the task '{frame.task.kind}', expected "
+                f"{' or '.join(written.tasks)}: {written.limitation}. Use onnx."
             )
         elif entry.format == "gguf" and entry.precision == "as-is":
             problems += _without_block(stages, key)
@@ -124,7 +126,8 @@ def old_runtimes(frame: Frame, stages: Stages, targets: Targets, where: str) -> 
     for index, entry in enumerate(frame.export):
         needs = [MASKED_ATTENTION] if frame.task.kind == "causal-lm" else []
         needs += _coded_needs(stages) if entry.precision == "as-is" else []
-        for target in (targets[name] for name in entry.targets if name in targets and entry.format == "onnx"):
+        known = [targets[name] for name in entry.targets if name in targets]
+        for target in known if FORMATS[entry.format].has_versions else []:
             shipped = [runtime for runtime in target.runtimes if runtime.name in READERS_OF_ONNX]
             problems += [
                 f"{where}: export.{index}.targets: found '{target.name}', which promises {runtime.name} "

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edgekit.benchmarking.stage import BenchConfig, EvaluateConfig
 from edgekit.contract import StageConfig
 from edgekit.exporters.check_stage import CheckConfig
+from edgekit.formats import FORMATS, FormatName
 from edgekit.models.tasks import TaskConfig
 from edgekit.target import Budget
 
@@ -21,10 +22,11 @@ class ExportEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format: Literal["onnx", "gguf"] = "onnx"
-    """The file format; `gguf` is llama.cpp's, for language models."""
+    format: FormatName = "onnx"
+    """The file format; `ort` and `openvino` hold classifiers, `gguf` language models."""
     runtime: str = "onnxruntime"
-    """The runtime that ships it: it is checked and measured with this one. For gguf it is llama.cpp unless given."""
+    """The runtime that ships it: it is checked and measured with this one. Unless given: openvino for `openvino`,
+    llama.cpp for `gguf`."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the student's codes; the others write floats."""
     targets: list[str] = Field(min_length=1)
@@ -36,8 +38,8 @@ class ExportEntry(BaseModel):
     @classmethod
     def _choose_runtime(cls, values: Any) -> Any:
         """Fills in the runtime that usually runs the format."""
-        is_gguf = isinstance(values, dict) and values.get("format") == "gguf"
-        return {"runtime": "llama.cpp", **values} if is_gguf else values
+        written = FORMATS.get(str(values.get("format"))) if isinstance(values, dict) else None
+        return values if written is None else {"runtime": written.runtime, **values}
 
 
 class RecipeStage(BaseModel):

@@ -289,3 +289,33 @@ def test_the_metric_of_a_stage_is_told_by_its_own_name():
     assert language["perplexity"] == 37.6
     assert compared == {"accuracy": 0.84, "accuracy_change": pytest.approx(0.001)}
     assert alone == {"accuracy": 0.84}
+
+
+def test_every_format_of_a_classifier_is_verified_and_bundled_from_the_same_codes(built):
+    pytest.importorskip("openvino")
+    root, _ = built
+    more = RECIPE.replace('targets = ["laptop-x86", "pixel-8"]', 'targets = ["laptop-x86"]')
+    for name, target in (("ort", "pixel-8"), ("openvino", "laptop-x86")):
+        more = more.replace("[bench]", f'[[export]]\nformat = "{name}"\ntargets = ["{target}"]\n[bench]')
+    (root / "formats.toml").write_text(more)
+    shutil.copytree(root / "out", root / "out-formats")  # trained already
+    result = build(load_recipe(str(root / "formats.toml")), root / "out-formats")
+    assert result.exit_code == 0
+    found = {export.format: export for export in result.exports}
+    assert set(found) == {"onnx", "ort", "openvino"}
+    assert found["openvino"].parity.runtime.startswith("openvino ")
+    for name, export in found.items():
+        bundle = root / "out-formats" / export.bundle
+        assert bundle.name.endswith("" if name == "onnx" else f"-{name}")
+        classifier = edgekit.load(bundle)
+        assert classifier.manifest.format == name
+        shown = usage(bundle, "a fine film")
+        expected = classifier.predict(["a fine film"])[0].scores
+        assert shown == {label: f"{score:.4f}" for label, score in expected.items()}
+
+
+def usage(bundle: Path, text: str) -> dict[str, str]:
+    """Returns what the bundle's own example prints for `text`: label to score."""
+    command = [sys.executable, "-I", str(bundle / "usage.py"), text]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=bundle.parent)
+    return dict(line.split("\t") for line in ran.stdout.splitlines())

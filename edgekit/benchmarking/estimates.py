@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from edgekit.benchmarking.decode_estimate import estimate_decode
-from edgekit.benchmarking.roofline import Shape, estimate_latency, estimate_peak_memory
+from edgekit.benchmarking.roofline import Shape, estimate_latency, estimate_peak_memory, is_countable
 from edgekit.results import AnyMeasurement, Estimate, EstimateCheck, GenerationMeasurement
 from edgekit.runtimes.protocol import ModelOnDisk
 from edgekit.target import Target
@@ -40,7 +40,7 @@ def check_estimates(
 def _speed(model: ModelOnDisk, target: Target, shape: Shape, measurement: AnyMeasurement) -> list[Estimate]:
     if isinstance(measurement, GenerationMeasurement):
         return estimate_decode(measurement, target)
-    return [estimate_latency(model, target, shape)]
+    return [estimate_latency(model, target, shape)] if is_countable(model) else []
 
 
 def _check(estimate: Estimate, measured: float) -> EstimateCheck:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 LOGITS_FILE = "logits.npy"
-DEFAULT_BATCH_SIZE = {"model": 64, "onnx": 1, "bundle": 1}
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,11 @@ def read_rows(data: Artifact, splits: Sequence[str], max_rows: int | None) -> Ro
     return rows
 
 
+def default_batch_size(kind: str) -> int:
+    """Returns how many rows an artifact of `kind` takes at once: an export one, as in an app."""
+    return 64 if kind == "model" else 1
+
+
 def predict(model: Artifact, rows: Rows, *, runtime: str | None, batch_size: int | None, events: EventSink) -> Logits:
     """Returns the logits, float32 (rows, classes), the columns in the order of the data's labels.
 
@@ -81,7 +85,7 @@ def predict(model: Artifact, rows: Rows, *, runtime: str | None, batch_size: int
     columns = _label_columns(task, rows.names, model)
     tokenizer = load_bare_tokenizer(model.path / TOKENIZER_FILE)
     ids = encode(rows.texts, tokenizer, task.max_length, allow_empty=True, where=f"splits {', '.join(rows.sizes)}")
-    batches = length_buckets([len(row) for row in ids], batch_size or DEFAULT_BATCH_SIZE[model.kind])
+    batches = length_buckets([len(row) for row in ids], batch_size or default_batch_size(model.kind))
     pad_id = pad_token_id(model)
     logits = np.empty((len(ids), len(task.labels)), dtype=np.float32)
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from edgekit.errors import UsageError
 from edgekit.results import AnyMeasurement, Estimate
-from edgekit.runtimes.protocol import ModelOnDisk, model_bytes, model_file
+from edgekit.runtimes.protocol import ModelOnDisk, format_of, model_bytes, model_file
 from edgekit.target import Target
 
 LOWEST_EFFICIENCY = 0.15
@@ -34,6 +34,7 @@ _INT8_MATMULS = frozenset(
     {"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMulNBits"}
 )
 _FLOAT_MATMULS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm"})
+_COUNTABLE = ("onnx", "ort")
 _TABLES = frozenset({"Gather", "GatherBlockQuantized"})
 _WIDTHS = {"float": 4, "float16": 2, "int64": 8, "int32": 4, "uint8": 1, "int8": 1, "uint4": 0.5, "int4": 0.5}
 
@@ -80,7 +81,7 @@ def estimate_latency(model: ModelOnDisk, target: Target, shape: Shape) -> Estima
     """Returns the range in which a call of that shape is likely to lie on the target, with the formula filled in.
 
     Raises:
-        UsageError: the model is not an ONNX export.
+        UsageError: onnxruntime does not run the model.
     """
     work = count_work(model, shape.batch, shape.length)
     threads = shape.threads
@@ -141,14 +142,22 @@ def estimate_peak_memory(model: ModelOnDisk, target: Target, measurement: AnyMea
     )
 
 
+def is_countable(model: ModelOnDisk) -> bool:
+    """Returns whether `count_work` can tell the work of such a model."""
+    return format_of(model) in _COUNTABLE
+
+
 def count_work(model: ModelOnDisk, batch: int, length: int) -> Work:
     """Returns the work of one call on (batch, length) tokens, from the operators that onnxruntime executes.
 
     Raises:
-        UsageError: the model is not an ONNX export.
+        UsageError: onnxruntime does not run the model.
     """
-    if model.kind not in ("onnx", "bundle"):
-        raise UsageError(f"{model.path}: found a model of kind '{model.kind}', expected an ONNX export to count on.")
+    if not is_countable(model):
+        raise UsageError(
+            f"{model.path}: found a model of kind '{format_of(model)}', expected {' or '.join(_COUNTABLE)}, whose "
+            "operators onnxruntime tells."
+        )
     return add_up(_executed_nodes(model, batch, length), model_bytes(model))
 
 

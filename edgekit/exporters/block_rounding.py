@@ -1,7 +1,9 @@
-"""What llama.cpp does with a linear's input: rounds it to 8 bits in blocks of 32, whatever the codes' scheme says.
+"""What llama.cpp and OpenVINO do with a linear's input: they round it to 8 bits in blocks of 32.
 
-Its block is a scale, the largest of 32 values over 127, and 32 codes (`block_q8_0`); torch does the same here, but for
-the order of sums. How far that moves logits is the measure for a GGUF of the same codes: see `language_limits.py`.
+llama.cpp does so whatever the codes' scheme says, OpenVINO where the file asks for it and the processor has the
+instructions. A block is a scale, the largest of 32 values over 127, and 32 codes (llama.cpp's `block_q8_0`); torch does
+the same here, but for the order of sums. How far that moves logits is the measure for such a file of the same codes:
+see `language_limits.py` and `check_stage.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def multiply_floats(network: nn.Module) -> None:
 
 @contextmanager
 def rounding_in_blocks(network: nn.Module) -> Iterator[None]:
-    """Rounds the input of every linear on codes inside the `with` block, as llama.cpp does."""
+    """Rounds the input of every linear on codes inside the `with` block, as llama.cpp and OpenVINO do."""
     linears = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
     hooks = [linear.register_forward_pre_hook(_round) for linear in linears]
     try:

@@ -14,6 +14,10 @@ from edgekit.errors import DataError
 from edgekit.events import track
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from transformers import PreTrainedModel
+
     from edgekit.exporters.parity import Differences, Thresholds, TokenizerCheck
     from edgekit.results import AnyParity
 
@@ -118,9 +122,9 @@ def _compare_logits(
     inputs: StageInputs, config: CheckConfig, context: StageContext, texts: list[str]
 ) -> tuple[str, Differences, Differences | None]:
     """Returns the runtime with its version, the export's differences from torch, and torch's own where it rounds."""
+    from edgekit.exporters.block_rounding import multiply_floats
     from edgekit.exporters.parity import Differences, make_batches, run
     from edgekit.exporters.reference import load_reference
-    from edgekit.exporters.sensitivity import disturbed
     from edgekit.models.tasks import read_task
     from edgekit.runtimes.protocol import SessionConfig, pad_token_id, runtime_for
     from edgekit.runtimes.torch_runtime import TorchSession
@@ -135,13 +139,26 @@ def _compare_logits(
     original = TorchSession(network, exported.input_names, threads=1)
     differences, own = Differences(), Differences()
     rounds = _rounds_activations(model, reference)
+    if model.kind == "openvino":
+        multiply_floats(network)
     for batch in track(batches, context.events, stage="check", text="comparing", total=len(batches), unit="batches"):
         expected = run(original, batch)
         differences.add(expected, run(exported, batch))
         if rounds:
-            with disturbed(network, seed=context.seed):
+            with _roughened(network, model.kind, context.seed):
                 own.add(expected, run(original, batch))
     return f"{runtime.name} {runtime.version()}", differences, own if rounds else None
+
+
+def _roughened(network: PreTrainedModel, kind: str, seed: int) -> AbstractContextManager[None]:
+    """Returns what moves torch's logits as far as an export's may move inside the `with` block.
+
+    Where the runtime rounds activations as torch does: noise. OpenVINO rounds otherwise: what its rounding does.
+    """
+    from edgekit.exporters.block_rounding import rounding_in_blocks
+    from edgekit.exporters.sensitivity import disturbed
+
+    return rounding_in_blocks(network) if kind == "openvino" else disturbed(network, seed=seed)
 
 
 def _draw_texts(inputs: StageInputs, config: CheckConfig, seed: int) -> list[str]:

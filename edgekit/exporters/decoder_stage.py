@@ -33,8 +33,8 @@ def write_decoder(
     from edgekit.exporters.decoder import DecoderSettings, export_decoder
     from edgekit.exporters.genai_config import GENAI_CONFIG_FILE, make_genai_config
     from edgekit.exporters.onnx import save_onnx
+    from edgekit.exporters.onnx_stage import MODEL_FILE
     from edgekit.exporters.self_check import self_check
-    from edgekit.exporters.stage import MODEL_FILE
 
     decoder = DecoderSettings(left_padding=config.left_padding, logits_to_keep=config.logits_to_keep)
     exported = export_decoder(loaded, settings, decoder)

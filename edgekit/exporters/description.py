@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgekit.errors import ArtifactError
+from edgekit.formats import FormatName
 
 EXPORT_FILE = "export.json"
 
@@ -37,31 +38,36 @@ class OldestReader(BaseModel):
 
 
 class ExportDescription(BaseModel):
-    """What was written, and how."""
+    """What was written, and how: what every format says."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
-    format: Literal["onnx"] = "onnx"
+    format: FormatName
     file: str
     """Path of the model inside the directory."""
+    precision: Literal["as-is", "float32", "float16"]
+    """As in the stage's configuration."""
+    notes: list[str]
+    """What a person should know."""
+    model_digest: str
+    """Digest of the model artifact that was exported."""
+    first_token_linears: list[str] = []
+    """Linears that are computed for the first token alone, because nothing else reaches the logits."""
+
+
+class OnnxDescription(ExportDescription):
+    """The same of an ONNX file, and of what was made from one."""
+
     opset: int
     """ONNX operator set."""
     ir_version: int
     """ONNX IR version."""
     oldest_reader: OldestReader | None
     """None: nothing in the file asks for more than operator set and IR version do."""
-    precision: Literal["as-is", "float32", "float16"]
-    """As in the stage's configuration."""
     inputs: list[TensorDescription]
     outputs: list[TensorDescription]
     operators: dict[str, int]
     """Operator (with its domain, if not ONNX's) to the number of its nodes."""
-    first_token_linears: list[str]
-    """Linears that are computed for the first token alone, because nothing else reaches the logits."""
-    notes: list[str]
-    """What a person should know."""
-    model_digest: str
-    """Digest of the model artifact that was exported."""
 
 
 def write_description(directory: Path, description: ExportDescription) -> None:
@@ -70,7 +76,7 @@ def write_description(directory: Path, description: ExportDescription) -> None:
 
 
 def read_description(directory: Path) -> ExportDescription:
-    """Returns the content of `export.json`.
+    """Returns what `export.json` says for every format.
 
     Raises:
         ArtifactError: it is missing or not valid.

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import BaseModel, ConfigDict
+from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, hash_json, publish
 from edgekit.contract import StageContext, StageInputs, lineage_of
-from edgekit.errors import UnsupportedError
 from edgekit.events import Event
-from edgekit.exporters.description import EXPORT_FILE
+from edgekit.exporters.description import ExportDescription, write_description
+from edgekit.formats import FORMATS, FormatName
 
 if TYPE_CHECKING:
     from edgekit.exporters.stage import ExportConfig
 
-GGUF_FILE = "model.gguf"
+GGUF_FILE = FORMATS["gguf"].file
 _COPIED = (
     "config.json",
     "generation_config.json",
@@ -28,26 +26,17 @@ _COPIED = (
 )
 
 
-class GgufDescription(BaseModel):
-    """`export.json` of a GGUF: what was written, and how."""
+class GgufDescription(ExportDescription):
+    """`export.json` of a GGUF."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    format: Literal["gguf"] = "gguf"
+    format: FormatName = "gguf"
     file: str = GGUF_FILE
-    """Path of the model inside the directory."""
-    precision: Literal["as-is", "float32", "float16"]
-    """As in the stage's configuration."""
     architecture: str
     """llama.cpp's name of the architecture."""
     tensor_types: dict[str, int]
     """F32, F16 or block type to the number of tensors."""
     context_length: int
     """Tokens that the file says it takes."""
-    notes: list[str]
-    """What a person should know."""
-    model_digest: str
-    """Digest of the model artifact that was exported."""
 
 
 def export_gguf_artifact(inputs: StageInputs, config: ExportConfig, context: StageContext) -> Artifact:
@@ -61,12 +50,8 @@ def export_gguf_artifact(inputs: StageInputs, config: ExportConfig, context: Sta
     from edgekit.exporters.gguf import export_gguf
     from edgekit.exporters.precision import apply_precision, require_finite
     from edgekit.models.source import load_model
-    from edgekit.models.tasks import read_task
 
     model = inputs.require("model", "export")
-    kind = read_task(model).kind
-    if kind != "causal-lm":
-        raise UnsupportedError(f"gguf: found a model for the task '{kind}', expected causal-lm. Export it as onnx.")
     loaded = load_model(model)
     require_finite(loaded.model, str(model.path))
     apply_precision(loaded.model, config.precision)
@@ -125,4 +110,4 @@ def _write_beside(directory: Path, model: Path, description: GgufDescription) ->
     for name in _COPIED:
         if (model / name).is_file():
             shutil.copyfile(model / name, directory / name)
-    (directory / EXPORT_FILE).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_description(directory, description)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -18,12 +19,17 @@ from edgekit.packaging.language_bundle import describe_language, language_files
 from edgekit.packaging.manifest import Manifest, SessionSettings, read_versions, summarize, write_manifest
 from edgekit.packaging.model_card import CARD_FILE, CardTexts, render_card
 from edgekit.packaging.platforms import platform_of
-from edgekit.packaging.usage import USAGE, USAGE_FILE
+from edgekit.packaging.usage import usage_files
 from edgekit.runtimes.onnxruntime_runtime import SESSION_SETTINGS
+from edgekit.runtimes.openvino_runtime import session_settings
 from edgekit.runtimes.protocol import SessionConfig, get_runtime, model_file
 from edgekit.target import Target
 
-RUNTIME = "onnxruntime"
+_SETTINGS: dict[str, Callable[[str], dict[str, str]]] = {
+    "onnxruntime": lambda kind: SESSION_SETTINGS,
+    "openvino": session_settings,
+}
+"""Runtime to what gives, for a format, the settings that an app must make too."""
 
 
 def fill(staging: Path, model: Artifact, config: PackageConfig) -> None:
@@ -53,17 +59,20 @@ def fill(staging: Path, model: Artifact, config: PackageConfig) -> None:
 
 
 def _classifier_files(manifest: Manifest) -> dict[str, str]:
-    return {LABELS_FILE: _as_json(list[JsonValue](manifest.labels)), USAGE_FILE: USAGE}
+    labels = {LABELS_FILE: _as_json(list[JsonValue](manifest.labels))}
+    return {**labels, **usage_files(manifest.versions.runtime)}
 
 
 def _describe(model: Artifact, config: PackageConfig) -> Manifest:
     """Returns the manifest, still without files."""
     task = read_task(model)
-    shipped = config.target.runtime(RUNTIME)
-    session = get_runtime(RUNTIME).open(model, SessionConfig())
+    runtime = config.checked_with()[0]
+    shipped = config.target.runtime(runtime)
+    session = get_runtime(runtime).open(model, SessionConfig())
     return Manifest(
         name=config.name,
         target=summarize(config.target),
+        format=model.kind,
         task=TASKS[task.kind].kind,
         labels=task.labels,
         max_length=task.max_length,
@@ -72,13 +81,17 @@ def _describe(model: Artifact, config: PackageConfig) -> Manifest:
         tokenizer=TOKENIZER_FILE,
         inputs=list(session.input_names),
         outputs=list(session.output_names),
-        session=SessionSettings(threads=shipped.threads, entries=SESSION_SETTINGS),
+        session=SessionSettings(threads=shipped.threads, entries=_settings(runtime, model.kind)),
         versions=read_versions(model, config.target, shipped),
         facts=config.facts,
         lineage=model.as_ancestor(),
         files={},
         total_bytes=0,
     )
+
+
+def _settings(runtime: str, kind: str) -> dict[str, str]:
+    return _SETTINGS[runtime](kind) if runtime in _SETTINGS else {}
 
 
 def _with_files(manifest: Manifest, staging: Path) -> Manifest:

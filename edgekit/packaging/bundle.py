@@ -26,7 +26,7 @@ def open_bundle(path: Path | str) -> Classifier:
         ArtifactError: there is no bundle.
         CorruptArtifactError: a file is missing, truncated, altered or was added, or two files disagree.
         UsageError: it holds a language model.
-        EnvironmentLacksError: onnxruntime or tokenizers is not installed.
+        EnvironmentLacksError: its runtime or tokenizers is not installed.
     """
     path = Path(path)
     manifest = _read_verified(path)

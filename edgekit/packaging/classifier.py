@@ -1,4 +1,4 @@
-"""Classifies text with a bundle: onnxruntime and the bare tokenizer, nothing else."""
+"""Classifies text with a bundle: its runtime and the bare tokenizer, nothing else."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _OnnxFiles:
+class _Files:
     """A bundle as a runtime sees it: it holds an export's files unchanged."""
 
     path: Path
-    kind: str = "onnx"
+    kind: str
 
 
 class Classifier:
@@ -101,7 +101,7 @@ def open_classifier(directory: Path, manifest: Manifest) -> Classifier:
 
     Raises:
         ModelError: the model or the tokenizer cannot be read.
-        EnvironmentLacksError: onnxruntime or tokenizers is not installed.
+        EnvironmentLacksError: the runtime or tokenizers is not installed.
     """
     from importlib.util import find_spec
 
@@ -111,6 +111,6 @@ def open_classifier(directory: Path, manifest: Manifest) -> Classifier:
     if find_spec("tokenizers") is None:
         raise EnvironmentLacksError(f"the package 'tokenizers' is not installed. Install it: {install_command('run')}")
     session = get_runtime(manifest.versions.runtime).open(
-        _OnnxFiles(directory), SessionConfig(threads=manifest.session.threads)
+        _Files(directory, manifest.format), SessionConfig(threads=manifest.session.threads)
     )
     return Classifier(manifest, load_bare_tokenizer(directory / manifest.tokenizer), session)

@@ -48,3 +48,8 @@ class PackageConfig(StageConfig):
     """SPDX identifier of the licence of the weights."""
     facts: Annotated[BundleFacts, BeforeValidator(_read_facts, json_schema_input_type=list[str])] = BundleFacts()
     """The evidence: paths of parity, quality and measurement artifacts, or the facts themselves."""
+
+    def checked_with(self) -> list[str]:
+        """Returns the names of the runtimes under which the export passed, the one that ships it first."""
+        parities = [parity for parity in (self.facts.parity, *self.facts.other_parities) if parity is not None]
+        return [parity.runtime.split()[0] for parity in parities if parity.passed]

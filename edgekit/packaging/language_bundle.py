@@ -108,18 +108,18 @@ def describe_language(model: Artifact, config: PackageConfig) -> Manifest:
         TargetError: the target does not ship the runtime that the file was checked with.
     """
     task = read_task(model)
-    name = _checked_with(config)[0]
+    name, *_ = checked = config.checked_with()
     shipped = config.target.runtime(name)
     described = _read_json(model.path / _EXPORT_FILE)
     is_onnx = model.kind == "onnx"
-    runtimes = [config.target.runtime(runtime) for runtime in _checked_with(config)]
+    runtimes = [config.target.runtime(runtime) for runtime in checked]
     versions = Versions(runtime=name, runtime_minimum=shipped.version)
     if is_onnx:
         versions, *_ = (read_versions(model, config.target, runtime) for runtime in runtimes)
     return Manifest(
         name=config.name,
         target=summarize(config.target),
-        format="onnx" if is_onnx else "gguf",
+        format=model.kind,
         task=task.kind,
         labels=[],
         max_length=min(task.max_length, described.get("context_length", task.max_length)),
@@ -233,13 +233,6 @@ def _writing(model: Artifact, promised: dict[str, str]) -> WritingSettings:
         chat_template=TEMPLATE_FILE if (model.path / TEMPLATE_FILE).is_file() else None,
         runtimes=promised,
     )
-
-
-def _checked_with(config: PackageConfig) -> list[str]:
-    """Returns the names of the runtimes under which the export passed, the one that ships it first."""
-    facts = config.facts
-    parities = [parity for parity in (facts.parity, *facts.other_parities) if parity is not None]
-    return [parity.runtime.split()[0] for parity in parities if parity.passed]
 
 
 def _conversations() -> list[list[dict[str, str]]]:

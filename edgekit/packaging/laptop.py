@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from edgekit.packaging.manifest import Manifest
 
+_ELSEWHERE = """
+
+The directory also opens unchanged in transformers.js and in optimum's `ORTModelForSequenceClassification`."""
+
 
 def app_files(manifest: Manifest) -> dict[str, str]:
     """Returns nothing: `usage.py` is in every bundle."""
@@ -13,10 +17,9 @@ def app_files(manifest: Manifest) -> dict[str, str]:
 def instructions(manifest: Manifest) -> str:
     """Returns how to run the bundle from Python."""
     minimum = manifest.versions.runtime_minimum
+    elsewhere = _ELSEWHERE if manifest.format == "onnx" else ""
     return f"""\
 ```sh
-pip install 'onnxruntime>={minimum}' tokenizers numpy
+pip install '{manifest.versions.runtime}>={minimum}' tokenizers numpy
 python usage.py "A text to classify."
-```
-
-The directory also opens unchanged in transformers.js and in optimum's `ORTModelForSequenceClassification`."""
+```{elsewhere}"""

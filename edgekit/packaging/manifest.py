@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from edgekit._version import __version__
 from edgekit.artifact import Ancestor, Artifact, FileRecord
 from edgekit.errors import ArtifactError, CorruptArtifactError, UnsupportedError
+from edgekit.formats import FORMATS, FormatName
 from edgekit.packaging.facts import BundleFacts
 from edgekit.results import Result
 from edgekit.target import READERS_OF_ONNX, RuntimeOnTarget, Target
@@ -72,7 +73,7 @@ class Manifest(Result):
     """Version of this schema."""
     name: str
     target: TargetSummary
-    format: Literal["onnx", "gguf"] = "onnx"
+    format: FormatName = "onnx"
     task: str
     labels: list[str]
     """In the order of the logits; none for a language model."""
@@ -119,8 +120,8 @@ class ExportDescription(Result):
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
-    opset: int
-    ir_version: int
+    opset: int | None = None
+    ir_version: int | None = None
     oldest_reader: OldestReader | None = None
 
 
@@ -156,7 +157,7 @@ def read_versions(export: Artifact, target: Target, shipped: RuntimeOnTarget) ->
         ("operator set", found.opset, shipped.opset),
         ("IR version", found.ir_version, shipped.ir_version),
     ):
-        if ceiling is not None and value > ceiling:
+        if value is not None and ceiling is not None and value > ceiling:
             raise UnsupportedError(
                 f"{export.path}: found ONNX {what} {value}, but {shipped.name} {shipped.version} on '{target.name}' "
                 f"reads at most {ceiling}. Export the model again for this target."
@@ -167,9 +168,10 @@ def read_versions(export: Artifact, target: Target, shipped: RuntimeOnTarget) ->
             f"{export.path}: found {need.what}, which {shipped.name} reads since {need.version}, but '{target.name}' "
             f"promises {shipped.version}. Raise the version in the target's file, or {need.remedy}."
         )
-    return Versions(
-        runtime=shipped.name, runtime_minimum=shipped.version, opset=found.opset, ir_version=found.ir_version
-    )
+    versions = Versions(runtime=shipped.name, runtime_minimum=shipped.version)
+    if not FORMATS[export.kind].has_versions:
+        return versions
+    return versions.model_copy(update={"opset": found.opset, "ir_version": found.ir_version})
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> int:

@@ -34,8 +34,20 @@ dependencies {{
 3. `val classifier = Classifier {{ context.assets.open("{manifest.name}/$it") }}`, once, off the main thread; then
    `classifier.predict(text)`.
 
-Check the app's tokenizer on the device against `tokenizer_vectors.json`: a test that encodes every text there and
-compares the ids finds any difference."""
+{_reduced(manifest)}Check the app's tokenizer on the device against `tokenizer_vectors.json`: a test that encodes every
+text there and compares the ids finds any difference."""
+
+
+def _reduced(manifest: Manifest) -> str:
+    """Returns what onnxruntime's own format is for: a build of it with nothing but what the model needs."""
+    if manifest.format != "ort":
+        return ""
+    return """\
+The full package opens `model.ort`; so does a reduced build of onnxruntime, which holds nothing else. Give its
+`build.py` the file `required_operators.config` (`--include_ops_by_config`), with `--minimal_build extended` and
+`--enable_reduced_operator_type_support`.
+
+"""
 
 
 def _kotlin(manifest: Manifest) -> str:

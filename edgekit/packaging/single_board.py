@@ -19,7 +19,7 @@ On a 64-bit system (`uname -m` says `aarch64`; there are no wheels for 32 bits):
 
 ```sh
 python3 -m venv .venv
-.venv/bin/pip install 'onnxruntime>={manifest.versions.runtime_minimum}' tokenizers numpy
+.venv/bin/pip install '{manifest.versions.runtime}>={manifest.versions.runtime_minimum}' tokenizers numpy
 taskset -c {cpus} .venv/bin/python usage.py "A text to classify."
 ```
 

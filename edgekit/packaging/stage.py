@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.errors import BudgetError, EnvironmentLacksError, ParityError, UsageError
+from edgekit.formats import FORMATS
 from edgekit.packaging.config import PackageConfig
 from edgekit.packaging.facts import BundleFacts
 from edgekit.results import Unverified
@@ -15,7 +16,7 @@ __all__ = ["BundleFacts", "PackageConfig", "package"]
 def package(inputs: StageInputs, config: PackageConfig, context: StageContext) -> Artifact:
     """Makes a bundle: the export's files unchanged, with manifest, labels, vectors, model card and usage examples.
 
-    Requires an `onnx` or `gguf` artifact whose parity check passed and whose budget, if it has one, is met. Ensures
+    Requires an exported artifact whose parity check passed and whose budget, if it has one, is met. Ensures
     that the bundle's tokenizer and model were run as an app runs them before it was published.
 
     Raises:
@@ -28,9 +29,9 @@ def package(inputs: StageInputs, config: PackageConfig, context: StageContext) -
     from edgekit.packaging.assembly import fill
 
     model = inputs.require("model", "package")
-    if model.kind not in ("onnx", "gguf"):
+    if model.kind not in FORMATS:
         raise UsageError(
-            f"package: {model.path}: found kind '{model.kind}', expected an onnx artifact or a gguf one. Export it "
+            f"package: {model.path}: found kind '{model.kind}', expected an export: {' or '.join(FORMATS)}. Export it "
             "first."
         )
     require_evidence(model, config.facts)

@@ -1,10 +1,10 @@
-"""`usage.py` of a bundle: twenty lines that classify a text with onnxruntime, tokenizers and numpy alone."""
+"""`usage.py` of a bundle: twenty lines that classify a text with its runtime, tokenizers and numpy alone."""
 
 from __future__ import annotations
 
 USAGE_FILE = "usage.py"
 
-USAGE = '''\
+_ONNXRUNTIME = '''\
 """Classifies a text: python usage.py "A fine film." It needs onnxruntime, tokenizers and numpy."""
 import json, pathlib, sys
 import numpy, onnxruntime, tokenizers
@@ -25,3 +25,29 @@ scores = numpy.exp(logits - logits.max()) / numpy.exp(logits - logits.max()).sum
 for label, score in zip(manifest["labels"], scores):
     print(f"{label}\\t{score:.4f}")
 '''
+
+_OPENVINO = '''\
+"""Classifies a text: python usage.py "A fine film." It needs openvino, tokenizers and numpy."""
+import json, pathlib, sys
+import numpy, openvino, tokenizers
+
+here = pathlib.Path(__file__).parent
+manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
+tokenizer = tokenizers.Tokenizer.from_file(str(here / manifest["tokenizer"]))
+tokenizer.enable_truncation(manifest["max_length"])
+settings = {"INFERENCE_NUM_THREADS": str(manifest["session"]["threads"]), **manifest["session"]["entries"]}
+model = openvino.Core().compile_model(here / manifest["model"], "CPU", settings)
+ids = numpy.array([tokenizer.encode(" ".join(sys.argv[1:])).ids], dtype=numpy.int64)
+given = {"input_ids": ids, "attention_mask": numpy.ones_like(ids), "token_type_ids": numpy.zeros_like(ids)}
+logits = model({name: given[name] for name in manifest["inputs"]})["logits"][0].astype(float)
+scores = numpy.exp(logits - logits.max()) / numpy.exp(logits - logits.max()).sum()
+for label, score in zip(manifest["labels"], scores):
+    print(f"{label}\\t{score:.4f}")
+'''
+
+_USAGES = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO}
+
+
+def usage_files(runtime: str) -> dict[str, str]:
+    """Returns name and content of the example for `runtime`; nothing for a plug-in's, which edgekit does not know."""
+    return {USAGE_FILE: _USAGES[runtime]} if runtime in _USAGES else {}

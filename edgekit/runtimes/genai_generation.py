@@ -22,7 +22,7 @@ class GenAiGeneration:
     """The runtime `onnxruntime-genai`; `graph_optimization` has no meaning here."""
 
     name = "onnxruntime-genai"
-    formats: tuple[str, ...] = ("onnx", "bundle")
+    formats: tuple[str, ...] = ("onnx",)
     libraries: tuple[str, ...] = ("numpy", "onnxruntime_genai")
 
     def unavailable_reason(self) -> str | None:

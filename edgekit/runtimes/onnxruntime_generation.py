@@ -32,7 +32,7 @@ class OnnxRuntimeGeneration:
     """The runtime `onnxruntime`."""
 
     name = "onnxruntime"
-    formats: tuple[str, ...] = ("onnx", "bundle")
+    formats: tuple[str, ...] = ("onnx",)
     libraries: tuple[str, ...] = ("numpy", "onnxruntime")
 
     def unavailable_reason(self) -> str | None:

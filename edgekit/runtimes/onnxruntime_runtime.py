@@ -36,7 +36,7 @@ class OnnxRuntime:
     """The runtime `onnxruntime`."""
 
     name = "onnxruntime"
-    formats: tuple[str, ...] = ("onnx", "bundle")
+    formats: tuple[str, ...] = ("onnx", "ort")
     libraries: tuple[str, ...] = ("numpy", "onnxruntime")
 
     def unavailable_reason(self) -> str | None:

@@ -1,8 +1,9 @@
-"""Runs ONNX files with OpenVINO on the CPU, computing what onnxruntime computes.
+"""Runs files of its own format, and ONNX files, with OpenVINO on the CPU.
 
-OpenVINO reads both dialects of edgekit's exports: it knows the operators of onnxruntime that classifiers need. Left to
-itself it rounds where nobody asked: floats to bf16 where the processor has it, and the activations before compressed
-weights to 8 bits in groups of 32. Both are turned off here, so that what is measured is the file that was checked.
+OpenVINO reads both dialects of edgekit's ONNX exports: it knows the operators of onnxruntime that classifiers need.
+Left to itself it rounds where nobody asked: floats to bf16 where the processor has it, and the activations before
+compressed weights to 8 bits in groups of 32. The first is turned off here, and for ONNX files the second too. A file
+of the format `openvino` says itself whether its student's activations are rounded.
 """
 
 from __future__ import annotations
@@ -12,19 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EnvironmentLacksError, ModelError
 from edgekit.extras import install_command
-from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, model_file
+from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, format_of, model_file
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
 DEVICE = "CPU"
 
+SESSION_SETTINGS = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "NUM_STREAMS": "1",
+    "ENABLE_CPU_PINNING": "NO",  # the harness pins the process, and a phone's scheduler must be free to choose
+    "INFERENCE_PRECISION_HINT": "f32",
+}
+"""Properties of every compiled model; an app that ships the model sets the same."""
+
+_FLOAT_ACTIVATIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+
 
 class OpenVinoRuntime:
     """The runtime `openvino`."""
 
     name = "openvino"
-    formats: tuple[str, ...] = ("onnx", "bundle")
+    formats: tuple[str, ...] = ("openvino", "onnx")
     libraries: tuple[str, ...] = ("numpy", "openvino")
 
     def unavailable_reason(self) -> str | None:
@@ -57,7 +68,8 @@ class OpenVinoRuntime:
                 "'openvino' anew."
             )
         try:
-            compiled = core.compile_model(core.read_model(file), DEVICE, _properties(config))
+            properties = {**session_settings(format_of(model)), "INFERENCE_NUM_THREADS": str(config.threads)}
+            compiled = core.compile_model(core.read_model(file), DEVICE, properties)
         except Exception as error:  # OpenVINO raises RuntimeError and what its frontends raise
             raise ModelError(
                 f"{file}: OpenVINO {self.version()} cannot open it ({_reason(error)}). Export it again, "
@@ -87,17 +99,9 @@ class OpenVinoSession:
         return {name: output.astype("float32") for name, output in zip(self.output_names, outputs, strict=True)}
 
 
-def _properties(config: SessionConfig) -> dict[str, Any]:
-    """Returns what the model is compiled with: threads, and no rounding that the file does not ask for."""
-    found: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": config.threads,
-        "ENABLE_CPU_PINNING": False,  # the harness pins the process, and a phone's scheduler must be free to choose
-        "INFERENCE_PRECISION_HINT": "f32",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-    }
-    return found
+def session_settings(kind: str) -> dict[str, str]:
+    """Returns the properties that a model of the format `kind` is compiled with, the number of threads aside."""
+    return SESSION_SETTINGS if kind == "openvino" else {**SESSION_SETTINGS, **_FLOAT_ACTIVATIONS}
 
 
 def _reason(error: Exception) -> str:

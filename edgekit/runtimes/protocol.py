@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edgekit.errors import ArtifactError, EnvironmentLacksError, UsageError
+from edgekit.formats import FORMATS
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -26,12 +27,7 @@ BUILT_IN = {
     "openvino": "edgekit.runtimes.openvino_runtime:OpenVinoRuntime",
 }
 
-_WEIGHT_FILES = {
-    "model": "model.safetensors",
-    "onnx": "onnx/model.onnx",
-    "bundle": "onnx/model.onnx",
-    "gguf": "model.gguf",
-}
+_OWN_WEIGHTS = "model.safetensors"
 
 
 class ModelOnDisk(Protocol):
@@ -43,7 +39,7 @@ class ModelOnDisk(Protocol):
 
     @property
     def kind(self) -> str:
-        """Kind of the artifact: `model`, `onnx`, or `bundle`, which holds an export's files unchanged."""
+        """Kind of the artifact: `model`, a format, or `bundle`, which holds an export's files unchanged."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class Runtime(Protocol):
     name: str
     """The name that people type."""
     formats: tuple[str, ...]
-    """Artifact kinds that it opens."""
+    """What it opens: `model`, or names of formats; a bundle has the format of the file in it."""
     libraries: tuple[str, ...]
     """Modules that `open` needs; imported before a load is timed, so that the import is not counted as loading."""
 
@@ -146,19 +142,20 @@ def runtime_for(model: ModelOnDisk, name: str | None = None) -> Runtime:
         UsageError: the runtime called `name` does not open this kind, or none does.
         EnvironmentLacksError: its library is missing.
     """
+    kind = format_of(model)
     if name is not None:
         runtime = get_runtime(name)
-        if model.kind in runtime.formats:
+        if kind in runtime.formats:
             return runtime
-        fitting = _names_for(model.kind)
+        fitting = _names_for(kind)
         advice = f"Use {' or '.join(fitting)}, or export the model first." if fitting else "Export the model first."
         raise UsageError(
             f"{model.path}: the runtime '{name}' opens {' and '.join(runtime.formats)} artifacts, found one of kind "
-            f"'{model.kind}'. {advice}"
+            f"'{kind}'. {advice}"
         )
-    fitting = _names_for(model.kind)
+    fitting = _names_for(kind)
     if not fitting:
-        raise UsageError(f"{model.path}: no runtime opens artifacts of kind '{model.kind}'. Export the model first.")
+        raise UsageError(f"{model.path}: no runtime opens artifacts of kind '{kind}'. Export the model first.")
     return get_runtime(fitting[0])
 
 
@@ -170,22 +167,24 @@ def _names_for(kind: str) -> list[str]:
 
 
 def format_of(model: ModelOnDisk) -> str:
-    """Returns the kind of artifact whose files `model` holds: `gguf` for a bundle of one, else its own kind."""
-    is_gguf = model.kind == "bundle" and (model.path / _WEIGHT_FILES["gguf"]).is_file()
-    return "gguf" if is_gguf else model.kind
+    """Returns the kind of artifact whose files `model` holds: for a bundle the format of the file in it."""
+    if model.kind != "bundle":
+        return model.kind
+    return next((name for name, row in FORMATS.items() if (model.path / row.file).is_file()), "onnx")
 
 
 def model_file(model: ModelOnDisk) -> Path:
-    """Returns the file that a runtime opens: `onnx/model.onnx`, `model.safetensors` or `model.gguf`.
+    """Returns the file that a runtime opens: `model.safetensors`, or the one of the format.
 
-    An export with another file name is accepted as long as it holds one ONNX file only.
+    An export with another file name is accepted as long as it holds one file of the format only.
 
     Raises:
         ArtifactError: there is no such file, or the artifact is no model.
     """
-    if model.kind not in _WEIGHT_FILES:
+    kind = format_of(model)
+    if kind != "model" and kind not in FORMATS:
         raise ArtifactError(f"{model.path}: found an artifact of kind '{model.kind}', expected a model.")
-    usual = model.path / _WEIGHT_FILES[format_of(model)]
+    usual = model.path / (_OWN_WEIGHTS if kind == "model" else FORMATS[kind].file)
     if usual.is_file():
         return usual
     others = sorted(model.path.rglob(f"*{usual.suffix}"))
@@ -196,10 +195,12 @@ def model_file(model: ModelOnDisk) -> Path:
 
 
 def model_files(model: ModelOnDisk) -> list[Path]:
-    """Returns the files that a runtime reads: the model file and its external data beside it, if any."""
+    """Returns the files that a runtime reads: the model file and the weights that the format keeps beside it."""
     file = model_file(model)
-    pattern = f"*{file.suffix}" if model.kind == "model" else f"{file.name}*"
-    return sorted(part for part in file.parent.glob(pattern) if part.is_file())
+    weights = f"{file.stem}.bin" if file.suffix == ".xml" else f"{file.name}*"
+    pattern = f"*{file.suffix}" if model.kind == "model" else weights
+    found = {file, *(part for part in file.parent.glob(pattern) if part.is_file())}
+    return sorted(found)
 
 
 def model_bytes(model: ModelOnDisk) -> int:

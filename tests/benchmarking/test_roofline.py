@@ -84,7 +84,7 @@ def test_threads_share_the_arithmetic_but_not_the_bandwidth(tmp_path):
 
 
 def test_a_torch_model_has_no_estimate(tmp_path):
-    with pytest.raises(UsageError, match="expected an ONNX export"):
+    with pytest.raises(UsageError, match="expected onnx or ort, whose operators"):
         count_work(pico_model_artifact(tmp_path, layers=1), 1, 8)
 
 

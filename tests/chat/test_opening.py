@@ -48,7 +48,7 @@ def test_a_longer_context_than_the_models_is_refused(model):
 
 
 def test_a_runtime_of_another_format_is_refused(model):
-    with pytest.raises(UsageError, match="'onnxruntime' generates with onnx and bundle artifacts"):
+    with pytest.raises(UsageError, match="'onnxruntime' generates with onnx artifacts"):
         open_conversation(model, ConversationConfig(), runtime="onnxruntime")
 
 

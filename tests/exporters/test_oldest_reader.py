@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import edgekit
-from edgekit.exporters.description import OldestReader, read_description
+from edgekit.exporters.description import EXPORT_FILE, OldestReader, OnnxDescription
 from edgekit.quantization.stage import QuantizeConfig
 from tests.pico import pico_model_artifact, publish_model
 from tests.pico_decoders import pico_decoder
@@ -16,7 +16,8 @@ from tests.pico_decoders import pico_decoder
 def oldest_reader(model: edgekit.Artifact, place: Path, config: QuantizeConfig | None = None) -> OldestReader | None:
     if config is not None:
         model = edgekit.quantize(model, config, out=place / "codes")
-    return read_description(edgekit.export(model, out=place / "onnx").path).oldest_reader
+    file = edgekit.export(model, out=place / "onnx").path / EXPORT_FILE
+    return OnnxDescription.model_validate_json(file.read_text()).oldest_reader
 
 
 @pytest.mark.parametrize(

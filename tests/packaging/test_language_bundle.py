@@ -174,7 +174,7 @@ def test_every_platform_says_how_to_run_it(exports, tmp_path, form_factor):
     assert "usage.kt" not in made.files
 
 
-@pytest.mark.parametrize("file_format", ["onnx", "gguf"])
+@pytest.mark.parametrize("file_format", ["onnx", pytest.param("gguf", marks=[needs_llama_cpp, pytest.mark.runtime])])
 def test_an_iphone_is_not_told_of_java(exports, tmp_path, file_format):
     phone = target("phone", operating_system="ios", runtimes=RUNTIMES)
     card = (bundle(exports, file_format, tmp_path / "bundle", phone).path / "MODEL_CARD.md").read_text()

@@ -1,0 +1,55 @@
+"""The table of file formats: which file an exported model is, what runs it, and which tasks it can hold.
+
+An export's artifact has the kind of its format; a bundle holds an export's files unchanged, so that its format is told
+by the file that is there. This module imports nothing heavy: the process that measures memory imports it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+FormatName = Literal["onnx", "openvino", "ort", "gguf"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the table."""
+
+    file: str
+    """Where the model lies in an artifact and in a bundle."""
+    parts: str
+    """Which files beside it belong to the model, itself included: a pattern for `Path.glob`."""
+    runtime: str
+    """The runtime that ships it, unless a recipe names another."""
+    tasks: tuple[str, ...]
+    """Kinds of task whose models it can hold."""
+    limitation: str
+    """Why it holds no others, as a clause for people; empty where it holds all."""
+    has_versions: bool
+    """Whether a target's operator set and IR version bound what the file may hold."""
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format("onnx/model.onnx", "model.onnx*", "onnxruntime", ("text-classification", "causal-lm"), "", True),
+    "openvino": Format(
+        "openvino_model.xml",
+        "openvino_model.*",
+        "openvino",
+        ("text-classification",),
+        "keys and values are kept by onnxruntime's own operators",
+        False,
+    ),
+    "ort": Format(
+        "model.ort",
+        "model.ort",
+        "onnxruntime",
+        ("text-classification",),
+        "language models are written as onnx, gguf alone",
+        True,
+    ),
+    "gguf": Format("model.gguf", "model.gguf*", "llama.cpp", ("causal-lm",), "llama.cpp runs language models", False),
+}
+"""Format name to what is known of it; `FormatName` lists the same names for type checkers."""
+
+assert tuple(FORMATS) == get_args(FormatName)
