@@ -12,7 +12,7 @@ from edgekit.benchmarking.memory_limit import require_limits
 from edgekit.benchmarking.questions import QuestionsConfig
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
 from edgekit.errors import ArtifactError, UsageError
-from edgekit.results import AnyMeasurement, AnyQuality, Comparison, GenerationComparison
+from edgekit.results import AnyMeasurement, AnyQuality, Comparison, GenerationComparison, Sweep
 
 if TYPE_CHECKING:
     from edgekit.benchmarking.predictions import Logits, Rows
@@ -45,11 +45,11 @@ class BenchConfig(StageConfig):
     runtime: str | None = None
     """Runtime to measure with; by default the one that opens such a model."""
     sweep_runtimes: list[str] = []
-    """Language models: further runtimes, measured in turn with the first."""
+    """Further runtimes, measured in turn with the first."""
     threads: int = Field(default=1, ge=1, le=1024)
     """Threads that one call may use; the process is pinned to as many cores."""
     sweep_threads: list[Annotated[int, Field(ge=1, le=1024)]] = []
-    """Language models: further numbers of threads, measured in turn with the first."""
+    """Further numbers of threads, measured in turn with the first."""
     batch: int = Field(default=1, ge=1)
     """Rows a call."""
     length: int = Field(default=64, ge=1)
@@ -211,6 +211,19 @@ def read_comparison(artifact: Artifact) -> Comparison | None:
     if artifact.kind == "measurement" and COMPARISON_FILE not in artifact.files:
         return None
     return Comparison.model_validate_json(_read(artifact, "measurement", COMPARISON_FILE))
+
+
+def read_sweep(artifact: Artifact) -> Sweep | None:
+    """Returns all classifiers that a `measurement` artifact holds; None where no sweep was asked for.
+
+    Raises:
+        ArtifactError: the artifact is of another kind.
+    """
+    from edgekit.benchmarking.classifier_stage import SWEEP_FILE
+
+    if artifact.kind == "measurement" and SWEEP_FILE not in artifact.files:
+        return None
+    return Sweep.model_validate_json(_read(artifact, "measurement", SWEEP_FILE))
 
 
 def read_generation_comparison(artifact: Artifact) -> GenerationComparison | None:

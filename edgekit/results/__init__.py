@@ -23,7 +23,7 @@ from edgekit.results.generation import (
 )
 from edgekit.results.headline import Headline, MetricName, Timing
 from edgekit.results.machine import Machine
-from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement
+from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement, Sweep, TurnRatio
 from edgekit.results.memory import MemoryLimit, MemorySplit, MemoryTrial
 from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector, Unverified
 from edgekit.results.quality import AnyQuality, LanguageQuality, MultipleChoiceQuality, Quality
@@ -69,8 +69,10 @@ __all__ = [
     "SettingChange",
     "StageResult",
     "StepResult",
+    "Sweep",
     "Timing",
     "TokenizerVector",
+    "TurnRatio",
     "Unverified",
     "Verdict",
 ]

@@ -114,4 +114,34 @@ class Comparison(Result):
     """Of the first against the second; None in files of older versions."""
 
 
+class TurnRatio(Result):
+    """One classifier against the first of a sweep."""
+
+    measurement: int = Field(ge=1)
+    """Place in `Sweep.measurements`."""
+    ratio_p50: float
+    """Its p50 over the first's, as in `Comparison`: above 1, the first is faster."""
+    ratio_interval: Interval
+    """Bootstrap interval that draws whole sets of processes."""
+    margin: float = Field(gt=0)
+    """Differences of speed up to this share do not count."""
+    verdict: Verdict
+    """Of the first against it."""
+
+
+class Sweep(Result):
+    """Classifiers, runtimes or numbers of threads that were measured in turn in one run."""
+
+    names: list[str]
+    """What each is called."""
+    measurements: list[Measurement] = Field(min_length=2)
+    """In the same order."""
+    ratios: list[TurnRatio]
+    """Each of the others against the first, in the same order."""
+    rounds: int
+    """Times that all took turns."""
+    sets: int
+    """Fresh sets of processes."""
+
+
 AnyMeasurement = Measurement | GenerationMeasurement
