@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
 from edgekit.benchmarking.harness import compare, measure
+from edgekit.benchmarking.load import Service, run_offline, run_server, run_sustained
 from edgekit.benchmarking.memory_limit import find_smallest_limit
 from edgekit.benchmarking.process import MeasuringProcess, Subject
 from edgekit.benchmarking.scenario import VARIANTS, Scenario, random_scenario, text_scenario
@@ -16,7 +17,7 @@ from edgekit.benchmarking.series import Sampling
 from edgekit.benchmarking.sweep import measure_in_turn
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.errors import UsageError
-from edgekit.results import Comparison, Sweep
+from edgekit.results import Comparison, Sweep, UnderLoad
 from edgekit.runtimes.protocol import runtime_for
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ def bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageCon
     else:
         comparison = compare(subjects[0], subjects[1], sampling, seed=context.seed, events=context.events)
         measurement = comparison.first
+    under_load = _put_under_load(subjects[0], measurement.p50_ms, inputs, config, context)
+    measurement = measurement.model_copy(update={"under_load": under_load})
     if config.memory_limit_mib == "smallest":
         found = find_smallest_limit(_attempt(subjects[0], config.timeout_s), measurement.peak_rss_bytes, context.events)
         measurement = measurement.model_copy(update={"smallest_memory": found})
-        comparison = comparison and comparison.model_copy(update={"first": measurement})
-        sweep = sweep and sweep.model_copy(update={"measurements": [measurement, *sweep.measurements[1:]]})
+    comparison = comparison and comparison.model_copy(update={"first": measurement})
+    sweep = sweep and sweep.model_copy(update={"measurements": [measurement, *sweep.measurements[1:]]})
     with publish(context.out, kind="measurement", lineage=lineage_of("bench", inputs, config, context)) as directory:
         (directory / MEASUREMENT_FILE).write_text(measurement.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if comparison is not None:
@@ -62,6 +65,24 @@ def bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageCon
         if sweep is not None:
             (directory / SWEEP_FILE).write_text(sweep.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Artifact.open(context.out)
+
+
+def _put_under_load(
+    subject: Subject, p50_ms: float, inputs: StageInputs, config: BenchConfig, context: StageContext
+) -> UnderLoad | None:
+    """Returns what the model does in the scenario that is asked for; None where single calls tell all."""
+    if config.scenario == "offline":
+
+        def make_scenario(batch: int) -> Scenario:
+            return _scenario(subject.model, inputs, config.model_copy(update={"batch": batch}), context.seed)
+
+        return run_offline(subject, make_scenario, config.timeout_s, context.events)
+    if config.scenario == "server" and config.p99_bound_ms is not None:
+        service = Service(config.p99_bound_ms, context.seed, config.timeout_s)
+        return run_server(subject, service, p50_ms, context.events)
+    if config.scenario == "sustained":
+        return run_sustained(subject, config.sustained_s, config.timeout_s, context.events)
+    return None
 
 
 def _attempt(subject: Subject, timeout_s: float) -> Callable[[int], None]:

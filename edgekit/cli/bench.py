@@ -40,6 +40,9 @@ def bench(
     interval_width: float | None = None,
     decide_p95_ms: float | None = None,
     max_seconds: float = 30.0,
+    scenario: Literal["single-stream", "multi-stream", "offline", "server", "sustained"] = "single-stream",
+    p99_bound_ms: float | None = None,
+    sustained_s: float = 120.0,
     memory_limit_mib: Annotated[
         int | Literal["smallest"] | None, Parameter(name=["--memory-limit", "--memory-limit-mib"])
     ] = None,
@@ -97,6 +100,14 @@ def bench(
         A p95 limit of a classifier to decide: sampling goes on until the interval clears it, up to --max-seconds.
     max_seconds
         Seconds of sampling at most while a limit is to be decided or an interval is still wide.
+    scenario
+        What is looked at besides single calls of a classifier, after MLPerf Inference. multi-stream: a batch of more
+        than one, judged by its p99. offline: the throughput of batches of 1 to 64. server: the highest rate of
+        random arrivals whose p99 keeps --p99-bound-ms. sustained: the slowdown over --sustained-s.
+    p99_bound_ms
+        With --scenario server: what 99 of 100 queries may take at most, waiting included.
+    sustained_s
+        With --scenario sustained: seconds of calls without a pause.
     memory_limit_mib
         Memory that the model's process may have, MiB: not to run in it is an error, exit code 1. `smallest`
         finds the least that the model runs in, after measuring it without a limit. Linux only.
@@ -145,6 +156,9 @@ def bench(
         "interval_width": interval_width,
         "decide_p95_ms": decide_p95_ms,
         "max_seconds": max_seconds,
+        "scenario": scenario,
+        "p99_bound_ms": p99_bound_ms,
+        "sustained_s": sustained_s,
         "memory_limit_mib": memory_limit_mib,
         "energy_csv": energy_csv,
         "timeout_s": timeout_s,

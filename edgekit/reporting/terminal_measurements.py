@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.reporting import generation, speed, sweep, wording
+from edgekit.reporting import generation, load, speed, sweep, wording
 from edgekit.reporting.terminal_tables import literal, make_table
-from edgekit.results import AnyMeasurement, Comparison, GenerationComparison, Sweep
+from edgekit.results import AnyMeasurement, Comparison, GenerationComparison, Measurement, Sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +27,11 @@ def measurement_table(measurements: Mapping[str, AnyMeasurement]) -> Table:
 def show_measurement(measurement: AnyMeasurement, console: Console) -> None:
     """Prints one measurement, and whether the machine was quiet enough for it."""
     console.print(measurement_table({"model": measurement}))
+    if isinstance(measurement, Measurement) and measurement.under_load is not None:
+        first, *others = load.lines(measurement.under_load)
+        console.print(literal(first, "bold"))
+        for line in others:
+            console.print(literal(line, "dim"))
     _show_doubts({"model": measurement}, console)
 
 

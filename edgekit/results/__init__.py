@@ -22,6 +22,15 @@ from edgekit.results.generation import (
     GenerationRatio,
 )
 from edgekit.results.headline import Headline, MetricName, Timing
+from edgekit.results.load import (
+    Offline,
+    OfflineBatch,
+    Server,
+    ServerTrial,
+    Sustained,
+    SustainedWindow,
+    UnderLoad,
+)
 from edgekit.results.machine import Machine
 from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement, Sweep, TurnRatio
 from edgekit.results.memory import MemoryLimit, MemorySplit, MemoryTrial
@@ -62,17 +71,24 @@ __all__ = [
     "MemoryTrial",
     "MetricName",
     "MultipleChoiceQuality",
+    "Offline",
+    "OfflineBatch",
     "Parity",
     "PreparationResult",
     "Quality",
     "Result",
+    "Server",
+    "ServerTrial",
     "SettingChange",
     "StageResult",
     "StepResult",
+    "Sustained",
+    "SustainedWindow",
     "Sweep",
     "Timing",
     "TokenizerVector",
     "TurnRatio",
+    "UnderLoad",
     "Unverified",
     "Verdict",
 ]

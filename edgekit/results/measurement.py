@@ -9,6 +9,7 @@ from edgekit.results.conditions import Conditions
 from edgekit.results.energy import Energy
 from edgekit.results.generation import GenerationMeasurement
 from edgekit.results.headline import Timing
+from edgekit.results.load import UnderLoad
 from edgekit.results.machine import Machine
 from edgekit.results.memory import MemoryLimit, MemorySplit
 from edgekit.results.verdict import Verdict
@@ -68,6 +69,8 @@ class Measurement(SavedResult):
     """The least that it runs in; None where that was not asked for."""
     energy: Energy | None = None
     """What the samples cost; None in files of older versions."""
+    under_load: UnderLoad | None = None
+    """What it did in the scenario that was asked for besides; None where none was."""
     load_average: float
     """One-minute load average when the measurement began."""
     conditions: Conditions | None = None
