@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
 from edgekit.benchmarking.harness import compare, measure
+from edgekit.benchmarking.load import Service, run_offline, run_server, run_sustained
 from edgekit.benchmarking.memory_limit import find_smallest_limit
 from edgekit.benchmarking.process import MeasuringProcess, Subject
 from edgekit.benchmarking.scenario import VARIANTS, Scenario, random_scenario, text_scenario
 from edgekit.benchmarking.series import Sampling
+from edgekit.benchmarking.sweep import measure_in_turn
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.errors import UsageError
-from edgekit.results import Comparison
+from edgekit.results import Comparison, Sweep, UnderLoad
 from edgekit.runtimes.protocol import runtime_for
 
 if TYPE_CHECKING:
@@ -22,10 +25,11 @@ if TYPE_CHECKING:
 
 MEASUREMENT_FILE = "measurement.json"
 COMPARISON_FILE = "comparison.json"
+SWEEP_FILE = "sweep.json"
 
 
 def bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Artifact:
-    """Measures a classifier; with a reference, the two take turns.
+    """Measures a classifier; a reference, further runtimes and further numbers of threads take turns with it.
 
     Raises:
         UsageError: more threads than cores, a length beyond the model's, no runtime opens the model, or a setting that
@@ -33,26 +37,52 @@ def bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageCon
         ModelError: the runtime cannot open the model.
         MeasurementError: a measuring process died or hung.
     """
-    if config.sweep_threads or config.sweep_runtimes or config.depths:
-        raise UsageError("bench: depths, sweep_threads and sweep_runtimes are for language models; found a classifier.")
-    model = inputs.require("model", "bench")
-    subject, sampling = _subject(model, config.runtime, inputs, config, context.seed), _sampling(config)
+    if config.depths:
+        raise UsageError("bench: depths are for language models; found a classifier.")
+    model, sampling = inputs.require("model", "bench"), _sampling(config)
+    subjects = _subjects(model, inputs, config, context.seed)
     comparison: Comparison | None = None
-    if inputs.reference is None:
-        measurement = measure(subject, sampling, context.events)
+    sweep: Sweep | None = None
+    if config.sweep_threads or config.sweep_runtimes:
+        sweep = measure_in_turn(subjects, _names(subjects), sampling, seed=context.seed, events=context.events)
+        measurement = sweep.measurements[0]
+    elif inputs.reference is None:
+        measurement = measure(subjects[0], sampling, context.events)
     else:
-        other = _subject(inputs.reference, _reference_runtime(config, inputs), inputs, config, context.seed)
-        comparison = compare(subject, other, sampling, seed=context.seed, events=context.events)
+        comparison = compare(subjects[0], subjects[1], sampling, seed=context.seed, events=context.events)
         measurement = comparison.first
+    under_load = _put_under_load(subjects[0], measurement.p50_ms, inputs, config, context)
+    measurement = measurement.model_copy(update={"under_load": under_load})
     if config.memory_limit_mib == "smallest":
-        found = find_smallest_limit(_attempt(subject, config.timeout_s), measurement.peak_rss_bytes, context.events)
+        found = find_smallest_limit(_attempt(subjects[0], config.timeout_s), measurement.peak_rss_bytes, context.events)
         measurement = measurement.model_copy(update={"smallest_memory": found})
-        comparison = comparison and comparison.model_copy(update={"first": measurement})
+    comparison = comparison and comparison.model_copy(update={"first": measurement})
+    sweep = sweep and sweep.model_copy(update={"measurements": [measurement, *sweep.measurements[1:]]})
     with publish(context.out, kind="measurement", lineage=lineage_of("bench", inputs, config, context)) as directory:
         (directory / MEASUREMENT_FILE).write_text(measurement.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if comparison is not None:
             (directory / COMPARISON_FILE).write_text(comparison.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if sweep is not None:
+            (directory / SWEEP_FILE).write_text(sweep.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Artifact.open(context.out)
+
+
+def _put_under_load(
+    subject: Subject, p50_ms: float, inputs: StageInputs, config: BenchConfig, context: StageContext
+) -> UnderLoad | None:
+    """Returns what the model does in the scenario that is asked for; None where single calls tell all."""
+    if config.scenario == "offline":
+
+        def make_scenario(batch: int) -> Scenario:
+            return _scenario(subject.model, inputs, config.model_copy(update={"batch": batch}), context.seed)
+
+        return run_offline(subject, make_scenario, config.timeout_s, context.events)
+    if config.scenario == "server" and config.p99_bound_ms is not None:
+        service = Service(config.p99_bound_ms, context.seed, config.timeout_s)
+        return run_server(subject, service, p50_ms, context.events)
+    if config.scenario == "sustained":
+        return run_sustained(subject, config.sustained_s, config.timeout_s, context.events)
+    return None
 
 
 def _attempt(subject: Subject, timeout_s: float) -> Callable[[int], None]:
@@ -65,10 +95,27 @@ def _attempt(subject: Subject, timeout_s: float) -> Callable[[int], None]:
     return attempt
 
 
-def _subject(model: Artifact, runtime: str | None, inputs: StageInputs, config: BenchConfig, seed: int) -> Subject:
+def _subjects(model: Artifact, inputs: StageInputs, config: BenchConfig, seed: int) -> list[Subject]:
+    """Returns the model in every runtime with every number of threads, the first ones first; then the reference."""
+    limit = config.memory_limit_bytes
+    runtimes = [runtime_for(model, name) for name in dict.fromkeys((config.runtime, *config.sweep_runtimes))]
+    counts = dict.fromkeys((config.threads, *config.sweep_threads))
     scenario = _scenario(model, inputs, config, seed)
-    limit = config.memory_limit_bytes if model is inputs.model else None
-    return Subject(model, runtime_for(model, runtime), scenario, config.threads, memory_limit_bytes=limit)
+    subjects = [
+        Subject(model, runtime, scenario, threads, memory_limit_bytes=limit)
+        for runtime, threads in product(runtimes, counts)
+    ]
+    if inputs.reference is not None:
+        runtime, scenario = _reference_runtime(config, inputs), _scenario(inputs.reference, inputs, config, seed)
+        subjects += [
+            Subject(inputs.reference, runtime_for(inputs.reference, runtime), scenario, threads) for threads in counts
+        ]
+    return subjects
+
+
+def _names(subjects: list[Subject]) -> list[str]:
+    """Returns what each is called in tables: its directory, runtime and threads."""
+    return [f"{each.model.path.name}, {each.runtime.name}, {each.threads}T" for each in subjects]
 
 
 def _scenario(model: Artifact, inputs: StageInputs, config: BenchConfig, seed: int) -> Scenario:

@@ -36,6 +36,8 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
         ModelError: a runtime cannot open a model.
         MeasurementError: a measuring process died or hung.
     """
+    if config.scenario != "single-stream":
+        raise UsageError(f"bench: scenario {config.scenario} is for classifiers; found a language model.")
     model = inputs.require("model", "bench")
     models = [model] if inputs.reference is None else [model, inputs.reference]
     depths = _depths(models, config)

@@ -32,7 +32,7 @@ def measure(subject: Subject, sampling: Sampling, events: EventSink) -> Measurem
         ModelError: the runtime cannot open the model.
         MeasurementError: the process died or hung.
     """
-    _require_cores(subject)
+    require_cores(subject)
     series = Series(subject)
     with series.open(sampling):
         series.warm_up(sampling, events)
@@ -55,8 +55,8 @@ def compare(first: Subject, second: Subject, sampling: Sampling, *, seed: int, e
         ModelError: a runtime cannot open its model.
         MeasurementError: a process died or hung.
     """
-    _require_cores(first)
-    _require_cores(second)
+    require_cores(first)
+    require_cores(second)
     pair = (Series(first), Series(second))
     blocks: list[list[float]] = []
     while len(blocks) < sampling.pairs or not _is_told(pair, blocks, sampling, seed):
@@ -74,7 +74,12 @@ def compare(first: Subject, second: Subject, sampling: Sampling, *, seed: int, e
     )
 
 
-def _require_cores(subject: Subject) -> None:
+def require_cores(subject: Subject) -> None:
+    """Refuses more threads than this process has cores.
+
+    Raises:
+        UsageError: there are fewer.
+    """
     cores = len(usable_cores())
     if 0 < cores < subject.threads:
         raise UsageError(
@@ -116,7 +121,7 @@ def _is_told(pair: tuple[Series, Series], blocks: list[list[float]], sampling: S
         return True
     if sampling.interval_width is not None:
         ratio, interval = paired_ratio(blocks, seed=seed)
-        if not _is_narrow(interval, ratio, sampling.interval_width):
+        if not is_narrow(interval, ratio, sampling.interval_width):
             return False
     return sampling.decide_p95_ms is None or _is_decided(pair[0].samples_ns, sampling.decide_p95_ms * 1e6)
 
@@ -129,12 +134,13 @@ def _is_enough(series: Series, sampling: Sampling) -> bool:
         return True
     if sampling.interval_width is not None:
         interval = quantile_interval(series.samples_ns, 0.5)
-        if not _is_narrow(interval, (interval.low + interval.high) / 2, sampling.interval_width):
+        if not is_narrow(interval, (interval.low + interval.high) / 2, sampling.interval_width):
             return False
     return sampling.decide_p95_ms is None or _is_decided(series.samples_ns, sampling.decide_p95_ms * 1e6)
 
 
-def _is_narrow(interval: Interval, value: float, width: float) -> bool:
+def is_narrow(interval: Interval, value: float, width: float) -> bool:
+    """Returns whether an interval is at most `width` of `value` wide."""
     return interval.high - interval.low <= width * value
 
 

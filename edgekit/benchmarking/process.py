@@ -46,7 +46,22 @@ class MeasuringProcess(WorkerProcess):
         """
         subject = self.subject
         self.opened = self.open_model(subject.model, subject.runtime, graph_optimization=subject.graph_optimization)
-        self.ask("inputs", watch=True, input_ids=subject.scenario.input_ids)
+        self.set_inputs(subject.scenario)
+
+    def set_inputs(self, scenario: Scenario) -> None:
+        """Hands over what is run from now on."""
+        self.ask("inputs", watch=True, input_ids=scenario.input_ids)
+
+    def serve(self, arrivals_ns: list[int], give_up_ns: int) -> list[int]:
+        """Returns for each arrival, ns since the start, how long it took until it was answered, ns, waiting included.
+
+        It ends early once an answer took longer than `give_up_ns`.
+        """
+        span_s = (arrivals_ns[-1] + give_up_ns) / 1e9
+        latencies: list[int] = self.ask("serve", extra_s=span_s, arrivals_ns=arrivals_ns, give_up_ns=give_up_ns)[
+            "latencies_ns"
+        ]
+        return latencies
 
     def sample(self, runs: int, seconds: float, *, watch: bool = False) -> list[int]:
         """Returns the durations in ns of up to `runs` calls, at least one, stopping when `seconds` have passed.

@@ -7,6 +7,7 @@ It reads one JSON object a line from stdin and answers each with one line; `proc
         -> {"load_ms": ..., "input_names": [...], "cores": [...], "baseline_bytes": ..., "library_bytes": ...}
     {"command": "inputs", "input_ids": [[[...]]]}      a list of batches, used in turn -> {}
     {"command": "sample", "runs": 10, "seconds": 1.0}  -> {"samples_ns": [...]}
+    {"command": "serve", "arrivals_ns": [...], "give_up_ns": ...} -> {"latencies_ns": [...]}
     {"command": "memory"}                              -> {"peak_bytes": ..., "resident_bytes": ..., ...}
 
 A failure is answered with {"error": message, "type": name of the exception}. It ends when stdin ends, so it never
@@ -84,6 +85,30 @@ class Measured:
         finally:
             gc.enable()
         return {"samples_ns": samples}
+
+    def serve(self, request: Message) -> Message:
+        """Runs one call for each arrival, one after another; its latency counts from its arrival, waiting included.
+
+        A queue that has grown beyond `give_up_ns` has no end: what arrives after that is left out.
+        """
+        latencies: list[int] = []
+        gc.collect()
+        gc.disable()
+        try:
+            origin = time.perf_counter_ns()
+            for arrival in request["arrivals_ns"]:
+                due = origin + arrival
+                while (early := due - time.perf_counter_ns()) > 0:
+                    time.sleep(early / 1e9)
+                batch = self.batches[self._next]
+                self._next = (self._next + 1) % len(self.batches)
+                self.session.run(batch)
+                latencies.append(time.perf_counter_ns() - due)
+                if latencies[-1] > request["give_up_ns"]:
+                    break
+        finally:
+            gc.enable()
+        return {"latencies_ns": latencies}
 
 
 def open_model(request: Message) -> tuple[Measured, Message]:
@@ -163,7 +188,8 @@ class _Classifying:
             return dict(read_memory().as_dict())
         if self._measured is None:
             raise ValueError(f"'{command}' before 'open'")
-        return self._measured.set_inputs(request) if command == "inputs" else self._measured.sample(request)
+        answers = {"inputs": self._measured.set_inputs, "serve": self._measured.serve, "sample": self._measured.sample}
+        return answers[command](request)
 
 
 if __name__ == "__main__":

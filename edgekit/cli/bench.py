@@ -14,6 +14,7 @@ from edgekit.cli.results import conclude
 from edgekit.cli.terminal import listening
 
 if TYPE_CHECKING:
+    from edgekit.artifact import Artifact
     from edgekit.benchmarking.changes import Named
 
 Value = TypeVar("Value")
@@ -25,6 +26,7 @@ def bench(
     out: Path | None = None,
     *,
     runtime: Several[str] | None = None,
+    all_runtimes: Annotated[bool, Parameter(negative="")] = False,
     threads: Several[int] = [1],  # noqa: B006 (never changed)
     batch: int = 1,
     length: int = 64,
@@ -38,6 +40,9 @@ def bench(
     interval_width: float | None = None,
     decide_p95_ms: float | None = None,
     max_seconds: float = 30.0,
+    scenario: Literal["single-stream", "multi-stream", "offline", "server", "sustained"] = "single-stream",
+    p99_bound_ms: float | None = None,
+    sustained_s: float = 120.0,
     memory_limit_mib: Annotated[
         int | Literal["smallest"] | None, Parameter(name=["--memory-limit", "--memory-limit-mib"])
     ] = None,
@@ -55,7 +60,7 @@ def bench(
 ) -> int:
     """Measure latency and memory in fresh processes; with --compare, two models in turn in one run.
 
-    A language model is measured writing. With several runtimes or numbers of threads all of them take turns.
+    With several runtimes or numbers of threads all of them take turns. A language model is measured writing.
 
     Parameters
     ----------
@@ -64,10 +69,12 @@ def bench(
     out
         Where to keep the measurement with its raw samples; without it, it is only shown.
     runtime
-        Runtime that runs it; by default onnxruntime for exports, torch for models and llama.cpp for GGUF. For a
-        language model, several may be given.
+        Runtime that runs it; by default onnxruntime for exports, torch for models and llama.cpp for GGUF. Several
+        take turns, and are compared with the first.
+    all_runtimes
+        Every runtime at hand that opens the model, the one by default first. `edgekit doctor` says what is at hand.
     threads
-        Threads that one call may use. For a language model, several numbers may be given.
+        Threads that one call may use. Several numbers take turns as well.
     batch
         Rows a call of a classifier.
     length
@@ -93,6 +100,14 @@ def bench(
         A p95 limit of a classifier to decide: sampling goes on until the interval clears it, up to --max-seconds.
     max_seconds
         Seconds of sampling at most while a limit is to be decided or an interval is still wide.
+    scenario
+        What is looked at besides single calls of a classifier, after MLPerf Inference. multi-stream: a batch of more
+        than one, judged by its p99. offline: the throughput of batches of 1 to 64. server: the highest rate of
+        random arrivals whose p99 keeps --p99-bound-ms. sustained: the slowdown over --sustained-s.
+    p99_bound_ms
+        With --scenario server: what 99 of 100 queries may take at most, waiting included.
+    sustained_s
+        With --scenario sustained: seconds of calls without a pause.
     memory_limit_mib
         Memory that the model's process may have, MiB: not to run in it is an error, exit code 1. `smallest`
         finds the least that the model runs in, after measuring it without a limit. Linux only.
@@ -124,7 +139,7 @@ def bench(
 
     earlier = None if baseline is None else read_earlier(baseline, anyway=anyway)
     opened = Artifact.open(model)
-    runtimes: list[str | None] = [*runtime] if runtime else [None]
+    runtimes = _runtimes(opened, runtime, all_runtimes=all_runtimes)
     settings = {
         "runtime": runtimes[0],
         "sweep_runtimes": runtimes[1:],
@@ -141,6 +156,9 @@ def bench(
         "interval_width": interval_width,
         "decide_p95_ms": decide_p95_ms,
         "max_seconds": max_seconds,
+        "scenario": scenario,
+        "p99_bound_ms": p99_bound_ms,
+        "sustained_s": sustained_s,
         "memory_limit_mib": memory_limit_mib,
         "energy_csv": energy_csv,
         "timeout_s": timeout_s,
@@ -161,6 +179,25 @@ def bench(
         later = Named(str(model), read_measurement(artifact))
         require_comparable(earlier, later.result, anyway=anyway)
         return show_changes(earlier, later, margin=baseline_margin, markdown=markdown, as_json=json)
+
+
+def _runtimes(model: Artifact, asked: list[str] | None, *, all_runtimes: bool) -> list[str | None]:
+    """Returns the names of the runtimes to measure with, None for the usual one.
+
+    Raises:
+        UsageError: both names and all of them were asked for.
+    """
+    from edgekit.benchmarking.stage import is_language_model
+    from edgekit.errors import UsageError
+    from edgekit.runtimes.generation import generation_runtimes_for
+    from edgekit.runtimes.protocol import available_runtimes_for, format_of
+
+    if not all_runtimes:
+        return [*asked] if asked else [None]
+    if asked:
+        raise UsageError("edgekit bench: found --runtime and --all-runtimes, expected one of them. Leave one out.")
+    find = generation_runtimes_for if is_language_model(model) else available_runtimes_for
+    return [runtime.name for runtime in find(format_of(model))] or [None]
 
 
 def read_earlier(baseline: Path, *, anyway: bool) -> Named:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from edgekit.artifact import Artifact
 from edgekit.cli.launch import is_main_process
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _RESULT_FILES = {"quality": "quality.json", "parity": "parity.json", "measurement": "measurement.json"}
 
@@ -43,10 +47,10 @@ def _write_result(artifact: Artifact) -> None:
     text = (artifact.path / _RESULT_FILES[artifact.kind]).read_text(encoding="utf-8")
     line: dict[str, JsonValue] = {"kind": "result", "stage": artifact.lineage.stage, artifact.kind: json.loads(text)}
     if artifact.kind == "measurement":
-        from edgekit.benchmarking.stage import read_comparison, read_generation_comparison
+        from edgekit.benchmarking.stage import read_comparison, read_generation_comparison, read_sweep
         from edgekit.packaging.facts import speed_up
 
-        in_turn = read_generation_comparison(artifact)
+        in_turn = read_generation_comparison(artifact) or read_sweep(artifact)
         if in_turn is not None:
             line["in_turn"] = in_turn.model_dump(mode="json")
         comparison = read_comparison(artifact)
@@ -72,12 +76,21 @@ def _show(artifact: Artifact) -> None:
 
         console.print(terminal.parity_table(read_parity(artifact)))
     else:
-        from edgekit.benchmarking.stage import read_comparison, read_generation_comparison, read_measurement
+        _show_measurement(artifact, console)
 
-        comparison, in_turn = read_comparison(artifact), read_generation_comparison(artifact)
-        if in_turn is not None:
-            terminal.show_generation_comparison(in_turn, console)
-        elif comparison is None:
-            terminal.show_measurement(read_measurement(artifact), console)
-        else:
-            terminal.show_comparison(comparison, console)
+
+def _show_measurement(artifact: Artifact, console: Console) -> None:
+    """Prints one model, or all that took turns with it."""
+    from edgekit.benchmarking.stage import read_comparison, read_generation_comparison, read_measurement, read_sweep
+    from edgekit.reporting import terminal_measurements
+
+    written, swept = read_generation_comparison(artifact), read_sweep(artifact)
+    compared = read_comparison(artifact)
+    if written is not None:
+        terminal_measurements.show_generation_comparison(written, console)
+    elif swept is not None:
+        terminal_measurements.show_sweep(swept, console)
+    elif compared is not None:
+        terminal_measurements.show_comparison(compared, console)
+    else:
+        terminal_measurements.show_measurement(read_measurement(artifact), console)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.reporting import speed, wording
-from edgekit.results import GenerationComparison, GenerationDepth, GenerationRatio, Interval, Verdict
+from edgekit.results import GenerationComparison, GenerationDepth, GenerationRatio, Interval
 
 DEPTH_COLUMNS = (
     "",
@@ -14,13 +14,6 @@ DEPTH_COLUMNS = (
     "of the\nroofline",
     "time of\na token",
 )
-_AGAINST_IT: dict[Verdict, str] = {
-    "better": "slower",
-    "worse": "faster",
-    "no difference": "no difference",
-    "inconclusive": "inconclusive",
-}
-"""The verdict on the first, as said of the other one."""
 PROCESS_COLUMNS = ("", "load", "peak memory", "of which\nfile pages", "model files", "bandwidth used,\noverhead")
 
 
@@ -92,7 +85,7 @@ def _against_first(place: int, ratio: GenerationRatio | None) -> str:
         return f"1{wording.TIMES}"
     if ratio is None:
         return ""
-    verdict = "" if ratio.verdict is None else f"\n{_AGAINST_IT[ratio.verdict]}"
+    verdict = "" if ratio.verdict is None else f"\n{speed.AGAINST_IT[ratio.verdict]}"
     return f"{wording.times(ratio.token_time)}{_range(ratio.token_time_interval)}{verdict}"
 
 

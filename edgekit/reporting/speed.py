@@ -14,6 +14,7 @@ from edgekit.results import (
     GenerationMeasurement,
     Interval,
     Measurement,
+    Verdict,
 )
 
 _WIDE = 0.2
@@ -26,6 +27,14 @@ _STOLEN = 0.02
 """Share that the host of a virtual machine may take."""
 _SLOWER = 0.1
 """Share by which the frequency may fall."""
+
+AGAINST_IT: dict[Verdict, str] = {
+    "better": "slower",
+    "worse": "faster",
+    "no difference": "no difference",
+    "inconclusive": "inconclusive",
+}
+"""The verdict on the first, as said of the other one."""
 
 
 def scenario(measurement: AnyMeasurement) -> str:

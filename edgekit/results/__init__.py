@@ -22,8 +22,17 @@ from edgekit.results.generation import (
     GenerationRatio,
 )
 from edgekit.results.headline import Headline, MetricName, Timing
+from edgekit.results.load import (
+    Offline,
+    OfflineBatch,
+    Server,
+    ServerTrial,
+    Sustained,
+    SustainedWindow,
+    UnderLoad,
+)
 from edgekit.results.machine import Machine
-from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement
+from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement, Sweep, TurnRatio
 from edgekit.results.memory import MemoryLimit, MemorySplit, MemoryTrial
 from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector, Unverified
 from edgekit.results.quality import AnyQuality, LanguageQuality, MultipleChoiceQuality, Quality
@@ -62,15 +71,24 @@ __all__ = [
     "MemoryTrial",
     "MetricName",
     "MultipleChoiceQuality",
+    "Offline",
+    "OfflineBatch",
     "Parity",
     "PreparationResult",
     "Quality",
     "Result",
+    "Server",
+    "ServerTrial",
     "SettingChange",
     "StageResult",
     "StepResult",
+    "Sustained",
+    "SustainedWindow",
+    "Sweep",
     "Timing",
     "TokenizerVector",
+    "TurnRatio",
+    "UnderLoad",
     "Unverified",
     "Verdict",
 ]

@@ -9,6 +9,7 @@ from edgekit.results.conditions import Conditions
 from edgekit.results.energy import Energy
 from edgekit.results.generation import GenerationMeasurement
 from edgekit.results.headline import Timing
+from edgekit.results.load import UnderLoad
 from edgekit.results.machine import Machine
 from edgekit.results.memory import MemoryLimit, MemorySplit
 from edgekit.results.verdict import Verdict
@@ -68,6 +69,8 @@ class Measurement(SavedResult):
     """The least that it runs in; None where that was not asked for."""
     energy: Energy | None = None
     """What the samples cost; None in files of older versions."""
+    under_load: UnderLoad | None = None
+    """What it did in the scenario that was asked for besides; None where none was."""
     load_average: float
     """One-minute load average when the measurement began."""
     conditions: Conditions | None = None
@@ -112,6 +115,36 @@ class Comparison(Result):
     """Differences of speed up to this share do not count."""
     verdict: Verdict | None = None
     """Of the first against the second; None in files of older versions."""
+
+
+class TurnRatio(Result):
+    """One classifier against the first of a sweep."""
+
+    measurement: int = Field(ge=1)
+    """Place in `Sweep.measurements`."""
+    ratio_p50: float
+    """Its p50 over the first's, as in `Comparison`: above 1, the first is faster."""
+    ratio_interval: Interval
+    """Bootstrap interval that draws whole sets of processes."""
+    margin: float = Field(gt=0)
+    """Differences of speed up to this share do not count."""
+    verdict: Verdict
+    """Of the first against it."""
+
+
+class Sweep(Result):
+    """Classifiers, runtimes or numbers of threads that were measured in turn in one run."""
+
+    names: list[str]
+    """What each is called."""
+    measurements: list[Measurement] = Field(min_length=2)
+    """In the same order."""
+    ratios: list[TurnRatio]
+    """Each of the others against the first, in the same order."""
+    rounds: int
+    """Times that all took turns."""
+    sets: int
+    """Fresh sets of processes."""
 
 
 AnyMeasurement = Measurement | GenerationMeasurement

@@ -159,6 +159,13 @@ def runtime_for(model: ModelOnDisk, name: str | None = None) -> Runtime:
     return get_runtime(fitting[0])
 
 
+def available_runtimes_for(kind: str) -> list[Runtime]:
+    """Returns the runtimes at hand that open `kind`, the built-in ones first."""
+    known = list_runtimes()
+    loaded = [load_runtime(known[name]) for name in _names_for(kind)]
+    return [runtime for runtime in loaded if runtime.unavailable_reason() is None]
+
+
 def _names_for(kind: str) -> list[str]:
     """Returns the names of the runtimes that open `kind`, the built-in ones first."""
     known = list_runtimes()

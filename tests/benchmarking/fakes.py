@@ -86,6 +86,11 @@ class Clock:
     @classmethod
     def install(cls):
         time.perf_counter_ns = lambda: cls.now_ns
+        time.sleep = cls.wait
+
+    @classmethod
+    def wait(cls, seconds):
+        cls.now_ns += max(1, round(1e9 * seconds))
 
 
 class ClockedSession(Session):
@@ -115,6 +120,29 @@ class Thrice(Fake):
     def open(self, model, config):
         Clock.install()
         return ClockedSession(lambda call: 30 + 0.03 * (call % 3))
+
+
+class BatchedSession(Session):
+    """5 ms a call and 1 ms a row, of more than 16 rows 3 ms each: they no longer fit the cache."""
+
+    def run(self, inputs):
+        rows = len(inputs["input_ids"])
+        Clock.now_ns += 1_000_000 * (5 + rows * (3 if rows > 16 else 1))
+        return {}
+
+
+class Batched(Fake):
+    def open(self, model, config):
+        Clock.install()
+        return BatchedSession()
+
+
+class Heating(Fake):
+    """10 ms a call, and after 10 s of work 15."""
+
+    def open(self, model, config):
+        Clock.install()
+        return ClockedSession(lambda call: 10 if call < 1000 else 15)
 
 
 class Layout(Fake):

@@ -57,24 +57,10 @@ def batch(seed=0, rows=3, length=11):
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_the_file_holds_every_modules_codes(name, tmp_path):
-    student, made = export(SCHEMES[name], tmp_path)
-    network = load_model(student).model
-    modules = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedModule)}
-    stored, seen = constants(made), set()
-    for key in (key for key in stored if key.endswith(".codes")):
-        prefix, _, last = key.removesuffix(".codes").rpartition(".")
-        names = [f"{prefix}.{part}" for part in last.split("+")]
-        wanted = np.concatenate([modules[name].quantized_weight().codes.numpy().astype(np.int16) for name in names])
-        np.testing.assert_array_equal(values(stored[key]), wanted, err_msg=key)
-        seen.update(names)
-    assert seen == set(modules)
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-def test_logits_are_torchs_with_float_or_with_block_rounded_activations(name, tmp_path):
+def test_the_file_holds_every_modules_codes_and_computes_as_torch_does(name, tmp_path):
     student, made = export(SCHEMES[name], tmp_path)
     network = load_model(student).model.eval()
+    assert_codes(network, made)
     multiply_floats(network)
     session = OpenVinoRuntime().open(made, SessionConfig())
     for seed, (rows, length) in enumerate([(1, 5), (3, 11), (2, 16)]):
@@ -88,6 +74,19 @@ def test_logits_are_torchs_with_float_or_with_block_rounded_activations(name, tm
         else:
             # a plugin without the instructions for it computes with floats
             assert min(np.abs(found - floats).max(), np.abs(found - rounded).max()) < 1e-3
+
+
+def assert_codes(network, made):
+    """Compares the codes of every quantized module with the constants of the file."""
+    modules = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedModule)}
+    stored, seen = constants(made), set()
+    for key in (key for key in stored if key.endswith(".codes")):
+        prefix, _, last = key.removesuffix(".codes").rpartition(".")
+        names = [f"{prefix}.{part}" for part in last.split("+")]
+        wanted = np.concatenate([modules[name].quantized_weight().codes.numpy().astype(np.int16) for name in names])
+        np.testing.assert_array_equal(values(stored[key]), wanted, err_msg=key)
+        seen.update(names)
+    assert seen == set(modules)
 
 
 @pytest.mark.parametrize(("activations", "group"), [("float", 0), ("dynamic-int8", 32)])

@@ -28,7 +28,7 @@ def quantized(settings, place):
     return edgekit.quantize(model, edgekit.QuantizeConfig(**settings), out=place / "student")
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", ["int8", "8 bits in groups", "4 bits asymmetric"])
 def test_it_computes_exactly_what_the_onnx_file_computes(name, tmp_path):
     student = quantized(SCHEMES[name], tmp_path)
     plain, made = (

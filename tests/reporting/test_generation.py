@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from edgekit.reporting.generation import DEPTH_COLUMNS, PROCESS_COLUMNS, conditions, depth_rows, process_rows
-from edgekit.reporting.terminal import show_generation_comparison
+from edgekit.reporting.terminal_measurements import show_generation_comparison
 from edgekit.results import GenerationComparison, GenerationRatio, Interval
 from tests.reporting.language_examples import generation, near
 

@@ -12,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from edgekit.reporting import terminal
+from edgekit.reporting import terminal, terminal_measurements
 from edgekit.reporting.files import write_reports
 from edgekit.reporting.html import render_html
 from edgekit.reporting.json_report import build_schema, render_json
@@ -219,7 +219,7 @@ def test_single_results_have_tables() -> None:
     console = Console(file=stream, width=120)
     export = build().exports[0]
     assert export.float_comparison is not None
-    terminal.show_comparison(export.float_comparison, console, first="int8", second="float32")
+    terminal_measurements.show_comparison(export.float_comparison, console, first="int8", second="float32")
     for table in (
         terminal.quality_table(export.quality),
         terminal.parity_table(export.parity),
@@ -240,7 +240,7 @@ def test_single_results_of_language_models_have_tables() -> None:
     for table in (
         terminal.quality_table(export.quality),
         terminal.parity_table(export.parity),
-        terminal.measurement_table({"int4": export.measurement, "short": generation(contexts=(64,))}),
+        terminal_measurements.measurement_table({"int4": export.measurement, "short": generation(contexts=(64,))}),
     ):
         console.print(table)
     rows = [" ".join(line.split()) for line in stream.getvalue().splitlines()]

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from edgekit.reporting import agreement, findings, speed, terminal
+from edgekit.reporting import agreement, findings, speed, terminal_measurements
 from edgekit.results import Conditions, Interval
 from tests.reporting.examples import build, measurement, parity
 from tests.reporting.language_examples import generation, language_build, language_parity
@@ -113,7 +113,7 @@ def test_writing_is_judged_by_its_decode_speed() -> None:
 def test_bench_prints_the_doubt() -> None:
     stream = io.StringIO()
     busy = measurement(4.0, 8).model_copy(update={"load_average": 3.22})
-    terminal.show_measurement(busy, Console(file=stream, width=100))
+    terminal_measurements.show_measurement(busy, Console(file=stream, width=100))
     assert "The machine was not quiet" in stream.getvalue()
 
 
@@ -151,5 +151,5 @@ def test_a_comparison_says_its_verdict() -> None:
     export = next(export for export in build().exports if export.float_comparison is not None)
     found = export.float_comparison.model_copy(update={"verdict": "better", "margin": 0.03})
     console = Console(file=io.StringIO(), width=200)
-    terminal.show_comparison(found, console)
+    terminal_measurements.show_comparison(found, console)
     assert "Verdict: better (margin 3.0 %)." in console.file.getvalue()
