@@ -14,11 +14,11 @@ PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist
 $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile --progress-bar off -c constraints.txt -e '.[demo]'
+	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[demo]'
 	touch $@
 
 $(STAMP): $(DEMO)
-	$(BIN)/python -m pip install --quiet --no-compile --progress-bar off -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
 	touch $@
 
 # Nothing here needs an install script; onnxruntime-node's own would fetch CUDA libraries.
@@ -27,7 +27,7 @@ $(PEERS)/.installed: $(addprefix tests/peers/,package.json package-lock.json opt
 	cp tests/peers/package.json tests/peers/package-lock.json $(PEERS)
 	npm ci --prefix $(PEERS) --ignore-scripts --no-audit --no-fund
 	$(PYTHON) -m venv --clear $(PEERS)/optimum
-	$(PEERS)/optimum/bin/python -m pip install --quiet --no-compile --progress-bar off -r tests/peers/optimum-requirements.txt
+	$(PEERS)/optimum/bin/python -m pip install --quiet --progress-bar off -r tests/peers/optimum-requirements.txt
 	touch $@
 
 demo: $(DEMO)  ## build the built-in recipe review-sentiment into build/
