@@ -9,7 +9,7 @@ OUT    ?= build
 # A file of tests stays with one worker: its tests share what they make.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test test-slow test-peers peers check format docs bench clean
+.PHONY: demo test test-slow test-peers test-gpu peers check format docs bench clean
 
 $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,9 @@ test-slow: $(STAMP)  ## real models and foreign runtimes
 
 test-peers: $(STAMP) $(PEERS)/.installed  ## the default tests, and those that open files in foreign tools
 	EDGEKIT_LLAMA_CPP=$$(ls -d $(CURDIR)/$(PEERS)/node_modules/@node-llama-cpp/*/bins/*) $(PYTEST) -m "not slow and not gpu"
+
+test-gpu: $(STAMP)  ## what is special on a GPU; needs one, and a torch that knows it
+	EDGEKIT_TEST_GPU=1 $(BIN)/python -m pytest -m gpu
 
 peers: $(PEERS)/.installed  ## transformers.js, llama.cpp and optimum-onnx in .peers; needs node and npm
 

@@ -1,7 +1,7 @@
 """Tokens a second and peak memory of one distillation step: edgekit against TRL's GKDTrainer.
 
     python benchmarks/distillation.py [--tokens 512 1024 2048 4096] [--steps 3] [--precision bf16]
-        [--trl-python VENV/bin/python]
+        [--trl-python VENV/bin/python] [--device cuda]
 
 SmolLM2-135M-Instruct teaches its student of 20 layers, AdamW; each sequence is 512 tokens of one document. Matrix
 products run in float32, or with `--precision bf16` in bf16 over float32 weights; TRL's teacher is then a bf16 model.
@@ -9,6 +9,8 @@ Both trainers take the same sequences in the same order. At each size TRL's proc
 online, and cached as its top 48 tokens) are all started, then take turns: one optimizer step each, in an order drawn
 anew, after two steps that do not count. Both run with activation checkpointing, as TRL comes, and without; ratios
 are to whichever of TRL's two is better. What was measured of a size is kept in the work directory.
+On a GPU (`--device cuda`) edgekit runs with its layers and losses compiled as well, memory is what the process has
+allocated there, and all take turns together.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from edgekit.data.token_store import TokenSettings, TokenStore, open_tokens
 from edgekit.distillation.attention import bf16_attention
 from edgekit.distillation.batches import Plan, Window
 from edgekit.distillation.capture_session import captured_here
+from edgekit.distillation.compiling import compiled_layers
 from edgekit.distillation.config import CaptureConfig, DistillConfig, LanguageConfig, TokenCaptureConfig
 from edgekit.distillation.divergences import Divergence
 from edgekit.distillation.language_capture import Reading, capture_plan, capture_tokens
@@ -53,8 +56,6 @@ from edgekit.models.tokenizer import load_tokenizer
 
 HERE = Path(__file__).resolve().parent
 LENGTH, LEARNING_RATE, SEED = 512, 1e-4, 0
-MOST_ROWS = 8
-"""Sequences of the largest step; a step of fewer divides it."""
 LARGEST_TOGETHER = 2048
 """Tokens a step at which TRL and edgekit are in memory together; beyond, TRL runs alone."""
 WARM_UP = 2
@@ -62,6 +63,7 @@ WARM_UP = 2
 TRL, TRL_PLAIN = "TRL GKDTrainer, as it comes", "TRL GKDTrainer, no checkpointing"
 ONLINE, CACHED = "edgekit, teacher online", "edgekit, teacher cached"
 CHECKPOINTED = ", checkpointing"
+COMPILED = ", compiled"
 TARGETS = {ONLINE: 2.0, CACHED: 3.0}
 MEMORY_TARGET = 1 / 3
 
@@ -82,6 +84,9 @@ class Task:
     threads: int
     chunk_tokens: int
     precision: Literal["float32", "bf16"]
+    device: Literal["cpu", "cuda"]
+    most_rows: int
+    """Sequences of the largest step; a step of fewer divides it."""
     length: int = LENGTH
     learning_rate: float = LEARNING_RATE
 
@@ -108,21 +113,24 @@ CLOCK: dict[str, float] = {}
 def tell(event: Event) -> None:
     """Tells time, memory and loss of a step, the optimizer's part included."""
     if event.kind == "progress" and "loss" in event.values:
+        on_gpu = torch.cuda.is_initialized()
+        if on_gpu:
+            torch.cuda.synchronize()
         told = {
             "wall_s": time.perf_counter() - CLOCK["wall_s"],
             "cpu_s": time.process_time() - CLOCK["cpu_s"],
             "loss": event.values["loss"],
-            "peak_bytes": read_memory().peak_bytes,
+            "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else read_memory().peak_bytes,
         }
         print(json.dumps(told), flush=True)
 
 
-def full_sequences(data: Artifact, student: Artifact, work: Path) -> PackedTokens:
+def full_sequences(data: Artifact, student: Artifact, work: Path, most_rows: int) -> PackedTokens:
     """Returns the sequences that are one full piece of a document each, as many as fill whole steps of every size."""
     tokenizer = load_tokenizer(student.path)
     store = open_tokens(work / "tokens", PreparedData.open(data), "train", tokenizer, TokenSettings(LENGTH))
     pieces = np.flatnonzero(store.lengths() == LENGTH).astype(np.int64)
-    pieces = pieces[: len(pieces) // MOST_ROWS * MOST_ROWS]
+    pieces = pieces[: len(pieces) // most_rows * most_rows]
     return PackedTokens(store, Packing(LENGTH, pieces, np.arange(1, len(pieces) + 1), 0.0), 0)
 
 
@@ -137,21 +145,23 @@ def signal_material(task: Task, store: TokenStore) -> tuple[Reading, Any, Captur
 
 def capture(task: Task) -> None:
     """Captures the teacher's outputs where that was not done."""
-    tokens = full_sequences(Artifact.open(task.data), Artifact.open(task.student), Path(task.work))
+    tokens = full_sequences(Artifact.open(task.data), Artifact.open(task.student), Path(task.work), task.most_rows)
     reading, plan, config = signal_material(task, tokens.store)
     loaded = load_model(Artifact.open(task.teacher))
     teacher = LanguageTeacher(loaded.model, reading.token_ids, find_separation(loaded.model))
+    teacher.place(torch.device(task.device), task.precision)
     capture_tokens(teacher, reading, plan, config, Path(task.work) / "signal", lambda done, total: None)
 
 
 def work_on(task: Task) -> None:
     """Trains by edgekit's own loop, a step whenever the standard input says so."""
     torch.set_num_threads(task.threads)
+    device = torch.device(task.device)
     if task.contender == "capture":
         capture(task)
         return
     student = load_model(Artifact.open(task.student))
-    tokens = full_sequences(Artifact.open(task.data), Artifact.open(task.student), Path(task.work))
+    tokens = full_sequences(Artifact.open(task.data), Artifact.open(task.student), Path(task.work), task.most_rows)
     vocabulary = len(student.tokenizer)
     teacher: CachedTeacher | LanguageTeacher
     if task.contender.startswith(CACHED):
@@ -160,7 +170,10 @@ def work_on(task: Task) -> None:
     else:
         loaded = load_model(Artifact.open(task.teacher))
         teacher = LanguageTeacher(loaded.model, torch.arange(vocabulary), find_separation(loaded.model))
-    objective = VocabularyObjective(Divergence("jensen_shannon", task.beta), chunk_tokens=task.chunk_tokens)
+    compiles = task.contender.endswith(COMPILED)
+    objective = VocabularyObjective(
+        Divergence("jensen_shannon", task.beta), chunk_tokens=task.chunk_tokens, compiled=compiles
+    )
     learner = LanguageLearner(student.model, objective, vocabulary, precision=task.precision)
     lesson = Turns(learner, tokens, replace(tokens, packing=one(tokens.packing)), teacher)
     config = DistillConfig(
@@ -173,7 +186,7 @@ def work_on(task: Task) -> None:
         dropout=0.0,
         evaluations_per_epoch=1,
         gradient_checkpointing=task.contender.endswith(CHECKPOINTED),
-        language=LanguageConfig(chunk_tokens=task.chunk_tokens),
+        language=LanguageConfig(chunk_tokens=task.chunk_tokens, compile=compiles),
     )
     if config.gradient_checkpointing:
         student.model.activation_checkpointing_enable()
@@ -181,7 +194,9 @@ def work_on(task: Task) -> None:
     run_in = [student.model] if isinstance(teacher, CachedTeacher) else [student.model, teacher.model]
     with ExitStack() as stack:
         for model in run_in:
-            stack.enter_context(bf16_attention(model, task.precision, torch.device("cpu")))
+            stack.enter_context(bf16_attention(model, task.precision, device))
+            if compiles:
+                stack.enter_context(compiled_layers(model))
         train(lesson, config, Run("distill", SEED, tell, None, ""))
 
 
@@ -258,9 +273,12 @@ def measure(tasks: list[Task], trl_python: Path) -> list[dict[str, Any]]:
     return [_summary(task, found[task.contender]) for task in tasks]
 
 
-def contenders(tokens: int, plain: int) -> list[list[str]]:
+def contenders(tokens: int, plain: int, device: str) -> list[list[str]]:
     """Returns who takes turns with whom: as many as the memory of 24 GB holds without pushing anything out."""
     checkpointed = [ONLINE + CHECKPOINTED, CACHED + CHECKPOINTED]
+    if device == "cuda":
+        peers = [TRL, *([TRL_PLAIN] if tokens <= plain else [])]
+        return [[*peers, ONLINE, CACHED, ONLINE + COMPILED, CACHED + COMPILED, *checkpointed]]
     if tokens > LARGEST_TOGETHER:
         return [[TRL], [ONLINE, CACHED], checkpointed]
     return [[TRL, *([TRL_PLAIN] if tokens <= plain else []), ONLINE, CACHED], checkpointed]
@@ -341,17 +359,19 @@ def main() -> None:
     parser.add_argument(
         "--plain", type=int, default=1024, help="most tokens a step at which TRL also runs without checkpointing"
     )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--worker", help="one task as JSON: what each process is started with")
     arguments = parser.parse_args()
     if arguments.worker:
         work_on(Task(**json.loads(arguments.worker)))
         return
     name = "distillation" if arguments.precision == "float32" else f"distillation_{arguments.precision}"
-    work = arguments.work / name
+    name += "" if arguments.device == "cpu" else f"_{arguments.device}"
+    work, most_rows = arguments.work / name, max(arguments.tokens) // LENGTH
     python = arguments.trl_python or trl_environment(arguments.work)
     teacher = make_teacher(arguments.work / "language")
-    student, data = make_student(arguments.work / "language", teacher), make_long_documents(work, 16)
-    tokens = full_sequences(data, student, work)
+    student, data = make_student(arguments.work / "language", teacher), make_long_documents(work, 16 + most_rows)
+    tokens = full_sequences(data, student, work, most_rows)
     sequences = [tokens.batch([row]).input_ids[0].tolist() for row in range(len(tokens))]
     rows: list[dict[str, Any]] = []
     for size in arguments.tokens:
@@ -367,10 +387,12 @@ def main() -> None:
             arguments.threads,
             arguments.chunk_tokens,
             arguments.precision,
+            arguments.device,
+            most_rows,
         )
         task.sequences.write_text(json.dumps(sequences), encoding="utf-8")
         subprocess.run([sys.executable, __file__, "--worker", json.dumps(asdict(task))], check=True)
-        rows.extend(kept(task, contenders(size, arguments.plain), python))
+        rows.extend(kept(task, contenders(size, arguments.plain, arguments.device), python))
     compare(rows)
     content = {
         "targets": {"speed_ratio": TARGETS, "memory_ratio": MEMORY_TARGET},
@@ -378,6 +400,7 @@ def main() -> None:
         "divergence": {"jensen_shannon": arguments.beta, "temperature": 1.0},
         "precision": arguments.precision,
         "threads": arguments.threads,
+        "accelerator": torch.cuda.get_device_name() if arguments.device == "cuda" else None,
         "peer_versions": versions_of(python),
         "rows": rows,
     }

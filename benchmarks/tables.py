@@ -216,6 +216,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {
     "accuracy": ("Accuracy", accuracy_tables),
     "startup": ("Startup", startup_table),
     "distillation_bf16": ("A step of distillation in bf16, against TRL", distillation_table),
+    "distillation_bf16_cuda": ("A step of distillation on a GPU, against TRL", distillation_table),
     "distillation": ("A step of distillation in float32, against TRL", distillation_table),
     "distillation_memory": ("Losses over a large vocabulary", distillation_memory_table),
     "decoding": ("Writing with 4 bits, against onnxruntime-genai's builder and llama.cpp", decoding_table),

@@ -40,11 +40,15 @@ class Turns(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Tells time, memory and loss of the step, the optimizer's part included."""
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        on_gpu = torch.cuda.is_initialized()
+        if on_gpu:
+            torch.cuda.synchronize()
         told = {
             "wall_s": time.perf_counter() - self.started,
             "cpu_s": time.process_time() - self.cpu_started,
             "loss": self.loss,
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else resident,
         }
         say(told)
 
@@ -86,7 +90,7 @@ def main() -> None:
     student = AutoModelForCausalLM.from_pretrained(task["student"], dtype=torch.float32)
     config = GKDConfig(
         output_dir=task["work"],
-        use_cpu=True,
+        use_cpu=task["device"] == "cpu",
         bf16=is_bf16,
         lmbda=0.0,
         beta=task["beta"],

@@ -14,7 +14,8 @@ from edgekit.artifact import Artifact
 from edgekit.benchmarking.budget import check_budget, host_matches
 from edgekit.benchmarking.estimates import check_estimates, estimate_all
 from edgekit.benchmarking.machine import machine_fingerprint, usable_cores
-from edgekit.benchmarking.stage import BenchConfig, read_comparison, read_measurement, read_quality
+from edgekit.benchmarking.result_files import read_comparison, read_measurement, read_quality
+from edgekit.benchmarking.stage import BenchConfig
 from edgekit.cache import Cache
 from edgekit.circumstances import judged_with, verified_with
 from edgekit.contract import StageInputs
@@ -224,10 +225,15 @@ def _compare_with_teacher(
     is_teacher = chain.teacher_model.digest == chain.model.digest and entry.precision in ("as-is", "float32")
     if chain.recipe.task.kind == "causal-lm" or is_teacher or weight_bytes(chain.teacher_model) > _LARGEST_TEACHER:
         return None
-    config = _scenario_here(chain, entry, target)
+    config = _single_calls(_scenario_here(chain, entry, target))
     data = chain.data if config.inputs == "texts" else None
     reference = _float_export(chain, entry, target, chain.teacher_model)
     return read_comparison(_bench(chain, entry, StageInputs(model=exported, reference=reference, data=data), config))
+
+
+def _single_calls(config: BenchConfig) -> BenchConfig:
+    """Returns the settings without a load: two models are compared call by call."""
+    return config.model_copy(update={"scenario": "single-stream", "p99_bound_ms": None})
 
 
 def _float_export(chain: ExportChain, entry: ExportEntry, target: Target, model: Artifact) -> Artifact:

@@ -19,7 +19,7 @@ class Format:
     file: str
     """Where the model lies in an artifact and in a bundle."""
     parts: str
-    """Which files beside it belong to the model, itself included: a pattern for `Path.glob`."""
+    """Files beside it that belong to the model: a pattern for `Path.glob`, with `{name}` and `{stem}` of the file."""
     runtime: str
     """The runtime that ships it, unless a recipe names another."""
     tasks: tuple[str, ...]
@@ -31,10 +31,10 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format("onnx/model.onnx", "model.onnx*", "onnxruntime", ("text-classification", "causal-lm"), "", True),
+    "onnx": Format("onnx/model.onnx", "{name}*", "onnxruntime", ("text-classification", "causal-lm"), "", True),
     "openvino": Format(
         "openvino_model.xml",
-        "openvino_model.*",
+        "{stem}.bin",
         "openvino",
         ("text-classification",),
         "keys and values are kept by onnxruntime's own operators",
@@ -42,13 +42,13 @@ FORMATS: dict[str, Format] = {
     ),
     "ort": Format(
         "model.ort",
-        "model.ort",
+        "{name}",
         "onnxruntime",
         ("text-classification",),
         "language models are written as onnx, gguf alone",
         True,
     ),
-    "gguf": Format("model.gguf", "model.gguf*", "llama.cpp", ("causal-lm",), "llama.cpp runs language models", False),
+    "gguf": Format("model.gguf", "{name}*", "llama.cpp", ("causal-lm",), "llama.cpp runs language models", False),
 }
 """Format name to what is known of it; `FormatName` lists the same names for type checkers."""
 

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from edgekit._version import __version__
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.machine import machine_fingerprint
-from edgekit.benchmarking.stage import read_quality
+from edgekit.benchmarking.result_files import read_quality
 from edgekit.cache import Cache, locked
 from edgekit.circumstances import judged_with
 from edgekit.contract import StageConfig, StageInputs

@@ -12,7 +12,7 @@ from edgekit.data.stage import PrepareConfig
 from edgekit.distillation.config import TrainingConfig
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.block_types import BLOCK, block_type
-from edgekit.exporters.oldest_reader import CODED_TABLE, EIGHT_BITS, MASKED_ATTENTION, TWO_BITS, Need
+from edgekit.exporters.oldest_reader import CODED_TABLE, EIGHT_BITS, MASKED_ATTENTION, PREPACKED, TWO_BITS, Need
 from edgekit.formats import FORMATS
 from edgekit.pruning.stage import PruneConfig
 from edgekit.quantization.stage import QuantizeConfig, coded_parts
@@ -125,7 +125,7 @@ def old_runtimes(frame: Frame, stages: Stages, targets: Targets, where: str) -> 
     problems = []
     for index, entry in enumerate(frame.export):
         needs = [MASKED_ATTENTION] if frame.task.kind == "causal-lm" else []
-        needs += _coded_needs(stages) if entry.precision == "as-is" else []
+        needs += _coded_needs(stages, entry) if entry.precision == "as-is" else []
         known = [targets[name] for name in entry.targets if name in targets]
         for target in known if FORMATS[entry.format].has_versions else []:
             shipped = [runtime for runtime in target.runtimes if runtime.name in READERS_OF_ONNX]
@@ -251,7 +251,7 @@ def _without_block(stages: Stages, key: str) -> list[str]:
     return problems
 
 
-def _coded_needs(stages: Stages) -> list[Need]:
+def _coded_needs(stages: Stages, entry: ExportEntry) -> list[Need]:
     """Returns what codes ask of onnxruntime, as far as the recipe tells; `exclude` may keep a part float."""
     needs = []
     for stage in stages:
@@ -260,8 +260,12 @@ def _coded_needs(stages: Stages) -> list[Need]:
             continue
         if config.bits == 2:
             needs.append(TWO_BITS)
-        if config.bits == 8 and config.group_size is not None and config.activations == "dynamic-int8":
+        has_eight_in_groups = config.bits == 8 and config.group_size is not None
+        is_block_product = config.bits < 8 or (has_eight_in_groups and config.activations == "dynamic-int8")
+        if is_block_product and config.bits == 8:
             needs.append(EIGHT_BITS)
+        if is_block_product and entry.format == "ort":
+            needs.append(PREPACKED)
         # a head that multiplies floats with 8-bit codes is laid out otherwise, and a tied table reads it plainly
         is_plain = config.embeddings == 8 and config.activations == "float"
         if config.embeddings is not None and config.embeddings_group_size is not None and not is_plain:

@@ -1,4 +1,4 @@
-"""What all tests share: no network, no accelerator, one thread."""
+"""What all tests share: no network, no accelerator (but for `make test-gpu`), one thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import signal
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if os.environ.get("EDGEKIT_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Results are compared to the bit, also with those of processes that a test starts; torch reads this at its import.
 os.environ["OMP_NUM_THREADS"] = "1"
 # A shell's background job ignores interrupts, and so would each process that a test starts and interrupts.

@@ -57,6 +57,7 @@ targets = ["laptop-x86", "pixel-8"]
 [bench]
 min_seconds = 0.05
 length = 16
+scenario = "offline"
 [budget]
 p95_ms = 500.0
 quality_drop = 0.5
@@ -113,6 +114,8 @@ def test_each_export_is_timed_in_turn_with_the_teachers_own_float32_export(built
         assert timed.lineage.inputs["model"].digest == teacher
         assert timed.lineage.config["precision"] == "float32"
         assert compared.rounds >= 12
+        assert export.measurement.under_load.scenario == "offline"
+        assert compared.first.under_load is None, "models are compared call by call"
     assert "the teacher&#39;s float32 export" in (root / "out" / "report.html").read_text()
 
 

@@ -374,6 +374,28 @@ def test_a_target_with_too_old_an_onnxruntime_is_named_before_the_training(tmp_p
     assert "Raise the version in the target's file, or" in found
 
 
+@pytest.mark.parametrize(
+    ("version", "written", "message"),
+    [
+        ("1.27.0", "ort", "expected at least 1.28.0 for MatMulNBits in onnxruntime's own format"),
+        ("1.28.0", "ort", None),
+        ("1.27.0", "onnx", None),
+    ],
+)
+def test_a_file_in_onnxruntimes_own_format_asks_for_a_newer_one(tmp_path, version, written, message):
+    text = (target_directory() / "laptop-x86.toml").read_text()
+    shipped = load_target("laptop-x86").runtime("onnxruntime").version
+    (tmp_path / "old.toml").write_text(
+        text.replace(f'version = "{shipped}"', f'version = "{version}"').replace("laptop-x86", "old")
+    )
+    recipe = VALID.replace("bits = 8", "bits = 4\ngroup_size = 32").replace('"onnx"', f'"{written}"')
+    recipe = recipe.replace('["laptop-x86", "pixel-8"]', '["old.toml"]')
+    if message is None:
+        load_recipe(write(tmp_path, recipe))
+    else:
+        assert message in problem(tmp_path, recipe)
+
+
 def test_lengths_that_nobody_set_are_no_problem(tmp_path):
     recipe = load_recipe(write(tmp_path, WRITING.replace("max_length = 256", "max_length = 64")))
     assert recipe.stages[0].config.language.sequence_length > 64

@@ -11,7 +11,9 @@ from edgekit.artifact import Artifact, publish
 from edgekit.benchmarking.harness import compare, measure
 from edgekit.benchmarking.load import Service, run_offline, run_server, run_sustained
 from edgekit.benchmarking.memory_limit import find_smallest_limit
+from edgekit.benchmarking.naming import label_models
 from edgekit.benchmarking.process import MeasuringProcess, Subject
+from edgekit.benchmarking.result_files import COMPARISON_FILE, MEASUREMENT_FILE, SWEEP_FILE, write_result
 from edgekit.benchmarking.scenario import VARIANTS, Scenario, random_scenario, text_scenario
 from edgekit.benchmarking.series import Sampling
 from edgekit.benchmarking.sweep import measure_in_turn
@@ -22,10 +24,6 @@ from edgekit.runtimes.protocol import runtime_for
 
 if TYPE_CHECKING:
     from edgekit.benchmarking.stage import BenchConfig
-
-MEASUREMENT_FILE = "measurement.json"
-COMPARISON_FILE = "comparison.json"
-SWEEP_FILE = "sweep.json"
 
 
 def bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Artifact:
@@ -59,11 +57,9 @@ def bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageCon
     comparison = comparison and comparison.model_copy(update={"first": measurement})
     sweep = sweep and sweep.model_copy(update={"measurements": [measurement, *sweep.measurements[1:]]})
     with publish(context.out, kind="measurement", lineage=lineage_of("bench", inputs, config, context)) as directory:
-        (directory / MEASUREMENT_FILE).write_text(measurement.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        if comparison is not None:
-            (directory / COMPARISON_FILE).write_text(comparison.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        if sweep is not None:
-            (directory / SWEEP_FILE).write_text(sweep.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_result(measurement, directory / MEASUREMENT_FILE)
+        write_result(comparison, directory / COMPARISON_FILE)
+        write_result(sweep, directory / SWEEP_FILE)
     return Artifact.open(context.out)
 
 
@@ -115,7 +111,8 @@ def _subjects(model: Artifact, inputs: StageInputs, config: BenchConfig, seed: i
 
 def _names(subjects: list[Subject]) -> list[str]:
     """Returns what each is called in tables: its directory, runtime and threads."""
-    return [f"{each.model.path.name}, {each.runtime.name}, {each.threads}T" for each in subjects]
+    labels = label_models([each.model.path for each in subjects])
+    return [f"{labels[each.model.path]}, {each.runtime.name}, {each.threads}T" for each in subjects]
 
 
 def _scenario(model: Artifact, inputs: StageInputs, config: BenchConfig, seed: int) -> Scenario:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
 from edgekit.benchmarking.generation import PRECISION, GenerationSampling, measure_generation
 from edgekit.benchmarking.generation_process import GenerationProcess, GenerationSubject
 from edgekit.benchmarking.memory_limit import find_smallest_limit
+from edgekit.benchmarking.naming import label_models
+from edgekit.benchmarking.result_files import GENERATION_COMPARISON_FILE, MEASUREMENT_FILE, write_result
 from edgekit.benchmarking.scenario import random_scenario, text_scenario
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.errors import UsageError
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 DEPTHS = (16, 128, 512)
 """Tokens of the prompts, where the model has room for them."""
 _TRIED_TOKENS = 4
-MEASUREMENT_FILE = "measurement.json"
-GENERATION_COMPARISON_FILE = "generation_comparison.json"
 
 
 def bench_language_model(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Artifact:
@@ -54,7 +53,7 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
     )
     runtimes = _runtimes(models, config)
     prompts = [_prompt(each, inputs, config, depths[-1], context.seed) for each in models]
-    labels = _labels(models)
+    labels = label_models([each.path for each in models])
     limits = (config.memory_limit_bytes, None)
     subjects = [
         GenerationSubject(each, runtime, prompt, threads, f"{labels[each.path]}, {runtime.name}, {threads}T", limit)
@@ -68,11 +67,8 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
         first = first.model_copy(update={"smallest_memory": smallest})
         found = found.model_copy(update={"measurements": [first, *found.measurements[1:]]})
     with publish(context.out, kind="measurement", lineage=lineage_of("bench", inputs, config, context)) as directory:
-        text = found.measurements[0].model_dump_json(indent=2)
-        (directory / MEASUREMENT_FILE).write_text(text + "\n", encoding="utf-8")
-        if len(subjects) > 1:
-            file = directory / GENERATION_COMPARISON_FILE
-            file.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_result(found.measurements[0], directory / MEASUREMENT_FILE)
+        write_result(found if len(subjects) > 1 else None, directory / GENERATION_COMPARISON_FILE)
     return Artifact.open(context.out)
 
 
@@ -85,15 +81,6 @@ def _attempt(subject: GenerationSubject, sampling: GenerationSampling) -> Callab
             process.write(sampling.depths[-1], min(sampling.new_tokens, _TRIED_TOKENS))
 
     return attempt
-
-
-def _labels(models: list[Artifact]) -> dict[Path, str]:
-    """Returns each model's directory with a name for tables: its last part, or all of it where two share that."""
-    names = [model.path.name for model in models]
-    return {
-        model.path: name if names.count(name) == 1 else str(model.path)
-        for model, name in zip(models, names, strict=True)
-    }
 
 
 def _depths(models: list[Artifact], config: BenchConfig) -> tuple[int, ...]:

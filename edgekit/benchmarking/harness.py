@@ -6,21 +6,16 @@ number is good enough for is not known here.
 
 from __future__ import annotations
 
-import math
-from contextlib import ExitStack
-
 from edgekit.benchmarking.machine import usable_cores
 from edgekit.benchmarking.process import Subject
-from edgekit.benchmarking.series import CHUNK_S, STAGE, Sampling, Series
-from edgekit.benchmarking.statistics import effective_samples, quantile_interval, samples_needed
+from edgekit.benchmarking.series import CHUNK_S, Sampling, Series
+from edgekit.benchmarking.statistics import quantile_interval
+from edgekit.benchmarking.turns import is_decided, is_narrow, ratios_to_first, report_progress, take_turns
 from edgekit.benchmarking.verdict import judge, paired_ratio
 from edgekit.errors import UsageError
-from edgekit.events import Event, EventSink
-from edgekit.results import Comparison, Interval, Measurement
+from edgekit.events import EventSink
+from edgekit.results import Comparison, Measurement
 
-MIN_ROUNDS = 12
-DECISION_CONFIDENCE = 0.99
-_ORDERS = ((0, 1), (1, 0))
 _MANY = 1_000_000
 
 
@@ -38,17 +33,15 @@ def measure(subject: Subject, sampling: Sampling, events: EventSink) -> Measurem
         series.warm_up(sampling, events)
         while not _is_enough(series, sampling):
             series.sample(_MANY, _chunk_seconds(series, sampling))
-            _report(events, "sampling", series, sampling)
+            report_progress(events, "sampling", series, sampling)
     return series.summarize(sampling.energy_csv)
 
 
 def compare(first: Subject, second: Subject, sampling: Sampling, *, seed: int, events: EventSink) -> Comparison:
-    """Measures two models that take turns, in the order A B, B A, A B ..., so that a drift of the machine cancels out.
+    """Measures two models that take turns in fresh pairs of processes, see `turns.take_turns`.
 
-    Both run in `sampling.pairs` fresh pairs of processes, one pair after another. One round is one turn each; a pair's
-    ratio is the median over its rounds of p50(second) / p50(first), and whole pairs are what the interval draws. More
-    pairs follow until the interval is as narrow as asked. That looks at its width alone, never at the verdict, so that
-    looking again favours none. A p95 limit to decide is decided for the first.
+    A pair's ratio is the median over its rounds of p50(second) / p50(first), and whole pairs are what the interval
+    draws.
 
     Raises:
         UsageError: more threads than cores.
@@ -58,9 +51,7 @@ def compare(first: Subject, second: Subject, sampling: Sampling, *, seed: int, e
     require_cores(first)
     require_cores(second)
     pair = (Series(first), Series(second))
-    blocks: list[list[float]] = []
-    while len(blocks) < sampling.pairs or not _is_told(pair, blocks, sampling, seed):
-        blocks.append(_take_block(pair, sampling, _ORDERS[len(blocks) % 2], events))
+    blocks = ratios_to_first(take_turns(pair, sampling, seed=seed, events=events), 1)
     ratio, interval = paired_ratio(blocks, seed=seed)
     return Comparison(
         first=pair[0].summarize(sampling.energy_csv),
@@ -88,44 +79,6 @@ def require_cores(subject: Subject) -> None:
         )
 
 
-def _take_block(
-    pair: tuple[Series, Series], sampling: Sampling, opening: tuple[int, int], events: EventSink
-) -> list[float]:
-    """Returns the ratios of the rounds of one fresh pair of processes; `opening` is the order in which they start."""
-    least = [len(each.samples_ns) + math.ceil(sampling.min_samples / sampling.pairs) for each in pair]
-    until = [each.seconds + sampling.min_seconds / sampling.pairs for each in pair]
-    ratios: list[float] = []
-    with ExitStack() as stack:
-        for place in opening:
-            stack.enter_context(pair[place].open(sampling))
-        for place in opening:
-            pair[place].warm_up(sampling, events)
-        runs = [series.turn_runs() for series in pair]
-        while (
-            len(ratios) * sampling.pairs < MIN_ROUNDS
-            or any(len(each.samples_ns) < count for each, count in zip(pair, least, strict=True))
-            or any(each.seconds < seconds for each, seconds in zip(pair, until, strict=True))
-        ):
-            for order in _ORDERS:
-                medians = [0.0, 0.0]
-                for turn in order:
-                    medians[turn] = pair[turn].take_turn(runs[turn])
-                ratios.append(medians[1] / medians[0])
-            _report(events, "taking turns", min(pair, key=lambda series: series.seconds), sampling)
-    return ratios
-
-
-def _is_told(pair: tuple[Series, Series], blocks: list[list[float]], sampling: Sampling, seed: int) -> bool:
-    """Returns True when nothing that was asked beyond the least is open, or the time for it is over."""
-    if min(series.seconds for series in pair) >= sampling.max_seconds:
-        return True
-    if sampling.interval_width is not None:
-        ratio, interval = paired_ratio(blocks, seed=seed)
-        if not is_narrow(interval, ratio, sampling.interval_width):
-            return False
-    return sampling.decide_p95_ms is None or _is_decided(pair[0].samples_ns, sampling.decide_p95_ms * 1e6)
-
-
 def _is_enough(series: Series, sampling: Sampling) -> bool:
     """Returns True when the series has its samples and seconds, and what is to be decided is decided or given up."""
     if len(series.samples_ns) < sampling.min_samples or series.seconds < sampling.min_seconds:
@@ -136,24 +89,7 @@ def _is_enough(series: Series, sampling: Sampling) -> bool:
         interval = quantile_interval(series.samples_ns, 0.5)
         if not is_narrow(interval, (interval.low + interval.high) / 2, sampling.interval_width):
             return False
-    return sampling.decide_p95_ms is None or _is_decided(series.samples_ns, sampling.decide_p95_ms * 1e6)
-
-
-def is_narrow(interval: Interval, value: float, width: float) -> bool:
-    """Returns whether an interval is at most `width` of `value` wide."""
-    return interval.high - interval.low <= width * value
-
-
-def _is_decided(samples_ns: list[int], limit_ns: float) -> bool:
-    """Returns True when p95 clears the limit at `DECISION_CONFIDENCE`.
-
-    It looks again and again while samples come in, which favours chance; hence more confidence than is reported.
-    """
-    interval = quantile_interval(samples_ns, 0.95, DECISION_CONFIDENCE)
-    if interval.low > limit_ns:
-        return True
-    bounded = effective_samples(samples_ns, 0.95) >= samples_needed(0.95, DECISION_CONFIDENCE)
-    return bounded and interval.high < limit_ns
+    return sampling.decide_p95_ms is None or is_decided(series.samples_ns, sampling.decide_p95_ms)
 
 
 def _chunk_seconds(series: Series, sampling: Sampling) -> float:
@@ -162,8 +98,3 @@ def _chunk_seconds(series: Series, sampling: Sampling) -> float:
     if missing > 0:
         return min(CHUNK_S, missing)
     return max(CHUNK_S, series.seconds / 3) if len(series.samples_ns) >= sampling.min_samples else CHUNK_S
-
-
-def _report(events: EventSink, text: str, series: Series, sampling: Sampling) -> None:
-    done = min(len(series.samples_ns) / sampling.min_samples, series.seconds / max(sampling.min_seconds, 1e-9), 1.0)
-    events(Event("progress", stage=STAGE, text=text, completed=round(100 * done), total=100, unit="%"))

@@ -1,6 +1,6 @@
 """The samples of one classifier, from one or more fresh processes: warming up, taking turns, summing up.
 
-When there are enough of them is the matter of `harness.py`.
+When there are enough of them is the matter of `harness.py` and `turns.py`.
 """
 
 from __future__ import annotations

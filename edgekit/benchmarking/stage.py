@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
-
 from edgekit.artifact import Artifact, publish
 from edgekit.benchmarking.config import BenchConfig, EvaluateConfig
 from edgekit.benchmarking.memory_limit import require_limits
+from edgekit.benchmarking.result_files import QUALITY_FILE, write_result
 from edgekit.contract import StageContext, StageInputs, lineage_of
-from edgekit.errors import ArtifactError, UsageError
-from edgekit.results import AnyMeasurement, AnyQuality, Comparison, GenerationComparison, Sweep
+from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.benchmarking.predictions import Logits, Rows
 
 __all__ = ["BenchConfig", "EvaluateConfig", "bench", "evaluate"]
-
-QUALITY_FILE = "quality.json"
-MEASUREMENT_FILE = "measurement.json"
-COMPARISON_FILE = "comparison.json"
 
 
 def evaluate(inputs: StageInputs, config: EvaluateConfig, context: StageContext) -> Artifact:
@@ -53,7 +47,7 @@ def _evaluate_classifier(inputs: StageInputs, config: EvaluateConfig, context: S
     quality = judge_parts(judged, teacher_logits)
     quality = quality.model_copy(update={"model_digest": model.digest})
     with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
-        (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_result(quality, directory / QUALITY_FILE)
         np.save(directory / LOGITS_FILE, logits, allow_pickle=False)
     return Artifact.open(context.out)
 
@@ -71,7 +65,7 @@ def _evaluate_language(inputs: StageInputs, config: EvaluateConfig, context: Sta
         answered = answer(model, inputs.teacher, config.multiple_choice, reading, context.events)
         quality = quality.model_copy(update={"multiple_choice": answered})
     with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
-        (directory / QUALITY_FILE).write_text(quality.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_result(quality, directory / QUALITY_FILE)
     return Artifact.open(context.out)
 
 
@@ -103,64 +97,6 @@ def bench(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Ar
     return bench_classifier(inputs, config, context)
 
 
-def read_quality(artifact: Artifact) -> AnyQuality:
-    """Returns the result in a `quality` artifact.
-
-    Raises:
-        ArtifactError: the artifact is of another kind.
-    """
-    found: AnyQuality = TypeAdapter(AnyQuality).validate_json(_read(artifact, "quality", QUALITY_FILE))
-    return found
-
-
-def read_measurement(artifact: Artifact) -> AnyMeasurement:
-    """Returns the measurement of the model in a `measurement` artifact.
-
-    Raises:
-        ArtifactError: the artifact is of another kind.
-    """
-    text = _read(artifact, "measurement", MEASUREMENT_FILE)
-    found: AnyMeasurement = TypeAdapter(AnyMeasurement).validate_json(text)
-    return found
-
-
-def read_comparison(artifact: Artifact) -> Comparison | None:
-    """Returns the comparison in a `measurement` artifact; None when the model was measured alone.
-
-    Raises:
-        ArtifactError: the artifact is of another kind.
-    """
-    if artifact.kind == "measurement" and COMPARISON_FILE not in artifact.files:
-        return None
-    return Comparison.model_validate_json(_read(artifact, "measurement", COMPARISON_FILE))
-
-
-def read_sweep(artifact: Artifact) -> Sweep | None:
-    """Returns all classifiers that a `measurement` artifact holds; None where no sweep was asked for.
-
-    Raises:
-        ArtifactError: the artifact is of another kind.
-    """
-    from edgekit.benchmarking.classifier_stage import SWEEP_FILE
-
-    if artifact.kind == "measurement" and SWEEP_FILE not in artifact.files:
-        return None
-    return Sweep.model_validate_json(_read(artifact, "measurement", SWEEP_FILE))
-
-
-def read_generation_comparison(artifact: Artifact) -> GenerationComparison | None:
-    """Returns all that was measured in turn in a `measurement` artifact; None where it was one language model alone.
-
-    Raises:
-        ArtifactError: the artifact is of another kind.
-    """
-    from edgekit.benchmarking.generation_stage import GENERATION_COMPARISON_FILE
-
-    if artifact.kind == "measurement" and GENERATION_COMPARISON_FILE not in artifact.files:
-        return None
-    return GenerationComparison.model_validate_json(_read(artifact, "measurement", GENERATION_COMPARISON_FILE))
-
-
 def is_language_model(model: Artifact) -> bool:
     """Returns whether an artifact is a language model.
 
@@ -170,12 +106,6 @@ def is_language_model(model: Artifact) -> bool:
     from edgekit.models.tasks import read_task
 
     return read_task(model).kind == "causal-lm"
-
-
-def _read(artifact: Artifact, kind: str, name: str) -> str:
-    if artifact.kind != kind:
-        raise ArtifactError(f"{artifact.path}: found an artifact of kind '{artifact.kind}', expected '{kind}'.")
-    return (artifact.path / name).read_text(encoding="utf-8")
 
 
 def _teacher_logits(inputs: StageInputs, rows: Rows, config: EvaluateConfig, context: StageContext) -> Logits | None:

@@ -135,7 +135,8 @@ def bench(
     from edgekit.api import run
     from edgekit.artifact import Artifact
     from edgekit.benchmarking.changes import Named
-    from edgekit.benchmarking.stage import BenchConfig, read_measurement
+    from edgekit.benchmarking.result_files import read_measurement
+    from edgekit.benchmarking.stage import BenchConfig
 
     earlier = None if baseline is None else read_earlier(baseline, anyway=anyway)
     opened = Artifact.open(model)

@@ -47,7 +47,7 @@ def _write_result(artifact: Artifact) -> None:
     text = (artifact.path / _RESULT_FILES[artifact.kind]).read_text(encoding="utf-8")
     line: dict[str, JsonValue] = {"kind": "result", "stage": artifact.lineage.stage, artifact.kind: json.loads(text)}
     if artifact.kind == "measurement":
-        from edgekit.benchmarking.stage import read_comparison, read_generation_comparison, read_sweep
+        from edgekit.benchmarking.result_files import read_comparison, read_generation_comparison, read_sweep
         from edgekit.packaging.facts import speed_up
 
         in_turn = read_generation_comparison(artifact) or read_sweep(artifact)
@@ -68,7 +68,7 @@ def _show(artifact: Artifact) -> None:
 
     console = Console()
     if artifact.kind == "quality":
-        from edgekit.benchmarking.stage import read_quality
+        from edgekit.benchmarking.result_files import read_quality
 
         console.print(terminal.quality_table(read_quality(artifact)))
     elif artifact.kind == "parity":
@@ -81,7 +81,12 @@ def _show(artifact: Artifact) -> None:
 
 def _show_measurement(artifact: Artifact, console: Console) -> None:
     """Prints one model, or all that took turns with it."""
-    from edgekit.benchmarking.stage import read_comparison, read_generation_comparison, read_measurement, read_sweep
+    from edgekit.benchmarking.result_files import (
+        read_comparison,
+        read_generation_comparison,
+        read_measurement,
+        read_sweep,
+    )
     from edgekit.reporting import terminal_measurements
 
     written, swept = read_generation_comparison(artifact), read_sweep(artifact)

@@ -1,7 +1,8 @@
 """Which onnxruntime is the oldest that reads a graph. The operator set does not tell: most operators here are its own.
 
 Found by opening pico exports in 1.20.1, 1.21.1, 1.22.0, 1.22.1, 1.23.0, 1.23.2, 1.24.1 and 1.26.0, and comparing their
-logits with those of 1.32.0. What no rule names was read by 1.20.1, as far as a classifier has it.
+logits with those of 1.32.0. What no rule names was read by 1.20.1, as far as a classifier has it. A file of the format
+`ort` holds what the onnxruntime that wrote it (1.32.0) puts on operators; those were opened in 1.23.0 to 1.31.0.
 """
 
 from __future__ import annotations
@@ -40,8 +41,13 @@ CODED_TABLE = Need(
 )
 EIGHT_BITS = Need("1.22.0", "MatMulNBits of 8 bits", "leave out the group size of 8-bit codes")
 TWO_BITS = Need("1.24.1", "MatMulNBits of 2 bits", "use 3 bits or more")
+PREPACKED = Need(
+    "1.28.0", "MatMulNBits in onnxruntime's own format, which says how its weights are packed", "export onnx"
+)
 
-_RULES: tuple[tuple[Need, Callable[[ir.Node], bool]], ...] = (
+_Rules = tuple[tuple[Need, Callable[["ir.Node"], bool]], ...]
+
+_RULES: _Rules = (
     (
         MASKED_ATTENTION,
         lambda node: node.op_type == "GroupQueryAttention" and len(node.inputs) > _OLD_ATTENTION_INPUTS,
@@ -50,12 +56,19 @@ _RULES: tuple[tuple[Need, Callable[[ir.Node], bool]], ...] = (
     (EIGHT_BITS, lambda node: node.op_type == "MatMulNBits" and _integer(node, "bits") == 8),
     (TWO_BITS, lambda node: node.op_type == "MatMulNBits" and _integer(node, "bits") == 2),
 )
+_ORT_RULES: _Rules = ((PREPACKED, lambda node: node.op_type == "MatMulNBits"),)
 
 
-def oldest_reader(graph: ir.Graph) -> Need | None:
-    """Returns what in `graph` asks for the newest onnxruntime; None where nothing asks for more than 1.20.1."""
+def oldest_reader(graph: ir.Graph, *, in_own_format: bool = False) -> Need | None:
+    """Returns what in `graph` asks for the newest onnxruntime; None where nothing asks for more than 1.20.1.
+
+    Args:
+        graph: what is exported.
+        in_own_format: True where a file of the format `ort` is made of it.
+    """
     own = [node for node in graph if node.domain == _MICROSOFT]
-    found = [need for need, holds in _RULES if any(map(holds, own))]
+    rules = _RULES + _ORT_RULES if in_own_format else _RULES
+    found = [need for need, holds in rules if any(map(holds, own))]
     return max(found, key=lambda need: version_numbers(need.version), default=None)
 
 

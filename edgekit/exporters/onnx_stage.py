@@ -120,7 +120,7 @@ def copy_parts(directory: Path, model: Artifact) -> None:
 def describe_onnx(exported: OnnxExport, model: Artifact, config: ExportConfig, file: str) -> OnnxDescription:
     """Returns what `export.json` says of a graph that lies in `file`, or that `file` was made from."""
     graph = exported.model.graph
-    need = oldest_reader(graph)
+    need = oldest_reader(graph, in_own_format=config.format == "ort")
 
     def describe(value: Any) -> TensorDescription:
         shape = [size if isinstance(size, int) else str(size.value) for size in value.shape]

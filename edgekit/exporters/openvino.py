@@ -42,7 +42,7 @@ def export_openvino_artifact(inputs: StageInputs, config: ExportConfig, context:
     """Writes a classifier as an `openvino` artifact: `openvino_model.xml` and `.bin`, as optimum-intel names them.
 
     Raises:
-        UnsupportedError: the model cannot be traced, or a scheme has no operator.
+        UnsupportedError: the model cannot be traced, a scheme has no operator, or OpenVINO cannot run the graph.
         ModelError: the model cannot be read, a weight is not finite, or the file does not hold the codes.
         EnvironmentLacksError: OpenVINO is not installed.
     """
@@ -59,6 +59,7 @@ def export_openvino_artifact(inputs: StageInputs, config: ExportConfig, context:
     with publish(context.out, kind="openvino", lineage=lineage_of("export", inputs, config, context)) as directory:
         write_ir(exported, directory / IR_FILE, round_activations=rounds_activations(loaded.model))
         require_codes(exported, directory / IR_FILE)
+        require_kernels(directory / IR_FILE)
         copy_parts(directory, model)
         write_description(directory, describe_onnx(exported, model, config, IR_FILE))
     return Artifact.open(context.out)
@@ -117,6 +118,26 @@ def require_codes(exported: OnnxExport, file: Path) -> None:
             continue
         if name not in constants or not _is_equal(constants[name], tensor.numpy()):
             raise ModelError(f"openvino: {file.name} does not hold the codes '{name}'. Nothing was exported.")
+
+
+def require_kernels(file: Path) -> None:
+    """Does nothing where OpenVINO opens the IR that it wrote.
+
+    Raises:
+        UnsupportedError: its CPU plugin cannot compile it.
+    """
+    import openvino
+
+    from edgekit.runtimes.openvino_runtime import DEVICE, reason, session_settings
+
+    core = openvino.Core()
+    try:
+        core.compile_model(core.read_model(file), DEVICE, session_settings("openvino"))
+    except Exception as error:  # RuntimeError, and what its frontends raise
+        raise UnsupportedError(
+            f"openvino: {openvino.__version__} writes this model but cannot run it ({reason(error)}). Nothing was "
+            "exported. Export it as onnx."
+        ) from error
 
 
 def _is_equal(constant: Any, codes: np.ndarray) -> bool:

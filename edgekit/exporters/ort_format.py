@@ -80,11 +80,17 @@ def convert(graph: Path, file: Path) -> None:
 
 
 def write_required_operators(model: Path, file: Path) -> None:
-    """Writes what a reduced build of onnxruntime must hold to run `model`, operators with their element types."""
+    """Writes what a reduced build of onnxruntime must hold to run `model`: operators, and their element types.
+
+    The types are left out where onnxruntime's tool does not know one, as that of 4-bit constants in 1.32.
+    """
     with _quiet_tools():
         from onnxruntime.tools.ort_format_model import create_config_from_models
 
-        create_config_from_models([model], file, enable_type_reduction=True)
+        try:
+            create_config_from_models([model], file, enable_type_reduction=True)
+        except KeyError:  # the tool's table of element types
+            create_config_from_models([model], file, enable_type_reduction=False)
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     # its comments name the directory that the file was written in
     file.write_text("".join(line for line in lines if not line.startswith("#")), encoding="utf-8")

@@ -71,9 +71,9 @@ class OpenVinoRuntime:
             properties = {**session_settings(format_of(model)), "INFERENCE_NUM_THREADS": str(config.threads)}
             compiled = core.compile_model(core.read_model(file), DEVICE, properties)
         except Exception as error:  # OpenVINO raises RuntimeError and what its frontends raise
+            advice = ", with the dialect 'standard' where an operator is unknown" if file.suffix == ".onnx" else ""
             raise ModelError(
-                f"{file}: OpenVINO {self.version()} cannot open it ({_reason(error)}). Export it again, "
-                "with the dialect 'standard' where an operator is unknown."
+                f"{file}: OpenVINO {self.version()} cannot open it ({reason(error)}). Export it again{advice}."
             ) from error
         return OpenVinoSession(compiled)
 
@@ -104,7 +104,7 @@ def session_settings(kind: str) -> dict[str, str]:
     return SESSION_SETTINGS if kind == "openvino" else {**SESSION_SETTINGS, **_FLOAT_ACTIVATIONS}
 
 
-def _reason(error: Exception) -> str:
-    """Returns the last line, which says what is wrong; those before say where in OpenVINO's sources."""
+def reason(error: Exception) -> str:
+    """Returns the last line of OpenVINO's message, which says what is wrong; those before say where in its sources."""
     lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__

@@ -203,9 +203,9 @@ def model_file(model: ModelOnDisk) -> Path:
 
 def model_files(model: ModelOnDisk) -> list[Path]:
     """Returns the files that a runtime reads: the model file and the weights that the format keeps beside it."""
-    file = model_file(model)
-    weights = f"{file.stem}.bin" if file.suffix == ".xml" else f"{file.name}*"
-    pattern = f"*{file.suffix}" if model.kind == "model" else weights
+    file, kind = model_file(model), format_of(model)
+    parts = f"*{file.suffix}" if kind == "model" else FORMATS[kind].parts
+    pattern = parts.format(name=file.name, stem=file.stem)
     found = {file, *(part for part in file.parent.glob(pattern) if part.is_file())}
     return sorted(found)
 

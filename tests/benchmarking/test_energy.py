@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.benchmarking.energy import meter_energy, rapl_joules, read_meter, read_rapl, why_no_rapl
-from edgekit.benchmarking.stage import BenchConfig, bench, read_measurement
+from edgekit.benchmarking.result_files import read_measurement
+from edgekit.benchmarking.stage import BenchConfig, bench
 from edgekit.contract import StageContext, StageInputs
 from edgekit.errors import UsageError
 from edgekit.reporting import resources

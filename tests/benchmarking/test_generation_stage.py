@@ -10,13 +10,8 @@ import pytest
 import edgekit
 from edgekit.artifact import Artifact
 from edgekit.benchmarking import generation_stage
-from edgekit.benchmarking.stage import (
-    BenchConfig,
-    bench,
-    read_comparison,
-    read_generation_comparison,
-    read_measurement,
-)
+from edgekit.benchmarking.result_files import read_comparison, read_generation_comparison, read_measurement
+from edgekit.benchmarking.stage import BenchConfig, bench
 from edgekit.cli import run
 from edgekit.contract import StageContext, StageInputs
 from edgekit.data.prepared import PreparedData

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit.benchmarking.harness import MIN_ROUNDS, _is_decided, compare, measure
+from edgekit.benchmarking.harness import compare, measure
 from edgekit.benchmarking.process import Subject
 from edgekit.benchmarking.scenario import random_scenario
 from edgekit.benchmarking.series import Sampling
+from edgekit.benchmarking.turns import MIN_ROUNDS, is_decided
 from edgekit.errors import UsageError
 from edgekit.events import ignore
 from edgekit.runtimes.protocol import get_runtime, model_bytes
@@ -129,12 +130,12 @@ def test_more_threads_than_cores_is_refused(tiny):
 def test_a_limit_far_away_is_decided_at_once_and_one_within_the_noise_not():
     samples = (1e6 * np.exp(0.1 * np.random.default_rng(0).standard_normal(400))).astype(int).tolist()
     p95 = float(np.quantile(samples, 0.95))
-    assert _is_decided(samples, 2 * p95)
-    assert _is_decided(samples, p95 / 2)
-    assert not _is_decided(samples, p95)
+    assert is_decided(samples, 2 * p95 / 1e6)
+    assert is_decided(samples, p95 / 2e6)
+    assert not is_decided(samples, p95 / 1e6)
     # Fewer samples than bound a p95 from above can show that it is missed, not that it is met.
-    assert not _is_decided(samples[:50], 2 * p95)
-    assert _is_decided(samples[:50], p95 / 2)
+    assert not is_decided(samples[:50], 2 * p95 / 1e6)
+    assert is_decided(samples[:50], p95 / 2e6)
 
 
 def test_sampling_goes_on_until_a_limit_is_decided(tiny):

@@ -10,7 +10,8 @@ import pytest
 from edgekit.artifact import Artifact
 from edgekit.benchmarking import kept_states
 from edgekit.benchmarking.kept_states import KeptStates
-from edgekit.benchmarking.stage import EvaluateConfig, evaluate, read_quality
+from edgekit.benchmarking.result_files import read_quality
+from edgekit.benchmarking.stage import EvaluateConfig, evaluate
 from edgekit.contract import StageContext, StageInputs
 from edgekit.runtimes.torch_generation import TorchGenerationSession
 from tests.pico import publish_model

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from edgekit.artifact import Artifact
-from edgekit.benchmarking.stage import EvaluateConfig, evaluate, read_quality
+from edgekit.benchmarking.result_files import read_quality
+from edgekit.benchmarking.stage import EvaluateConfig, evaluate
 from edgekit.contract import StageContext, StageInputs
 from edgekit.data.prepared import PreparedData
 from edgekit.errors import DataError, ModelError

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from edgekit.benchmarking.load import BATCHES, Service, make_arrivals, run_offline, run_server, run_sustained
 from edgekit.benchmarking.process import MeasuringProcess, Subject
+from edgekit.benchmarking.result_files import read_measurement
 from edgekit.benchmarking.scenario import random_scenario
-from edgekit.benchmarking.stage import BenchConfig, bench, read_measurement
+from edgekit.benchmarking.stage import BenchConfig, bench
 from edgekit.cli import run
 from edgekit.contract import StageContext, StageInputs
 from edgekit.errors import UsageError

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from edgekit.benchmarking.memory import parse_status
 from edgekit.benchmarking.memory_limit import MIB, find_smallest_limit, require_limits
-from edgekit.benchmarking.stage import BenchConfig, bench, read_measurement
+from edgekit.benchmarking.result_files import read_measurement
+from edgekit.benchmarking.stage import BenchConfig, bench
 from edgekit.cli import run
 from edgekit.contract import StageContext, StageInputs
 from edgekit.errors import EnvironmentLacksError, MeasurementError, MemoryLimitError

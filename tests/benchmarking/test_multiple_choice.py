@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import edgekit
 from edgekit.benchmarking.multiple_choice import answer_questions, choice_score, judge_choices
 from edgekit.benchmarking.questions import QuestionsConfig, read_questions
-from edgekit.benchmarking.stage import read_quality
+from edgekit.benchmarking.result_files import read_quality
 from edgekit.data.conversations import encode_choice
 from edgekit.errors import DataError, ModelError
 from edgekit.events import ignore

@@ -11,15 +11,8 @@ from pydantic import ValidationError
 
 from edgekit.artifact import Artifact, Lineage, publish
 from edgekit.benchmarking.predictions import LOGITS_FILE
-from edgekit.benchmarking.stage import (
-    BenchConfig,
-    EvaluateConfig,
-    bench,
-    evaluate,
-    read_comparison,
-    read_measurement,
-    read_quality,
-)
+from edgekit.benchmarking.result_files import read_comparison, read_measurement, read_quality
+from edgekit.benchmarking.stage import BenchConfig, EvaluateConfig, bench, evaluate
 from edgekit.contract import StageContext, StageInputs
 from edgekit.data.prepared import PreparedData
 from edgekit.errors import ArtifactError, DataError, ModelError, UsageError

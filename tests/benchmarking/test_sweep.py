@@ -8,9 +8,10 @@ import os
 import pytest
 
 from edgekit.benchmarking.process import Subject
+from edgekit.benchmarking.result_files import read_comparison, read_measurement, read_sweep
 from edgekit.benchmarking.scenario import random_scenario
 from edgekit.benchmarking.series import Sampling
-from edgekit.benchmarking.stage import BenchConfig, bench, read_comparison, read_measurement, read_sweep
+from edgekit.benchmarking.stage import BenchConfig, bench
 from edgekit.benchmarking.sweep import measure_in_turn
 from edgekit.cli import run
 from edgekit.contract import StageContext, StageInputs
@@ -45,6 +46,21 @@ def test_all_are_compared_with_the_first_on_the_same_rounds(onnx):
         assert measured.p50_ms == pytest.approx(call_ms, rel=0.01)
         assert len(measured.samples_ms) >= 30
         assert sum(measured.samples_ms) >= 3000
+
+
+def test_more_sets_follow_until_the_limit_of_the_first_is_decided(onnx):
+    scenario = random_scenario(onnx, 2, 8, seed=0)
+    subjects = [Subject(onnx, runtime, scenario) for runtime in (fakes.Steady(), fakes.Thrice())]
+    sampling = Sampling(min_samples=10, min_seconds=0.1, pairs=5, decide_p95_ms=1000.0, max_seconds=60)
+    found = measure_in_turn(subjects, ["one", "three"], sampling, seed=0, events=ignore)
+    assert len(found.measurements[0].samples_ms) >= 104  # 0.95 ** 104 < 0.005: what 99 % confidence needs
+
+
+def test_two_artifacts_of_one_name_are_told_apart(onnx, tmp_path):
+    other = tiny_onnx_artifact(tmp_path / "onnx")
+    config = BenchConfig(**QUICK, runtime="onnxruntime", sweep_threads=[1])
+    found = read_sweep(bench(StageInputs(model=onnx, reference=other), config, StageContext(tmp_path / "out")))
+    assert found.names == [f"{onnx.path}, onnxruntime, 1T", f"{other.path}, onnxruntime, 1T"]
 
 
 @pytest.mark.skipif(CORES < 2, reason="needs two cores")

@@ -167,3 +167,9 @@ def test_without_openvino_nothing_is_written_and_the_command_is_told(tmp_path, m
     with pytest.raises(EnvironmentLacksError, match=r"openvino: it is not installed\. Install it: so"):
         edgekit.export(model, IR, out=tmp_path / "ir")
     assert not (tmp_path / "ir").exists()
+
+
+def test_a_model_that_openvino_writes_and_cannot_run_is_not_exported(tmp_path):
+    with pytest.raises(UnsupportedError, match=r"writes this model but cannot run it .*Export it as onnx\."):
+        export({"bits": 8}, tmp_path, architecture="deberta-v2")
+    assert not (tmp_path / "ir").exists()

@@ -57,6 +57,14 @@ def test_the_required_operators_are_those_that_onnxruntime_runs(tmp_path):
     assert executed <= listed
 
 
+def test_codes_that_onnxruntimes_tool_has_no_name_for_leave_the_operators_without_types(tmp_path):
+    student = quantized({"bits": 4, "group_size": 32, "activations": "float"}, tmp_path)
+    made = edgekit.export(student, edgekit.ExportConfig(format="ort", dialect="standard"), out=tmp_path / "ort")
+    text = (made.path / "required_operators.config").read_text()
+    assert "DequantizeLinear" in text
+    assert "{" not in text
+
+
 def test_it_passes_the_check_and_opens_in_onnxruntime_by_default(tmp_path):
     student = quantized({"bits": 8}, tmp_path)
     made = edgekit.export(student, ORT, out=tmp_path / "ort")
