@@ -6,6 +6,7 @@ When there are enough of them is the matter of `harness.py` and `turns.py`.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -115,7 +116,8 @@ class Series:
             return
         samples: list[int] = []
         self.settled = False
-        while not self.settled and sum(samples) / 1e9 < sampling.max_warmup_s:
+        until = time.monotonic() + sampling.max_warmup_s
+        while not self.settled and sum(samples) / 1e9 < sampling.max_warmup_s and time.monotonic() < until:
             samples += self._sample(sampling.warmup_window, sampling.max_warmup_s)
             events(Event("progress", stage=STAGE, text="warming up", completed=len(samples), unit="calls"))
             self.settled = has_settled(
