@@ -214,7 +214,7 @@ class Worker:
     """A process that takes a step when told to."""
 
     def __init__(self, task: Task, trl_python: Path) -> None:
-        """Starts it and waits until its models are loaded."""
+        """Starts it; it is ready when its models are loaded."""
         fields = {**asdict(task), "sequences": str(task.sequences), "checkpointing": task.contender == TRL}
         peer = [str(trl_python), str(HERE / "trl_peer.py"), json.dumps(fields)]
         own = [sys.executable, __file__, "--worker", json.dumps(asdict(task))]
@@ -226,8 +226,11 @@ class Worker:
             text=True,
         )
         self.input, self.output = _opened(self.process.stdin), _opened(self.process.stdout)
-        self._answer(task.contender)
         self.name = task.contender
+
+    def wait_until_ready(self) -> None:
+        """Waits until its models are loaded."""
+        self._answer(self.name)
 
     def step(self) -> dict[str, float]:
         """Returns what one step took."""
@@ -260,6 +263,8 @@ def measure(tasks: list[Task], trl_python: Path) -> list[dict[str, Any]]:
     try:
         for task in tasks:
             workers.append(Worker(task, trl_python))
+        for worker in workers:
+            worker.wait_until_ready()
         order = random.Random(SEED)
         for number in range(len(tasks[0].steps)):
             order.shuffle(workers)
