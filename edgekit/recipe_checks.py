@@ -40,7 +40,7 @@ def find_problems(frame: Frame, stages: Stages, targets: Targets, data: PrepareC
     problems += [] if data is None else unknown_splits(frame, data, stages, where)
     if frame.task.kind == "causal-lm":
         problems += beyond_context(frame, stages, where)
-    return problems + misplaced_questions(frame, where)
+    return problems + misplaced_questions(frame, where) + misplaced_device(frame, where)
 
 
 def given_twice(frame: Frame, where: str) -> list[str]:
@@ -206,6 +206,16 @@ def misplaced_questions(frame: Frame, where: str) -> list[str]:
     return [
         f"{where}: evaluate.multiple_choice: found questions for the task '{frame.task.kind}', expected causal-lm. "
         "Remove it: a classifier is judged on labelled splits."
+    ]
+
+
+def misplaced_device(frame: Frame, where: str) -> list[str]:
+    """Returns a problem where a build is to measure on another machine, whose results would count as this one's."""
+    if frame.bench.device == "local":
+        return []
+    return [
+        f"{where}: bench.device: found '{frame.bench.device}', expected 'local': a build measures where it runs. "
+        "Measure its exports there with `edgekit bench EXPORT OUT --device`."
     ]
 
 

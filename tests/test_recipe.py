@@ -396,6 +396,11 @@ def test_a_file_in_onnxruntimes_own_format_asks_for_a_newer_one(tmp_path, versio
         assert message in problem(tmp_path, recipe)
 
 
+def test_a_build_measures_where_it_runs(tmp_path):
+    recipe = VALID.replace("[budget]", '[bench]\ndevice = "ssh://pi@board"\n[budget]')
+    assert "bench.device: found 'ssh://pi@board', expected 'local'" in problem(tmp_path, recipe)
+
+
 def test_lengths_that_nobody_set_are_no_problem(tmp_path):
     recipe = load_recipe(write(tmp_path, WRITING.replace("max_length = 256", "max_length = 64")))
     assert recipe.stages[0].config.language.sequence_length > 64

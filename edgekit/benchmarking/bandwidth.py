@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edgekit.benchmarking.worker import Message, answer_requests, pin
-from edgekit.benchmarking.worker_process import WorkerProcess
+from edgekit.benchmarking.worker_process import WorkerProcess, WorkerSettings
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -31,7 +31,7 @@ class BandwidthProcess(WorkerProcess):
 
     def __init__(self, threads: int, memory_bytes: int, timeout_s: float) -> None:
         """Starts nothing yet; of `memory_bytes`, the machine's, it takes an eighth at most."""
-        super().__init__(_MODULE, "reading memory", threads=threads, timeout_s=timeout_s)
+        super().__init__(_MODULE, "reading memory", WorkerSettings(threads, timeout_s))
         self._threads = threads
         self._bytes = min(_BYTES, memory_bytes // _SHARE_OF_MEMORY) if memory_bytes else _BYTES
         self.best_bytes_per_s = 0.0

@@ -8,7 +8,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
+from edgekit.benchmarking.devices import Device, open_device
 from edgekit.benchmarking.harness import compare, measure
+from edgekit.benchmarking.journal import Journal
 from edgekit.benchmarking.load import Service, run_offline, run_server, run_sustained
 from edgekit.benchmarking.memory_limit import find_smallest_limit
 from edgekit.benchmarking.naming import label_models
@@ -18,7 +20,7 @@ from edgekit.benchmarking.scenario import VARIANTS, Scenario, random_scenario, t
 from edgekit.benchmarking.series import Sampling
 from edgekit.benchmarking.sweep import measure_in_turn
 from edgekit.contract import StageContext, StageInputs, lineage_of
-from edgekit.errors import UsageError
+from edgekit.errors import MeasurementError, UsageError
 from edgekit.results import Comparison, Sweep, UnderLoad
 from edgekit.runtimes.protocol import runtime_for
 
@@ -33,12 +35,33 @@ def bench_classifier(inputs: StageInputs, config: BenchConfig, context: StageCon
         UsageError: more threads than cores, a length beyond the model's, no runtime opens the model, or a setting that
             is for language models.
         ModelError: the runtime cannot open the model.
-        MeasurementError: a measuring process died or hung.
+        MeasurementError: a measuring process died or hung, or the device is gone; the samples until then are kept.
+        EnvironmentLacksError: the device cannot be reached, or lacks Python or the runtime.
     """
     if config.depths:
         raise UsageError("bench: depths are for language models; found a classifier.")
-    model, sampling = inputs.require("model", "bench"), _sampling(config)
-    subjects = _subjects(model, inputs, config, context.seed)
+    with open_device(config.device, config.device_python) as device:
+        if device.is_here:
+            return _bench_on(device, None, inputs, config, context)
+        journal = Journal(context.out.with_name(f"{context.out.name}.samples.jsonl"))
+        try:
+            made = _bench_on(device, journal, inputs, config, context)
+        except MeasurementError as error:
+            if not journal.count:
+                raise
+            kept = f"The {journal.count:,} samples until then are kept in {journal.file}."
+            raise type(error)(f"{error} {kept}") from error
+        journal.discard()
+        return made
+
+
+def _bench_on(
+    device: Device, journal: Journal | None, inputs: StageInputs, config: BenchConfig, context: StageContext
+) -> Artifact:
+    model, sampling = inputs.require("model", "bench"), _sampling(config, journal)
+    subjects = _subjects(model, inputs, config, context.seed, device)
+    for subject in subjects:
+        device.version_of(subject.runtime)  # what is missing is told before anything is copied
     comparison: Comparison | None = None
     sweep: Sweep | None = None
     if config.sweep_threads or config.sweep_runtimes:
@@ -91,21 +114,23 @@ def _attempt(subject: Subject, timeout_s: float) -> Callable[[int], None]:
     return attempt
 
 
-def _subjects(model: Artifact, inputs: StageInputs, config: BenchConfig, seed: int) -> list[Subject]:
+def _subjects(model: Artifact, inputs: StageInputs, config: BenchConfig, seed: int, device: Device) -> list[Subject]:
     """Returns the model in every runtime with every number of threads, the first ones first; then the reference."""
     limit = config.memory_limit_bytes
-    runtimes = [runtime_for(model, name) for name in dict.fromkeys((config.runtime, *config.sweep_runtimes))]
+    here = device.is_here
+    runtimes = [
+        runtime_for(model, name, must_be_here=here) for name in dict.fromkeys((config.runtime, *config.sweep_runtimes))
+    ]
     counts = dict.fromkeys((config.threads, *config.sweep_threads))
     scenario = _scenario(model, inputs, config, seed)
     subjects = [
-        Subject(model, runtime, scenario, threads, memory_limit_bytes=limit)
+        Subject(model, runtime, scenario, threads, memory_limit_bytes=limit, device=device)
         for runtime, threads in product(runtimes, counts)
     ]
     if inputs.reference is not None:
-        runtime, scenario = _reference_runtime(config, inputs), _scenario(inputs.reference, inputs, config, seed)
-        subjects += [
-            Subject(inputs.reference, runtime_for(inputs.reference, runtime), scenario, threads) for threads in counts
-        ]
+        other = runtime_for(inputs.reference, _reference_runtime(config, inputs), must_be_here=here)
+        scenario = _scenario(inputs.reference, inputs, config, seed)
+        subjects += [Subject(inputs.reference, other, scenario, threads, device=device) for threads in counts]
     return subjects
 
 
@@ -131,7 +156,7 @@ def _reference_runtime(config: BenchConfig, inputs: StageInputs) -> str | None:
     return config.runtime if inputs.reference.kind == inputs.model.kind else None
 
 
-def _sampling(config: BenchConfig) -> Sampling:
+def _sampling(config: BenchConfig, journal: Journal | None) -> Sampling:
     return Sampling(
         min_samples=config.min_samples,
         min_seconds=config.min_seconds,
@@ -142,4 +167,5 @@ def _sampling(config: BenchConfig) -> Sampling:
         margin=config.margin,
         energy_csv=config.energy_file,
         timeout_s=config.timeout_s,
+        journal=journal,
     )

@@ -31,6 +31,10 @@ class EvaluateConfig(StageConfig):
 class BenchConfig(StageConfig):
     """What to measure, and for how long."""
 
+    device: str = "local"
+    """Where it runs: `local`, or `ssh://USER@HOST:PORT` for a classifier on another machine."""
+    device_python: str = "python3"
+    """Python on that machine, which has the runtime: a name or a path there."""
     runtime: str | None = None
     """Runtime to measure with; by default the one that opens such a model."""
     sweep_runtimes: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekit.artifact import Artifact
-from edgekit.benchmarking.worker_process import Opened, WorkerProcess
+from edgekit.benchmarking.worker_process import Opened, WorkerProcess, WorkerSettings
 from edgekit.runtimes.generation import GenerationRuntime
 
 _MODULE = "edgekit.benchmarking.generation_worker"
@@ -50,8 +50,8 @@ class GenerationProcess(WorkerProcess):
 
     def __init__(self, subject: GenerationSubject, context_length: int, timeout_s: float) -> None:
         """Starts nothing yet; `context_length` is what the session makes room for, tokens."""
-        limit = subject.memory_limit_bytes
-        super().__init__(_MODULE, subject.name, threads=subject.threads, timeout_s=timeout_s, memory_limit_bytes=limit)
+        settings = WorkerSettings(subject.threads, timeout_s, subject.memory_limit_bytes)
+        super().__init__(_MODULE, subject.name, settings)
         self.subject = subject
         self.context_length = context_length
 

@@ -8,6 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
+from edgekit.benchmarking.devices import HERE
 from edgekit.benchmarking.generation import PRECISION, GenerationSampling, measure_generation
 from edgekit.benchmarking.generation_process import GenerationProcess, GenerationSubject
 from edgekit.benchmarking.memory_limit import find_smallest_limit
@@ -37,6 +38,10 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
     """
     if config.scenario != "single-stream":
         raise UsageError(f"bench: scenario {config.scenario} is for classifiers; found a language model.")
+    if config.device != HERE.name:
+        raise UsageError(
+            f"bench: device {config.device} is for classifiers so far; found a language model. Leave it out."
+        )
     model = inputs.require("model", "bench")
     models = [model] if inputs.reference is None else [model, inputs.reference]
     depths = _depths(models, config)

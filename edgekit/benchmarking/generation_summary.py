@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.benchmarking.generation_process import GenerationProcess, Written
+from edgekit.benchmarking.machine import load_average
 from edgekit.benchmarking.statistics import mean_interval, median_ratio, quantile_interval
 from edgekit.benchmarking.step_bytes import StepBytes
 from edgekit.benchmarking.surroundings import Surroundings, split_of
@@ -52,7 +53,7 @@ class Series:
 
     def take_run(self, depth: int, new_tokens: int) -> None:
         """Adds one run."""
-        with self.surroundings.watch(self.process.pid, self.process.opened.cores):
+        with self.surroundings.watch(self.process.look):
             self.runs[depth].append(self.process.write(depth, new_tokens))
 
     @property
@@ -101,7 +102,7 @@ def summarize(series: Series, step: StepBytes | None, conditions: Conditions) ->
         memory_limit_bytes=subject.memory_limit_bytes,
         energy=series.surroundings.energy(conditions.energy_csv, series.tokens),
         load_average=conditions.load_average,
-        conditions=series.surroundings.conditions(),
+        conditions=series.surroundings.conditions(load_average()),
         pinned_cores=opened.cores,
         machine=conditions.machine,
         model_digest=subject.model.digest,

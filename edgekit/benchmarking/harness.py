@@ -6,7 +6,6 @@ number is good enough for is not known here.
 
 from __future__ import annotations
 
-from edgekit.benchmarking.machine import usable_cores
 from edgekit.benchmarking.process import Subject
 from edgekit.benchmarking.series import CHUNK_S, Sampling, Series
 from edgekit.benchmarking.statistics import quantile_interval
@@ -28,7 +27,7 @@ def measure(subject: Subject, sampling: Sampling, events: EventSink) -> Measurem
         MeasurementError: the process died or hung.
     """
     require_cores(subject)
-    series = Series(subject)
+    series = Series(subject, sampling.journal)
     with series.open(sampling):
         series.warm_up(sampling, events)
         while not _is_enough(series, sampling):
@@ -50,7 +49,7 @@ def compare(first: Subject, second: Subject, sampling: Sampling, *, seed: int, e
     """
     require_cores(first)
     require_cores(second)
-    pair = (Series(first), Series(second))
+    pair = (Series(first, sampling.journal), Series(second, sampling.journal))
     blocks = ratios_to_first(take_turns(pair, sampling, seed=seed, events=events), 1)
     ratio, interval = paired_ratio(blocks, seed=seed)
     return Comparison(
@@ -66,15 +65,16 @@ def compare(first: Subject, second: Subject, sampling: Sampling, *, seed: int, e
 
 
 def require_cores(subject: Subject) -> None:
-    """Refuses more threads than this process has cores.
+    """Refuses more threads than there are cores where the model runs.
 
     Raises:
         UsageError: there are fewer.
     """
-    cores = len(usable_cores())
+    cores = subject.device.core_count()
     if 0 < cores < subject.threads:
+        where = "this process may use" if subject.device.is_here else f"{subject.device.name} has"
         raise UsageError(
-            f"threads: found {subject.threads}, expected at most {cores}, the cores that this process may use: "
+            f"threads: found {subject.threads}, expected at most {cores}, the cores that {where}: "
             "threads that wait for a core would be measured, not the model."
         )
 

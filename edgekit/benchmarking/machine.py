@@ -1,4 +1,7 @@
-"""Says which machine this is, and which of its cores to measure on. It imports nothing heavy."""
+"""Says which machine this is, and which of its cores to measure on.
+
+Standard library only, but for the fingerprint: what runs on a device imports it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from edgekit.results import Machine
+if TYPE_CHECKING:
+    from edgekit.results import Machine
 
 _X86_NAMES = "sse4_2 avx avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16"
 _AMX_NAMES = "amx_int8 amx_bf16"
@@ -34,17 +39,24 @@ _SYSTEM = Path("/sys/devices/system/cpu")
 
 def machine_fingerprint() -> Machine:
     """Returns what makes measurements of two machines comparable or not; the same machine always gives the same."""
+    from edgekit.results import Machine
+
+    return Machine(**machine_facts())
+
+
+def machine_facts() -> dict[str, Any]:
+    """Returns the fields of a `Machine`, for this one."""
     cpuinfo = _read("/proc/cpuinfo")
-    return Machine(
-        cpu=_cpu_name(cpuinfo),
-        architecture=_architecture(),
-        cores=len(usable_cores()) or os.cpu_count() or 1,
-        memory_bytes=_memory_bytes(),
-        cpu_features=cpu_features(cpuinfo),
-        operating_system=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
-        device=_device(),
-    )
+    return {
+        "cpu": _cpu_name(cpuinfo),
+        "architecture": _architecture(),
+        "cores": len(usable_cores()) or os.cpu_count() or 1,
+        "memory_bytes": _memory_bytes(),
+        "cpu_features": cpu_features(cpuinfo),
+        "operating_system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "device": _device(),
+    }
 
 
 def cpu_features(cpuinfo: str) -> list[str]:
@@ -63,13 +75,17 @@ def usable_cores() -> list[int]:
 
 
 def choose_cores(count: int) -> list[int]:
-    """Returns up to `count` cores to pin a measurement to; empty where pinning is impossible.
+    """Returns up to `count` cores to pin a measurement to; empty where pinning is impossible."""
+    return sorted(rank_cores()[:count])
+
+
+def rank_cores() -> list[int]:
+    """Returns the usable cores, the best to measure on first.
 
     Fast cores before slow ones, one of each physical core before its sibling, and high numbers first, for core 0
     takes most interrupts.
     """
-    ranked = sorted(usable_cores(), key=lambda core: (_sibling_rank(core), -_capacity(core), -core))
-    return sorted(ranked[:count])
+    return sorted(usable_cores(), key=lambda core: (_sibling_rank(core), -_capacity(core), -core))
 
 
 def load_average() -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekit.artifact import Artifact
+from edgekit.benchmarking.devices import HERE, Device
 from edgekit.benchmarking.scenario import Scenario
-from edgekit.benchmarking.worker_process import Opened, WorkerProcess
+from edgekit.benchmarking.worker_process import Opened, WorkerProcess, WorkerSettings
 from edgekit.runtimes.protocol import Runtime
 
 _MODULE = "edgekit.benchmarking.worker"
@@ -23,6 +24,8 @@ class Subject:
     graph_optimization: bool = True
     memory_limit_bytes: int | None = None
     """RLIMIT_DATA of its processes; None: none."""
+    device: Device = HERE
+    """Where its processes run."""
 
 
 class MeasuringProcess(WorkerProcess):
@@ -33,8 +36,10 @@ class MeasuringProcess(WorkerProcess):
     def __init__(self, subject: Subject, timeout_s: float) -> None:
         """Starts nothing yet; `timeout_s` is how long one answer may take beyond the sampling it was asked for."""
         name = f"{subject.model.path} in {subject.runtime.name}"
-        limit = subject.memory_limit_bytes
-        super().__init__(_MODULE, name, threads=subject.threads, timeout_s=timeout_s, memory_limit_bytes=limit)
+        if not subject.device.is_here:
+            name += f" on {subject.device.name}"
+        settings = WorkerSettings(subject.threads, timeout_s, subject.memory_limit_bytes, subject.device)
+        super().__init__(_MODULE, name, settings)
         self.subject = subject
 
     def prepare(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from edgekit.benchmarking.machine import load_average, machine_fingerprint
+from edgekit.benchmarking.journal import Journal
 from edgekit.benchmarking.memory import Memory
 from edgekit.benchmarking.process import MeasuringProcess, Subject
 from edgekit.benchmarking.statistics import (
@@ -55,6 +55,8 @@ class Sampling:
     """A power meter's file; without it the processor's counters, where there are any."""
     timeout_s: float = 120.0
     """Seconds that one call, or the load, may take before the process counts as hung."""
+    journal: Journal | None = None
+    """Where samples are written as they come."""
     pairs: int = 8
     """Fresh pairs of processes that two models take turns in, at least."""
     margin: float = MARGIN
@@ -74,8 +76,10 @@ class Series:
     """The samples of one model; `process` is the one that runs it now."""
 
     subject: Subject
-    load_average: float = field(default_factory=load_average)
-    surroundings: Surroundings = field(default_factory=Surroundings)
+    journal: Journal | None = None
+    """Where samples are written as they come."""
+    load_average: float = field(init=False)
+    surroundings: Surroundings = field(init=False)
     warmup_runs: int = 0
     settled: bool = True
     samples_ns: list[int] = field(default_factory=list)
@@ -83,6 +87,11 @@ class Series:
     memory: list[Memory] = field(default_factory=list)
     largest: list[Memory] = field(default_factory=list)
     _process: MeasuringProcess | None = None
+
+    def __post_init__(self) -> None:
+        """Notes how busy the device is before anything runs."""
+        self.load_average = self.subject.device.load_average()
+        self.surroundings = Surroundings(has_counters=self.subject.device.is_here)
 
     @property
     def seconds(self) -> float:
@@ -128,9 +137,11 @@ class Series:
     def sample(self, runs: int, seconds: float) -> list[int]:
         """Adds up to `runs` samples, at least one, stopping when `seconds` have passed; returns them, ns."""
         assert self._process is not None
-        with self.surroundings.watch(self._process.pid, self._process.opened.cores):
+        with self.surroundings.watch(self._process.look):
             samples = self._process.sample(runs, seconds)
         self.samples_ns += samples
+        if self.journal is not None:
+            self.journal.add(f"{self.subject.model.path.name}, {self.subject.runtime.name}", samples)
         return samples
 
     def turn_runs(self) -> int:
@@ -165,7 +176,7 @@ class Series:
         }
         return Measurement(
             runtime=subject.runtime.name,
-            runtime_version=subject.runtime.version(),
+            runtime_version=subject.device.version_of(subject.runtime),
             threads=subject.threads,
             batch=subject.scenario.batch,
             length=subject.scenario.length,
@@ -187,9 +198,9 @@ class Series:
             memory_limit_bytes=subject.memory_limit_bytes,
             energy=self.surroundings.energy(energy_csv, len(self.samples_ns)),
             load_average=self.load_average,
-            conditions=self.surroundings.conditions(),
+            conditions=self.surroundings.conditions(subject.device.load_average()),
             pinned_cores=first.cores,
-            machine=machine_fingerprint(),
+            machine=subject.device.machine(),
             model_digest=subject.model.digest,
             model_bytes=model_bytes(subject.model),
         )

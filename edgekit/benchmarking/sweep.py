@@ -27,7 +27,7 @@ def measure_in_turn(
     """
     for subject in subjects:
         require_cores(subject)
-    series = [Series(subject) for subject in subjects]
+    series = [Series(subject, sampling.journal) for subject in subjects]
     sets = take_turns(series, sampling, seed=seed, events=events)
     return Sweep(
         names=list(names),

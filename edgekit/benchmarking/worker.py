@@ -8,6 +8,9 @@ It reads one JSON object a line from stdin and answers each with one line; `proc
     {"command": "inputs", "input_ids": [[[...]]]}      a list of batches, used in turn -> {}
     {"command": "sample", "runs": 10, "seconds": 1.0}  -> {"samples_ns": [...]}
     {"command": "serve", "arrivals_ns": [...], "give_up_ns": ...} -> {"latencies_ns": [...]}
+    {"command": "look", "cores": [1]}                  -> {"ticks": {...}, "frequency_mhz": ...}
+    {"command": "facts", "libraries": ["numpy"]}       -> {"machine": {...}, "load_average": ..., "ranked_cores": [...],
+                                                           "libraries": {"numpy": "2.4.6"}}
     {"command": "memory"}                              -> {"peak_bytes": ..., "resident_bytes": ..., ...}
 
 A failure is answered with {"error": message, "type": name of the exception}. It ends when stdin ends, so it never
@@ -111,6 +114,29 @@ class Measured:
         return {"latencies_ns": latencies}
 
 
+def tell_facts(request: Message) -> Message:
+    """Returns what a device is, and the versions of the packages asked for; None where one is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+    from importlib.util import find_spec
+
+    from edgekit.benchmarking.machine import load_average, machine_facts, rank_cores
+
+    def version_of(library: str) -> str | None:
+        if find_spec(library) is None:
+            return None
+        try:
+            return version(library)
+        except PackageNotFoundError:  # installed under another name, such as onnxruntime-gpu
+            return str(getattr(importlib.import_module(library), "__version__", "unknown"))
+
+    return {
+        "machine": machine_facts(),
+        "load_average": load_average(),
+        "ranked_cores": rank_cores(),
+        "libraries": {library: version_of(library) for library in request["libraries"]},
+    }
+
+
 def open_model(request: Message) -> tuple[Measured, Message]:
     """Pins the process, imports the runtime's libraries, then opens the model and times that."""
     runtime = load_runtime(request["runtime"])
@@ -186,12 +212,26 @@ class _Classifying:
         if command == "open":
             self._measured, answer = open_model(request)
             return answer
-        if command == "memory":
-            return dict(read_memory().as_dict())
+        if command in _OF_PROCESS:
+            return _OF_PROCESS[command](request)
         if self._measured is None:
             raise ValueError(f"'{command}' before 'open'")
         answers = {"inputs": self._measured.set_inputs, "serve": self._measured.serve, "sample": self._measured.sample}
         return answers[command](request)
+
+
+def _look(request: Message) -> Message:
+    from edgekit.benchmarking.processor_time import look_at
+
+    return look_at(os.getpid(), request["cores"]).as_dict()
+
+
+_OF_PROCESS: dict[str, Callable[[Message], Message]] = {
+    "facts": tell_facts,
+    "look": _look,
+    "memory": lambda request: dict(read_memory().as_dict()),
+}
+"""What is answered without a model."""
 
 
 if __name__ == "__main__":

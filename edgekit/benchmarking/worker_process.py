@@ -10,19 +10,18 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from edgekit import errors
 from edgekit.artifact import Artifact
-from edgekit.benchmarking.machine import choose_cores
+from edgekit.benchmarking.devices import HERE, Device
 from edgekit.benchmarking.memory import Memory, read_memory_of
+from edgekit.benchmarking.processor_time import Look, look_at
 from edgekit.errors import EdgekitError, MeasurementError, MemoryLimitError
 
 _TAIL_BYTES = 2000
@@ -39,25 +38,34 @@ class Opened:
     library_bytes: int
 
 
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How and where a worker runs."""
+
+    threads: int
+    """Size of its thread pools, and how many cores it is to be pinned to."""
+    timeout_s: float
+    """How long one answer may take beyond the time that it was asked for."""
+    memory_limit_bytes: int | None = None
+    """RLIMIT_DATA from the moment when it opens a model; None: none."""
+    device: Device = HERE
+    """The machine."""
+
+
 class WorkerProcess:
     """A fresh Python process; use it in a `with` statement, which ends it."""
 
-    def __init__(
-        self, module: str, name: str, *, threads: int, timeout_s: float, memory_limit_bytes: int | None = None
-    ) -> None:
+    def __init__(self, module: str, name: str, settings: WorkerSettings) -> None:
         """Starts nothing yet.
 
         Args:
             module: what to run, as `python -m` takes it; it answers with `worker.answer_requests`.
             name: what errors call it.
-            threads: size of the process's thread pools, and the cores it is to be pinned to.
-            timeout_s: how long one answer may take beyond the time that it was asked for.
-            memory_limit_bytes: RLIMIT_DATA from the moment when it opens a model.
+            settings: how and where it runs.
         """
         self.largest: Memory | None = None
-        self.cores = choose_cores(threads)
-        self._module, self._name, self._threads, self._timeout_s = module, name, threads, timeout_s
-        self._memory_limit_bytes = memory_limit_bytes
+        self.cores = settings.device.choose_cores(settings.threads)
+        self._module, self._name, self._settings = module, name, settings
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
         self._process: subprocess.Popen[str] | None = None
@@ -105,7 +113,7 @@ class WorkerProcess:
         try:
             return self._ask(command, extra_s, fields, watch=watch)
         except EdgekitError as error:
-            limit = self._memory_limit_bytes
+            limit = self._settings.memory_limit_bytes
             if limit is None:
                 raise
             raise MemoryLimitError(
@@ -119,13 +127,13 @@ class WorkerProcess:
         try:
             self._process.stdin.write(json.dumps({"command": command, **fields}) + "\n")
             self._process.stdin.flush()
-            line = self._wait(self._timeout_s + extra_s, watch=watch)
+            line = self._wait(self._settings.timeout_s + extra_s, watch=watch)
         except BrokenPipeError:
             line = None
         except queue.Empty:
             raise MeasurementError(
-                f"{self._name}: no answer to '{command}' within {self._timeout_s + extra_s:.0f} s, so its process "
-                f"was ended. Raise timeout_s if one call may take that long.{self._tail()}"
+                f"{self._name}: no answer to '{command}' within {self._settings.timeout_s + extra_s:.0f} s, so its "
+                f"process was ended. Raise timeout_s if one call may take that long.{self._tail()}"
             ) from None
         if line is None:
             raise MeasurementError(f"{self._name}: its process {self._fate()} during '{command}'.{self._tail()}")
@@ -153,8 +161,15 @@ class WorkerProcess:
                 if time.monotonic() >= deadline:
                     raise
 
+    def look(self) -> Look:
+        """Looks at the process and the cores that it is pinned to, from outside where that is possible."""
+        if self._settings.device.is_here:
+            return look_at(self.pid, self.cores)
+        return Look.of(self.ask("look", cores=self.cores))
+
     def _look_at_memory(self) -> None:
-        found = read_memory_of(self.pid)
+        """Notes the memory of a process on this machine; on another one only the worker knows."""
+        found = read_memory_of(self.pid) if self._settings.device.is_here else None
         if found is not None and (self.largest is None or found.resident_bytes > self.largest.resident_bytes):
             self.largest = found
 
@@ -169,11 +184,11 @@ class WorkerProcess:
         answer = self.ask(
             "open",
             runtime=f"{kind.__module__}:{kind.__qualname__}",
-            path=str(model.path.resolve()),
+            path=self._settings.device.path_of(model),
             kind=model.kind,
-            threads=self._threads,
+            threads=self._settings.threads,
             cores=self.cores,
-            memory_limit_bytes=self._memory_limit_bytes,
+            memory_limit_bytes=self._settings.memory_limit_bytes,
             watch=True,
             **settings,
         )
@@ -184,16 +199,7 @@ class WorkerProcess:
         return Memory(**self.ask("memory"))
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-X", "faulthandler", "-m", self._module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            encoding="utf-8",
-            env=_environment(self._threads),
-            start_new_session=True,  # Ctrl-C goes to the parent, which ends the child in order
-        )
+        self._process = self._settings.device.start(self._module, self._settings.threads, self._errors)
         threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
 
     def _read(self, stream: IO[str]) -> None:
@@ -215,6 +221,9 @@ class WorkerProcess:
         """Says how the process ended."""
         assert self._process is not None
         code = self._process.wait(timeout=10)
+        lost = self._settings.device.fate(code)
+        if lost is not None:
+            return lost
         if code >= 0:
             return f"ended with exit code {code}"
         name = signal.Signals(-code).name
@@ -239,11 +248,3 @@ class WorkerProcess:
                 process.kill()
                 process.wait()
         self._errors.close()
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """Returns the child's environment: this process's, its import path, and thread pools of the right size."""
-    paths = [str(Path(errors.__file__).parent.parent), *(entry or str(Path.cwd()) for entry in sys.path)]
-    pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**os.environ, **pools, **quiet, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}

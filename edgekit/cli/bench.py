@@ -25,6 +25,8 @@ def bench(
     model: Path,
     out: Path | None = None,
     *,
+    device: str = "local",
+    device_python: str = "python3",
     runtime: Several[str] | None = None,
     all_runtimes: Annotated[bool, Parameter(negative="")] = False,
     threads: Several[int] = [1],  # noqa: B006 (never changed)
@@ -68,6 +70,12 @@ def bench(
         A model or an export: an artifact directory, or a bundle.
     out
         Where to keep the measurement with its raw samples; without it, it is only shown.
+    device
+        Where a classifier runs: local, or ssh://USER@HOST:PORT, any Linux machine with Python 3.11 and the runtime that
+        ssh reaches without a password. What is copied there is removed afterwards. Name OUT: samples are kept beside
+        it while they come, should the device disappear.
+    device_python
+        Python on the device, a name or a path there.
     runtime
         Runtime that runs it; by default onnxruntime for exports, torch for models and llama.cpp for GGUF. Several
         take turns, and are compared with the first.
@@ -137,11 +145,16 @@ def bench(
     from edgekit.benchmarking.changes import Named
     from edgekit.benchmarking.result_files import read_measurement
     from edgekit.benchmarking.stage import BenchConfig
+    from edgekit.errors import UsageError
 
     earlier = None if baseline is None else read_earlier(baseline, anyway=anyway)
     opened = Artifact.open(model)
     runtimes = _runtimes(opened, runtime, all_runtimes=all_runtimes)
+    if device != "local" and out is None:
+        raise UsageError("edgekit bench: found --device without OUT, expected a place to keep what is measured.")
     settings = {
+        "device": device,
+        "device_python": device_python,
         "runtime": runtimes[0],
         "sweep_runtimes": runtimes[1:],
         "threads": threads[0],

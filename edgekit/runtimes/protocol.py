@@ -116,7 +116,7 @@ def runtimes() -> list[Runtime]:
     return [load_runtime(location) for location in list_runtimes().values()]
 
 
-def get_runtime(name: str) -> Runtime:
+def get_runtime(name: str, *, must_be_here: bool = True) -> Runtime:
     """Returns the runtime called `name`, from the entry points or, in a checkout, the built-in table.
 
     Raises:
@@ -129,14 +129,16 @@ def get_runtime(name: str) -> Runtime:
     if name not in known:
         raise UsageError(f"runtime '{name}' is unknown.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     runtime = load_runtime(known[name])
-    reason = runtime.unavailable_reason()
+    reason = runtime.unavailable_reason() if must_be_here else None
     if reason is not None:
         raise EnvironmentLacksError(f"runtime '{name}' is not available: {reason}")
     return runtime
 
 
-def runtime_for(model: ModelOnDisk, name: str | None = None) -> Runtime:
+def runtime_for(model: ModelOnDisk, name: str | None = None, *, must_be_here: bool = True) -> Runtime:
     """Returns the runtime called `name`, or the first that opens artifacts of this kind when `name` is None.
+
+    One that runs on another machine need not be installed here.
 
     Raises:
         UsageError: the runtime called `name` does not open this kind, or none does.
@@ -144,7 +146,7 @@ def runtime_for(model: ModelOnDisk, name: str | None = None) -> Runtime:
     """
     kind = format_of(model)
     if name is not None:
-        runtime = get_runtime(name)
+        runtime = get_runtime(name, must_be_here=must_be_here)
         if kind in runtime.formats:
             return runtime
         fitting = _names_for(kind)
@@ -156,7 +158,7 @@ def runtime_for(model: ModelOnDisk, name: str | None = None) -> Runtime:
     fitting = _names_for(kind)
     if not fitting:
         raise UsageError(f"{model.path}: no runtime opens artifacts of kind '{kind}'. Export the model first.")
-    return get_runtime(fitting[0])
+    return get_runtime(fitting[0], must_be_here=must_be_here)
 
 
 def available_runtimes_for(kind: str) -> list[Runtime]:

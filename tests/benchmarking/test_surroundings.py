@@ -9,7 +9,9 @@ import time
 
 import pytest
 
-from edgekit.benchmarking.surroundings import Surroundings, core_ticks, process_ticks, read_frequency_mhz
+from edgekit.benchmarking.machine import load_average
+from edgekit.benchmarking.processor_time import core_ticks, look_at, process_ticks, read_frequency_mhz
+from edgekit.benchmarking.surroundings import Surroundings
 
 STAT = """cpu  93395 509 8320 37313 280 0 69 142 0 0
 cpu0 100 10 20 500 7 3 2 30 5 1
@@ -49,14 +51,14 @@ def test_work_beside_a_process_on_its_core_is_seen():
             os.sched_setaffinity(each.pid, [core])
             each.stdout.read(1)
         surroundings = Surroundings()
-        with surroundings.watch(spinning[0].pid, [core]):
+        with surroundings.watch(lambda: look_at(spinning[0].pid, [core])):
             time.sleep(1.0)
     finally:
         for each in spinning:
             each.kill()
             each.communicate()
-    found = surroundings.conditions()
-    assert surroundings.conditions().load_average_after > 0
+    found = surroundings.conditions(load_average())
+    assert surroundings.conditions(load_average()).load_average_after > 0
     # the other one takes its turns on the same core: half of the time, more or less
     assert 0.1 < found.other_work_share <= 1.0
     assert 0.0 <= found.stolen_share <= 1.0
@@ -64,7 +66,7 @@ def test_work_beside_a_process_on_its_core_is_seen():
 
 def test_nothing_is_told_of_a_process_without_cores_of_its_own():
     surroundings = Surroundings()
-    with surroundings.watch(os.getpid(), []):
+    with surroundings.watch(lambda: look_at(os.getpid(), [])):
         pass
-    found = surroundings.conditions()
+    found = surroundings.conditions(load_average())
     assert (found.other_work_share, found.stolen_share, found.frequency_low_mhz) == (None, None, None)
