@@ -91,6 +91,7 @@ class SshDevice:
         self._directory = ""
         self._facts: dict[str, Any] = {}
         self._places: dict[str, str] = {}
+        self._versions: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Connects, copies what a worker needs, and asks what machine it is.
@@ -125,8 +126,8 @@ class SshDevice:
         return Machine.model_validate(self._facts["machine"])
 
     def load_average(self) -> float:
-        """Returns its one-minute load average when it was last asked; -1 where it has none."""
-        return float(self._facts["load_average"])
+        """Asks for its one-minute load average; -1 where it has none."""
+        return float(self._ask("facts", libraries=[])["load_average"])
 
     def core_count(self) -> int:
         """Returns how many cores a worker may use there; 0 where it does not tell."""
@@ -143,6 +144,8 @@ class SshDevice:
             EnvironmentLacksError: it, or what it needs, is not installed there.
             UsageError: it does not run there without all of edgekit.
         """
+        if runtime.name in self._versions:
+            return self._versions[runtime.name]
         file = f"{type(runtime).__module__.removeprefix('edgekit.').replace('.', '/')}.py"
         if not type(runtime).__module__.startswith("edgekit.") or file not in WORKER_FILES:
             raise UsageError(
@@ -156,7 +159,7 @@ class SshDevice:
                 f"{self.name}: {' and '.join(missing)} not installed for '{self._python}' there. Install there: "
                 f"{self._python} -m pip install {' '.join(missing)}"
             )
-        return str(versions[runtime.libraries[-1]])
+        return self._versions.setdefault(runtime.name, versions[runtime.libraries[-1]])
 
     def path_of(self, model: Artifact) -> str:
         """Returns where the files of a model lie there; they are copied when they are asked for first.
