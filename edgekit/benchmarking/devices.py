@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -22,6 +23,20 @@ from edgekit.results import Machine
 from edgekit.runtimes.protocol import Runtime
 
 SSH = "ssh://"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which worker is started, and how."""
+
+    module: str
+    """What Python runs."""
+    threads: int
+    """Size of its thread pools."""
+    program: list[str]
+    """The command of a worker that is no Python; empty: the module."""
+    cores: list[int]
+    """What it is pinned to; Python pins itself."""
 
 
 class Device(Protocol):
@@ -59,8 +74,8 @@ class Device(Protocol):
             MeasurementError: the device does not answer, or has no room.
         """
 
-    def start(self, module: str, threads: int, error_output: IO[bytes]) -> subprocess.Popen[str]:
-        """Starts a worker with thread pools of `threads`, talking through the pipes of the process returned."""
+    def start(self, launch: Launch, error_output: IO[bytes]) -> subprocess.Popen[str]:
+        """Starts a worker, which talks through the pipes of the process returned."""
 
     def fate(self, exit_code: int) -> str | None:
         """Says how a worker ended where the exit code is the device's and not the worker's; else None."""
@@ -96,20 +111,21 @@ class ThisMachine:
         """Returns where the model is."""
         return str(model.path.resolve())
 
-    def start(self, module: str, threads: int, error_output: IO[bytes]) -> subprocess.Popen[str]:
-        """Starts a worker with this process's environment and import path."""
+    def start(self, launch: Launch, error_output: IO[bytes]) -> subprocess.Popen[str]:
+        """Starts a worker with this process's environment and import path; one that is no Python is pinned here."""
         paths = [str(Path(errors.__file__).parent.parent), *(entry or str(Path.cwd()) for entry in sys.path)]
         python_path = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-        return subprocess.Popen(
-            [sys.executable, *WORKER_FLAGS, module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=error_output,
-            text=True,
-            encoding="utf-8",
-            env={**os.environ, **worker_environment(threads), **python_path},
-            start_new_session=True,  # Ctrl-C goes to the parent, which ends the child in order
-        )
+        with _pinned(launch.cores if launch.program else []):
+            return subprocess.Popen(
+                launch.program or [sys.executable, *WORKER_FLAGS, launch.module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=error_output,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, **worker_environment(launch.threads), **python_path},
+                start_new_session=True,  # Ctrl-C goes to the parent, which ends the child in order
+            )
 
     def fate(self, exit_code: int) -> str | None:
         """Returns None: every exit code is the worker's."""
@@ -126,6 +142,20 @@ def worker_environment(threads: int) -> dict[str, str]:
     """Returns the variables that every worker has: thread pools of the right size, no network, no warnings of forks."""
     pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     return {**pools, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@contextmanager
+def _pinned(cores: list[int]) -> Iterator[None]:
+    """Pins this thread, and so what it starts, while the block runs."""
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextmanager

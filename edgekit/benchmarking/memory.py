@@ -46,6 +46,13 @@ def read_memory_of(pid: int) -> Memory | None:
     return found if found.resident_bytes else None
 
 
+def limit_memory_of(pid: int, limit_bytes: int) -> None:
+    """Lets another process have no more private writable memory than that, from now on (Linux)."""
+    import resource
+
+    resource.prlimit(pid, resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
 def parse_status(text: str) -> Memory:
     """Returns the memory that a `/proc/PID/status` text tells; its `kB` are 1024 bytes."""
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

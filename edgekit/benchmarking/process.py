@@ -8,7 +8,7 @@ from edgekit.artifact import Artifact
 from edgekit.benchmarking.devices import HERE, Device
 from edgekit.benchmarking.scenario import Scenario
 from edgekit.benchmarking.worker_process import Opened, WorkerProcess, WorkerSettings
-from edgekit.runtimes.protocol import Runtime
+from edgekit.runtimes.protocol import OwnProcess, Runtime
 
 _MODULE = "edgekit.benchmarking.worker"
 
@@ -38,7 +38,8 @@ class MeasuringProcess(WorkerProcess):
         name = f"{subject.model.path} in {subject.runtime.name}"
         if not subject.device.is_here:
             name += f" on {subject.device.name}"
-        settings = WorkerSettings(subject.threads, timeout_s, subject.memory_limit_bytes, subject.device)
+        program = tuple(subject.runtime.program()) if isinstance(subject.runtime, OwnProcess) else ()
+        settings = WorkerSettings(subject.threads, timeout_s, subject.memory_limit_bytes, subject.device, program)
         super().__init__(_MODULE, name, settings)
         self.subject = subject
 
@@ -50,7 +51,10 @@ class MeasuringProcess(WorkerProcess):
             MeasurementError: the process died or hung.
         """
         subject = self.subject
-        self.opened = self.open_model(subject.model, subject.runtime, graph_optimization=subject.graph_optimization)
+        own = subject.runtime.describe(subject.model) if isinstance(subject.runtime, OwnProcess) else {}
+        self.opened = self.open_model(
+            subject.model, subject.runtime, graph_optimization=subject.graph_optimization, **own
+        )
         self.set_inputs(subject.scenario)
 
     def set_inputs(self, scenario: Scenario) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from edgekit import errors
 from edgekit.artifact import Artifact
-from edgekit.benchmarking.devices import WORKER_FLAGS, worker_environment
+from edgekit.benchmarking.devices import WORKER_FLAGS, Launch, worker_environment
 from edgekit.errors import EnvironmentLacksError, MeasurementError, UsageError
 from edgekit.results import Machine
 from edgekit.runtimes.protocol import Runtime, model_files
@@ -174,10 +174,10 @@ class SshDevice:
             self._places[model.digest] = place
         return self._places[model.digest]
 
-    def start(self, module: str, threads: int, error_output: IO[bytes]) -> subprocess.Popen[str]:
+    def start(self, launch: Launch, error_output: IO[bytes]) -> subprocess.Popen[str]:
         """Starts a worker there; it ends when the connection does."""
         return subprocess.Popen(
-            [*self._ssh, self._target, self._worker(module, threads)],
+            [*self._ssh, self._target, self._worker(launch.module, launch.threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=error_output,

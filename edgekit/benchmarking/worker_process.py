@@ -19,8 +19,8 @@ from typing import IO, Any, Self
 
 from edgekit import errors
 from edgekit.artifact import Artifact
-from edgekit.benchmarking.devices import HERE, Device
-from edgekit.benchmarking.memory import Memory, read_memory_of
+from edgekit.benchmarking.devices import HERE, Device, Launch
+from edgekit.benchmarking.memory import Memory, limit_memory_of, read_memory_of
 from edgekit.benchmarking.processor_time import Look, look_at
 from edgekit.errors import EdgekitError, MeasurementError, MemoryLimitError
 
@@ -50,6 +50,8 @@ class WorkerSettings:
     """RLIMIT_DATA from the moment when it opens a model; None: none."""
     device: Device = HERE
     """The machine."""
+    program: tuple[str, ...] = ()
+    """The command of a worker that is no Python; it is pinned and limited from outside."""
 
 
 class WorkerProcess:
@@ -181,6 +183,8 @@ class WorkerProcess:
             MeasurementError: the process died or hung.
         """
         kind = type(runtime)
+        if self._settings.program and self._settings.memory_limit_bytes is not None:
+            limit_memory_of(self.pid, self._settings.memory_limit_bytes)
         answer = self.ask(
             "open",
             runtime=f"{kind.__module__}:{kind.__qualname__}",
@@ -199,7 +203,9 @@ class WorkerProcess:
         return Memory(**self.ask("memory"))
 
     def _start(self) -> None:
-        self._process = self._settings.device.start(self._module, self._settings.threads, self._errors)
+        self._process = self._settings.device.start(
+            Launch(self._module, self._settings.threads, list(self._settings.program), self.cores), self._errors
+        )
         threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
 
     def _read(self, stream: IO[str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgekit.errors import ArtifactError, EnvironmentLacksError, UsageError
 from edgekit.formats import FORMATS
@@ -25,6 +25,8 @@ BUILT_IN = {
     "torch": "edgekit.runtimes.torch_runtime:TorchRuntime",
     "onnxruntime": "edgekit.runtimes.onnxruntime_runtime:OnnxRuntime",
     "openvino": "edgekit.runtimes.openvino_runtime:OpenVinoRuntime",
+    "onnxruntime-node": "edgekit.runtimes.node_runtime:OnnxRuntimeNode",
+    "onnxruntime-web": "edgekit.runtimes.node_runtime:OnnxRuntimeWeb",
 }
 
 _OWN_WEIGHTS = "model.safetensors"
@@ -92,6 +94,17 @@ class Runtime(Protocol):
         Raises:
             ModelError: the runtime cannot open the file.
         """
+
+
+@runtime_checkable
+class OwnProcess(Protocol):
+    """What a runtime has besides where it is no Python library: a program that is measured in its own process."""
+
+    def program(self) -> list[str]:
+        """Returns the command of a process that answers what `benchmarking/worker.py` answers."""
+
+    def describe(self, model: ModelOnDisk) -> dict[str, Any]:
+        """Returns what that process is asked to open with, besides what every worker gets."""
 
 
 def list_runtimes() -> dict[str, str]:

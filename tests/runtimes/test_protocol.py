@@ -54,13 +54,14 @@ def test_every_registered_runtime_has_what_the_protocol_asks_for():
     for name, runtime in found.items():
         assert runtime.name == name
         assert runtime.formats
-        assert runtime.unavailable_reason() is None
-        assert runtime.version().count(".") >= 1
+        reason = runtime.unavailable_reason()
+        assert reason is None or (name.startswith("onnxruntime-") and "nstall" in reason)
+        assert reason is not None or runtime.version().count(".") >= 1
 
 
 def test_built_in_runtimes_are_found_in_a_checkout_that_was_never_installed(monkeypatch):
     register(monkeypatch)
-    assert list(list_runtimes()) == ["onnxruntime", "openvino", "torch"]
+    assert list(list_runtimes()) == ["onnxruntime", "onnxruntime-node", "onnxruntime-web", "openvino", "torch"]
     assert "onnx" in get_runtime("onnxruntime").formats
 
 
