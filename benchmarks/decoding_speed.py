@@ -37,12 +37,12 @@ PROMPT = (
 PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "gguf")
 
 
-def made(work: Path, name: str, kind: str, model: Artifact, config: Any) -> Artifact:
+def made(work: Path, name: str, kind: str, model: Artifact, config: Any, **roles: Artifact) -> Artifact:
     """Returns the artifact `name` in `work`, made unless it is there."""
     if (work / name).is_dir():
         return Artifact.open(work / name)
     say(f"{kind}: {work / name}")
-    return run(kind, model, config, out=work / name, events=tell_stages)
+    return run(kind, model, config, out=work / name, events=tell_stages, **roles)
 
 
 def foreign(work: Path, name: str, kind: str, files: list[Path]) -> Artifact:

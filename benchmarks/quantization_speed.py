@@ -3,8 +3,9 @@
     python benchmarks/quantization_speed.py [--threads 2]
 
 Speed depends on how codes are stored, not on the algorithm that chose them: one export for each kind of codes of
-`quantization_table.py`, rounded to nearest, in onnxruntime, and in llama.cpp where it has such a block. The float32
-export comes first, for all others are compared with it. The table, which is also the head, has 8 bits in each but that.
+`quantization_table.py`, rounded to nearest, in onnxruntime, and in llama.cpp where it has such a block. Codes of 2 bits
+are GPTQ's: rounded to nearest they leave no model, and its export is refused. The float32 export comes first, for all
+others are compared with it. The table, which is also the head, has 8 bits in each but that.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from decoding_speed import PACKAGES, PROMPT, made
-from language_models import make_teacher
+from language_models import make_passages, make_teacher
 from measuring import make_parser, say, tell_stages, write_result
 from tables import quantization_speed_table
 
@@ -39,7 +40,11 @@ def make_subjects(work: Path, threads: int, longest: int) -> tuple[list[Generati
         kind = "symmetric" if symmetric else "asymmetric"
         name = f"{bits}-{kind}"
         scheme = QuantizeConfig(bits=bits, group_size=32, symmetric=symmetric, embeddings=8)
-        coded = made(work, name, "quantize", teacher, scheme)
+        roles = {}
+        if bits == 2:
+            scheme = scheme.model_copy(update={"algorithm": "gptq", "calibration_rows": 32, "calibration_length": 128})
+            roles["data"] = make_passages(work)
+        coded = made(work, name, "quantize", teacher, scheme, **roles)
         exported = made(work, f"{name}-onnx", "export", coded, onnx)
         contenders.append((exported, "onnxruntime", f"{bits} bits, {kind}, onnxruntime"))
         if (bits, symmetric) in LLAMA_CPP:
