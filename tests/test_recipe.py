@@ -47,6 +47,14 @@ def write(tmp_path, text: str):
     return str(path)
 
 
+def write_old_target(tmp_path, version: str) -> None:
+    """Writes `old.toml`: the target `laptop-x86` with another onnxruntime."""
+    text = (target_directory() / "laptop-x86.toml").read_text()
+    shipped = load_target("laptop-x86").runtime("onnxruntime").version
+    old = text.replace(f'version = "{shipped}"', f'version = "{version}"').replace("laptop-x86", "old")
+    (tmp_path / "old.toml").write_text(old)
+
+
 def problem(tmp_path, text: str) -> str:
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(tmp_path, text))
@@ -358,10 +366,7 @@ def test_what_a_language_model_would_fail_by_after_the_training_fails_at_once(tm
     ],
 )
 def test_a_target_with_too_old_an_onnxruntime_is_named_before_the_training(tmp_path, version, codes, message):
-    text = (target_directory() / "laptop-x86.toml").read_text()
-    shipped = load_target("laptop-x86").runtime("onnxruntime").version
-    old = text.replace(f'version = "{shipped}"', f'version = "{version}"').replace("laptop-x86", "old")
-    (tmp_path / "old.toml").write_text(old)
+    write_old_target(tmp_path, version)
     recipe = WRITING.replace("bits = 4\ngroup_size = 32", codes).replace(
         '[[export]]\nformat = "gguf"\ntargets = ["laptop-x86", "pixel-8"]', ""
     )
@@ -383,11 +388,7 @@ def test_a_target_with_too_old_an_onnxruntime_is_named_before_the_training(tmp_p
     ],
 )
 def test_a_file_in_onnxruntimes_own_format_asks_for_a_newer_one(tmp_path, version, written, message):
-    text = (target_directory() / "laptop-x86.toml").read_text()
-    shipped = load_target("laptop-x86").runtime("onnxruntime").version
-    (tmp_path / "old.toml").write_text(
-        text.replace(f'version = "{shipped}"', f'version = "{version}"').replace("laptop-x86", "old")
-    )
+    write_old_target(tmp_path, version)
     recipe = VALID.replace("bits = 8", "bits = 4\ngroup_size = 32").replace('"onnx"', f'"{written}"')
     recipe = recipe.replace('["laptop-x86", "pixel-8"]', '["old.toml"]')
     if message is None:

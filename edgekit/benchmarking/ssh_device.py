@@ -13,7 +13,7 @@ import re
 import shlex
 import subprocess
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -65,29 +65,28 @@ class SshDevice:
 
     is_here = False
 
-    def __init__(self, name: str, python: str = "python3", options: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, python: str = "python3") -> None:
         """Connects to nothing yet.
 
         Args:
             name: `ssh://USER@HOST:PORT`; user and port may be left to ssh's configuration.
             python: the interpreter there, a name or a path.
-            options: further options of ssh, such as `-i` and a key.
 
         Raises:
             UsageError: the name has no host, or more than these parts.
         """
         try:
             address = urlsplit(name)
-            host, port = address.hostname, address.port
+            port = address.port
         except ValueError as error:
             raise UsageError(f"device: found '{name}', expected ssh://USER@HOST:PORT: {error}.") from error
         extra = address.path.strip("/") or address.query or address.fragment or address.password
-        if not host or extra or host.startswith("-"):
+        # names of ssh's configuration have capitals, which `hostname` has not
+        target = address.netloc.removesuffix(f":{port}").replace("[", "").replace("]", "")
+        if not address.hostname or extra or target.startswith("-") or "@-" in target:
             raise UsageError(f"device: found '{name}', expected ssh://USER@HOST:PORT and no more.")
-        self.name, self._python = name, python
-        user = f"{address.username}@" if address.username else ""
-        self._target = f"{user}{host}"
-        self._ssh = ["ssh", *_OPTIONS, *options, *(["-p", str(port)] if port else [])]
+        self.name, self._python, self._target = name, python, target
+        self._ssh = ["ssh", *_OPTIONS, *(["-p", str(port)] if port else [])]
         self._directory = ""
         self._facts: dict[str, Any] = {}
         self._places: dict[str, str] = {}

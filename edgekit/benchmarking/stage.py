@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
 from edgekit.benchmarking.config import BenchConfig, EvaluateConfig
+from edgekit.benchmarking.devices import HERE
 from edgekit.benchmarking.memory_limit import require_limits
 from edgekit.benchmarking.result_files import QUALITY_FILE, write_result
 from edgekit.contract import StageContext, StageInputs, lineage_of
@@ -82,7 +83,7 @@ def bench(inputs: StageInputs, config: BenchConfig, context: StageContext) -> Ar
         MemoryLimitError: a model does not run within the memory limit.
         EnvironmentLacksError: a memory limit, on a system that has none.
     """
-    if config.memory_limit_mib is not None:
+    if config.memory_limit_mib is not None and config.device == HERE.name:
         require_limits()
     if config.energy_file is not None:
         from edgekit.benchmarking.energy import read_meter

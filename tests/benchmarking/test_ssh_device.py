@@ -181,11 +181,36 @@ def test_without_ssh_the_package_is_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["ssh://", "ssh://host:port", "ssh://a:secret@host", "ssh://host/path", "ssh://-oProxyCommand=x", "usb:1"]
+    "name",
+    [
+        "ssh://",
+        "ssh://host:port",
+        "ssh://a:secret@host",
+        "ssh://host/path",
+        "ssh://-oProxyCommand=x",
+        "ssh://-oX@host",
+        "usb:1",
+    ],
 )
 def test_a_name_that_is_no_device_is_refused(name, onnx, tmp_path):
     with pytest.raises(UsageError, match="device: found '"):
         bench(StageInputs(model=onnx), BenchConfig(device=name, **QUICK), StageContext(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ssh://MyBoard", ["MyBoard"]),
+        ("ssh://Pi@MyBoard:2222", ["-p", "2222", "Pi@MyBoard"]),
+        ("ssh://pi@[fe80::1]:22", ["-p", "22", "pi@fe80::1"]),
+    ],
+)
+def test_ssh_is_given_the_name_as_it_is_spelled(name, words, monkeypatch):
+    given = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: given.append(command) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        SshDevice(name).__enter__()
+    assert given[0][-1 - len(words) : -1] == words
 
 
 @needs_sshd

@@ -12,28 +12,19 @@ from torch.nn import functional
 
 from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
-from edgekit.distillation.config import LanguageConfig
 from edgekit.distillation.stage import CaptureConfig, DistillConfig, capture, distill
 from edgekit.distillation.vocabulary_head import VocabularyHead
 from edgekit.distillation.vocabulary_losses import TokenTargets, VocabularyObjective, vocabulary_losses
 from edgekit.distillation.vocabulary_targets import TeacherStates
 from tests.distillation.test_vocabulary_losses import KINDS, Case, objective_of, relative
-from tests.distillation.training import Recorder, assert_same_weights
+from tests.distillation.training import LANGUAGE_DISTILL, Recorder, assert_same_weights
 from tests.pico import publish_model
 from tests.pico_decoders import pico_decoder
 from tests.pico_language import pico_language_data
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]  # torch.compile warns of what it does itself
 
-DISTILL = DistillConfig(
-    epochs=1,
-    batch_size=4,
-    learning_rate=5e-3,
-    alpha=0.7,
-    temperature=1.0,
-    precision="float32",
-    language=LanguageConfig(sequence_length=64),
-)
+DISTILL = LANGUAGE_DISTILL.model_copy(update={"alpha": 0.7, "learning_rate": 5e-3})
 
 
 class OnGpu(Case):
