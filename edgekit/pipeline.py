@@ -117,8 +117,16 @@ def _run_stage(fold: _Fold, stage: RecipeStage) -> None:
 
 
 def _fix_teacher(fold: _Fold) -> Artifact:
-    """Makes the model as it is now the teacher, unless there is one, and returns the teacher's evaluation."""
+    """Makes the model as it is now the teacher, unless there is one, and returns the teacher's evaluation.
+
+    A teacher that is to answer prompts does so here: what follows learns from its answers and is judged on them.
+    """
     if fold.teacher is None or fold.teacher_quality is None:
+        if fold.recipe.write is not None:
+            inputs = StageInputs(teacher=fold.model, data=fold.data)
+            written = fold.cache.run("write", inputs, fold.recipe.write)
+            fold.data = written.artifact
+            fold.preparation.append(_prepared("write", fold.data, written.seconds, written.was_cached, fold.out))
         fold.teacher_quality = fold.last_quality or _evaluate(fold, fold.model)
         fold.teacher = fold.model
     return fold.teacher_quality

@@ -15,7 +15,8 @@ from edgekit import recipe_checks
 from edgekit.benchmarking.limits import merge_budgets
 from edgekit.benchmarking.stage import BenchConfig, EvaluateConfig
 from edgekit.contract import StageConfig
-from edgekit.data.stage import PrepareConfig
+from edgekit.data.stage import PrepareConfig, prompt_splits
+from edgekit.distillation.config import WriteConfig
 from edgekit.errors import RecipeError, TargetError
 from edgekit.exporters.check_stage import CheckConfig
 from edgekit.exporters.stage import ExportConfig
@@ -44,6 +45,8 @@ class Recipe(BaseModel):
     task: TaskConfig
     teacher: ImportConfig
     data: PrepareConfig
+    write: WriteConfig | None
+    """How the teacher answers prompts; None: it answers none."""
     stages: list[RecipeStage]
     exports: list[ExportEntry]
     targets: dict[str, Target]
@@ -132,6 +135,7 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
         task=frame.task,
         teacher=teacher,
         data=data,
+        write=frame.write or (WriteConfig() if prompt_splits(data) else None),
         stages=[stage for stage in stages if stage is not None],
         exports=frame.export,
         targets=targets,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from edgekit.benchmarking.limits import misplaced_limits
-from edgekit.data.stage import PrepareConfig
+from edgekit.data.stage import PrepareConfig, prompt_splits, split_forms
 from edgekit.distillation.config import TrainingConfig
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.block_types import BLOCK, block_type
@@ -38,6 +38,7 @@ def find_problems(frame: Frame, stages: Stages, targets: Targets, data: PrepareC
     for index, entry in enumerate(frame.export):
         problems += misplaced_limits(entry.budget, frame.task.kind, f"{where}: export.{index}.budget")
     problems += [] if data is None else unknown_splits(frame, data, stages, where)
+    problems += [] if data is None else misplaced_prompts(frame, data, stages, where) + unasked(frame, data, where)
     if frame.task.kind == "causal-lm":
         problems += beyond_context(frame, stages, where)
     return problems + misplaced_questions(frame, where) + misplaced_device(frame, where)
@@ -165,6 +166,8 @@ def unknown_splits(frame: Frame, data: PrepareConfig, stages: Stages, where: str
     labelled = ("Labelled splits", judged) if is_labelled else ("Splits", any_text)
     asked = [("evaluate.splits", name, *labelled) for name in frame.evaluate.splits]
     asked.append(("parity.split", frame.parity.split, "Splits", any_text))
+    written = [] if frame.write is None or frame.write.splits is None else frame.write.splits
+    asked += [("write.splits", name, "Splits", any_text) for name in written]
     for index, stage in enumerate(stages):
         asked += [(f"stage.{index}.{key}", name, "Splits", any_text) for key, name in _splits_read(stage)]
     return [
@@ -172,6 +175,47 @@ def unknown_splits(frame: Frame, data: PrepareConfig, stages: Stages, where: str
         f"{what}: {', '.join(known)}."
         for key, name, what, known in asked
         if name not in known
+    ]
+
+
+def misplaced_prompts(frame: Frame, data: PrepareConfig, stages: Stages, where: str) -> list[str]:
+    """Returns a problem for each split of prompts that would be learned or judged on without a teacher's answers."""
+    if frame.task.kind != "causal-lm":
+        problem = f"{where}: write: found for the task '{frame.task.kind}', expected causal-lm. Remove it."
+        return [] if frame.write is None else [problem]
+    prompts = prompt_splits(data)
+    written = prompts if frame.write is None or frame.write.splits is None else frame.write.splits
+    problems = [
+        f"{where}: write.splits: found {', '.join(written)}, expected '{name}' as well: nothing can be learned from a "
+        "prompt without its answer. Add it."
+        for name in prompts
+        if name not in written
+    ]
+    if all(stage is None or stage.kind != "finetune" for stage in stages):
+        return problems
+    early = {"train", "validation", *frame.evaluate.splits}
+    return problems + [
+        f"{where}: data: found prompts in the split '{name}' and a stage 'finetune', which makes the teacher that "
+        "is to answer them. Answer them before (`edgekit write`), or leave the split out."
+        for name in prompts
+        if name in early
+    ]
+
+
+def unasked(frame: Frame, data: PrepareConfig, where: str) -> list[str]:
+    """Returns a problem for each limit on answers where no prompt is asked."""
+    forms = split_forms(data)
+    if frame.evaluate.answers and any(forms.get(name) in ("chat", "prompt") for name in frame.evaluate.splits):
+        return []
+    budgets = {
+        "budget": frame.budget,
+        **{f"export.{index}.budget": one.budget for index, one in enumerate(frame.export)},
+    }
+    return [
+        f"{where}: {key}.answered: found a limit and no prompt to ask, expected evaluate.answers above 0 and a split "
+        "of form 'chat' or 'prompt' in evaluate.splits. Add one, or remove the limit."
+        for key, budget in budgets.items()
+        if budget.answered is not None
     ]
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgekit.benchmarking.stage import BenchConfig, EvaluateConfig
 from edgekit.contract import StageConfig
+from edgekit.distillation.config import WriteConfig
 from edgekit.exporters.check_stage import CheckConfig
 from edgekit.formats import FORMATS, FormatName
 from edgekit.models.tasks import TaskConfig
@@ -62,6 +63,7 @@ class Frame(BaseModel):
     task: TaskConfig
     teacher: dict[str, Any]
     data: dict[str, Any]
+    write: WriteConfig | None = None
     stage: list[dict[str, Any]]
     export: list[ExportEntry] = Field(min_length=1)
     budget: Budget = Budget()

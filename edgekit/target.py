@@ -79,6 +79,8 @@ class Budget(TargetPart):
     """Language models: least tokens a second after the first, at the deepest context measured."""
     perplexity_ratio: float | None = Field(default=None, gt=0)
     """Language models: largest perplexity over the teacher's (1.1 is a tenth more)."""
+    answered: float | None = Field(default=None, gt=0, lt=1)
+    """Language models: least share of conversations' prompts that get an answer at all, 0 to 1."""
 
 
 class Target(TargetPart):

@@ -27,6 +27,19 @@ SCHEMA = Path(__file__).parents[1] / "docs" / "build.schema.json"
 WITHOUT_GGUF = RECIPE.replace('[[export]]\nformat = "gguf"\ntargets = ["laptop-x86"]\n', "")
 WITHOUT_ONNX = RECIPE.replace('[[export]]\nformat = "onnx"\ntargets = ["laptop-x86", "pixel-8"]\n', "")
 HAS_LLAMA_CPP = REASON is None
+PROMPTS = """
+[data.unlabelled]
+source = "asked.jsonl"
+form = "prompt"
+columns = { prompt = "question" }
+[data.extra_tests.judged]
+source = "judged.jsonl"
+form = "prompt"
+columns = { prompt = "question" }
+[write]
+max_new_tokens = 8
+precision = "float32"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +173,31 @@ def test_a_signal_is_captured_where_the_recipe_asks_for_it(built):
     pruned, distilled = result.stages[1].quality, result.stages[2].quality
     assert distilled.divergence < pruned.divergence
     assert result.stages[2].digest != first.stages[2].digest
+
+
+def test_the_teacher_answers_prompts_and_what_it_said_is_learned_and_judged_on(tmp_path):
+    first, middle, last = (RECIPE.index(f'[[stage]]\nkind = "{kind}"') for kind in ("finetune", "prune", "quantize"))
+    end = RECIPE.index("[[export]]")
+    text = (RECIPE[:first] + RECIPE[middle:last] + RECIPE[end:]).replace("[[export]]", PROMPTS + "[[export]]", 1)
+    text = text.replace('\n[[export]]\nformat = "gguf"\ntargets = ["laptop-x86"]', "").replace(', "pixel-8"', "")
+    text = text.replace('splits = ["test", "letters"]', 'splits = ["test", "judged"]\nanswers = 3\nanswer_tokens = 4')
+    for name in ("asked", "judged"):
+        rows = [json.dumps({"question": f"the {name} of {n}"}) for n in range(12)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    recipe = make_recipe(tmp_path, text.replace("perplexity_ratio = 3.0", "perplexity_ratio = 3.0\nanswered = 0.3"))
+    events: list[Event] = []
+    result = build(load_recipe(str(recipe)), tmp_path / "out", events=events.append)
+    started = [event.stage for event in events if event.kind == "stage-started"]
+    assert started[:4] == ["prepare", "import", "write", "evaluate"], "a teacher is judged on its own answers"
+    assert [step.kind for step in result.preparation] == ["prepare", "import", "write"]
+    assert set(result.teacher_quality.parts) == {"test", "judged"}
+    asked = [quality.answers for quality in (result.teacher_quality, result.exports[0].quality)]
+    assert [found.prompts for found in asked] == [3, 3]
+    assert [example.prompt for example in asked[0].examples] == [example.prompt for example in asked[1].examples]
+    assert {check.name: check.limit for check in result.exports[0].budget.checks}["answered"] == 0.3
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "What it answers" in page
+    assert asked[0].examples[0].prompt in page
 
 
 def test_a_difference_under_any_runtime_of_the_target_exits_3_and_bundles_nothing(built):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from edgekit.benchmarking.limits import TASK_LIMITS, merge_budgets
+from edgekit.distillation.config import WriteConfig
 from edgekit.errors import RecipeError
 from edgekit.recipe import (
     bundle_name,
@@ -421,3 +422,44 @@ def test_questions_are_found_beside_the_recipe_and_are_for_language_models(tmp_p
     recipe = load_recipe(write(tmp_path, WRITING.replace("[evaluate]", asked)))
     assert recipe.evaluate.multiple_choice.source == str(tmp_path / "questions.jsonl")
     assert "evaluate.multiple_choice: found questions for the task" in problem(tmp_path, f"{VALID}{asked}\n")
+
+
+ASKING = (
+    WRITING.replace('"news"]', '"asked"]')
+    + """
+[data.unlabelled]
+source = "questions.jsonl"
+form = "prompt"
+[data.extra_tests.asked]
+source = "others.jsonl"
+form = "prompt"
+[budget]
+answered = 0.5
+"""
+)
+
+
+def test_prompts_are_answered_by_the_teacher_without_being_asked_for(tmp_path):
+    assert load_recipe(write(tmp_path, WRITING)).write is None
+    asking = load_recipe(write(tmp_path, ASKING))
+    assert asking.write == WriteConfig()
+    told = load_recipe(write(tmp_path, ASKING + "[write]\nmax_new_tokens = 7\n"))
+    assert told.write.max_new_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (ASKING + '[write]\nsplits = ["asked"]\n', "write.splits: found asked, expected 'unlabelled' as well"),
+        (ASKING + '[write]\nsplits = ["askde"]\n', "write.splits: found 'askde', which the data does not have"),
+        (ASKING.replace(', "asked"', ""), "budget.answered: found a limit and no prompt to ask"),
+        (ASKING.replace('"asked"]', '"asked"]\nanswers = 0'), "budget.answered: found a limit and no prompt to ask"),
+        (ASKING + '[[stage]]\nkind = "finetune"\n', "found prompts in the split 'asked' and a stage 'finetune'"),
+    ],
+)
+def test_prompts_that_nobody_could_answer_in_time_are_refused(tmp_path, text, complaint):
+    assert complaint in problem(tmp_path, text)
+
+
+def test_a_classifier_writes_nothing(tmp_path):
+    assert "write: found for the task 'text-classification'" in problem(tmp_path, VALID + "[write]\n")

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from edgekit.benchmarking.judging import Found, as_check, inconclusive, judge
 from edgekit.benchmarking.machine import machine_fingerprint
+from edgekit.benchmarking.quality_limits import check_quality
 from edgekit.benchmarking.statistics import effective_samples, samples_needed
 from edgekit.results import (
     AnyMeasurement,
     AnyQuality,
     BudgetCheck,
     BudgetResult,
-    CheckStatus,
     GenerationMeasurement,
-    Headline,
     Interval,
     Machine,
     Measurement,
@@ -74,54 +73,8 @@ def check_budget(
         limit: float | None = getattr(budget, name)
         if limit is not None:
             checks.append(_on_device(name, limit, measurement, measured_on_target))
-    headline = None if quality is None else quality.headline
-    if budget.quality_drop is not None:
-        checks.append(_check_accuracy(budget.quality_drop, headline))
-    if budget.perplexity_ratio is not None:
-        checks.append(_check_perplexity(budget.perplexity_ratio, headline))
+    checks += check_quality(budget, quality)
     return BudgetResult(met=all(check.status in ("met", "not-measured") for check in checks), checks=checks)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A value with its interval, and the words to judge it in."""
-
-    name: str
-    limit: float
-    value: float
-    interval: Interval
-    words: str
-    """What was found, as the beginning of a sentence."""
-    allowed: str
-    """The limit in words."""
-    complaint: str
-    """What a value beyond the limit is."""
-    advice: str
-    """What to do about an interval that holds the limit."""
-    least: bool = False
-    """True where the limit is the smallest value allowed, not the largest."""
-
-
-def _judge(found: _Found) -> BudgetCheck:
-    """Returns the check: met or missed when the whole interval is on one side, the limit itself allowed."""
-    low, high = found.interval.low, found.interval.high
-    wanted = f"{found.allowed} {'asked for' if found.least else 'allowed'}"
-    if high < found.limit if found.least else low > found.limit:
-        return _check(found, "missed", f"{found.words}, {wanted}: {found.complaint}.")
-    if low >= found.limit if found.least else high <= found.limit:
-        return _check(found, "met", f"{found.words}, {wanted}.")
-    return _check(found, "inconclusive", f"{found.words}, which does not clear {found.allowed}. {found.advice}")
-
-
-def _check(found: _Found, status: CheckStatus, explanation: str) -> BudgetCheck:
-    return BudgetCheck(
-        name=found.name,
-        limit=found.limit,
-        value=found.value,
-        interval=found.interval,
-        status=status,
-        explanation=explanation,
-    )
 
 
 def _check_size(name: str, limit: float, value: int, subject: str) -> BudgetCheck:
@@ -141,22 +94,22 @@ def _on_device(name: str, limit: float, measurement: AnyMeasurement | None, on_t
     if not on_target:
         return BudgetCheck(name=name, limit=limit, value=None, status="not-measured", explanation=_ELSEWHERE)
     if measurement is None:
-        return _inconclusive(name, limit, "Nothing was measured.")
+        return inconclusive(name, limit, "Nothing was measured.")
     return _ON_DEVICE[name](name, limit, measurement)
 
 
 def _check_memory(name: str, limit: float, measurement: AnyMeasurement) -> BudgetCheck:
     # 0 is how a system without this figure reports it.
     if measurement.peak_rss_bytes == 0:
-        return _inconclusive(name, limit, "This system does not tell a process's peak memory.")
+        return inconclusive(name, limit, "This system does not tell a process's peak memory.")
     return _check_size(name, limit, measurement.peak_rss_bytes, "The process, its interpreter included, peaked at")
 
 
 def _check_latency(name: str, limit: float, measurement: AnyMeasurement) -> BudgetCheck:
     if not isinstance(measurement, Measurement):
-        return _inconclusive(name, limit, "What was measured is writing, not one call: limit first_token_ms.")
+        return inconclusive(name, limit, "What was measured is writing, not one call: limit first_token_ms.")
     interval = measurement.p95_interval_ms
-    found = _Found(
+    found = Found(
         name=name,
         limit=limit,
         value=measurement.p95_ms,
@@ -166,16 +119,16 @@ def _check_latency(name: str, limit: float, measurement: AnyMeasurement) -> Budg
         complaint="too slow",
         advice="Sample longer, or on a quieter machine.",
     )
-    return _too_few(found, measurement.samples_ms, 0.95) or _judge(found)
+    return _too_few(found, measurement.samples_ms, 0.95) or judge(found)
 
 
 def _check_first_token(name: str, limit: float, measurement: AnyMeasurement) -> BudgetCheck:
     if not isinstance(measurement, GenerationMeasurement):
-        return _inconclusive(name, limit, "What was measured is one call, not writing: limit p95_ms.")
+        return inconclusive(name, limit, "What was measured is one call, not writing: limit p95_ms.")
     depth = measurement.deepest
     interval = depth.first_token_interval_ms
     time = _milliseconds(depth.first_token_ms, interval)
-    found = _Found(
+    found = Found(
         name=name,
         limit=limit,
         value=depth.first_token_ms,
@@ -185,17 +138,17 @@ def _check_first_token(name: str, limit: float, measurement: AnyMeasurement) -> 
         complaint="too slow",
         advice="Sample longer, or on a quieter machine.",
     )
-    return _too_few(found, depth.first_token_samples_ms, 0.5) or _judge(found)
+    return _too_few(found, depth.first_token_samples_ms, 0.5) or judge(found)
 
 
 def _check_decode(name: str, limit: float, measurement: AnyMeasurement) -> BudgetCheck:
     if not isinstance(measurement, GenerationMeasurement):
-        return _inconclusive(name, limit, "What was measured is one call, not writing: limit p95_ms.")
+        return inconclusive(name, limit, "What was measured is one call, not writing: limit p95_ms.")
     depth = measurement.deepest
     value, interval = depth.decode_tokens_per_s, depth.decode_tokens_per_s_interval
     rate = f"{value:.3g} tokens/s ({interval.low:.3g} to {interval.high:.3g})"
-    return _judge(
-        _Found(
+    return judge(
+        Found(
             name=name,
             limit=limit,
             value=value,
@@ -209,59 +162,13 @@ def _check_decode(name: str, limit: float, measurement: AnyMeasurement) -> Budge
     )
 
 
-def _too_few(found: _Found, samples_ms: list[float], quantile: float) -> BudgetCheck | None:
+def _too_few(found: Found, samples_ms: list[float], quantile: float) -> BudgetCheck | None:
     """Returns an inconclusive check where too few samples bound the quantile; None where enough do, or it is missed."""
     independent, needed = effective_samples(samples_ms, quantile), samples_needed(quantile, found.interval.confidence)
     if found.interval.low > found.limit or independent >= needed:
         return None
     reason = f"{found.words} from samples worth {independent:.0f} independent ones, {needed} needed to bound it."
-    return _check(found, "inconclusive", f"{reason} Sample longer.")
-
-
-def _check_accuracy(limit: float, quality: Headline | None) -> BudgetCheck:
-    name = "quality_drop"
-    if quality is None or quality.metric != "accuracy" or quality.change is None or quality.change_interval is None:
-        return _inconclusive(name, limit, "The accuracy was not compared with the teacher's.")
-    change = quality.change_interval
-    words = (
-        f"Accuracy changed by {_points(quality.change)} points "
-        f"({_points(change.low)} to {_points(change.high)}) on {quality.amount:,} rows"
-    )
-    return _judge(
-        _Found(
-            name=name,
-            limit=limit,
-            value=-quality.change,
-            interval=Interval(low=-change.high, high=-change.low, confidence=change.confidence),
-            words=words,
-            allowed=f"a drop of {100 * limit:g}",
-            complaint="too much",
-            advice="Evaluate on more rows.",
-        )
-    )
-
-
-def _check_perplexity(limit: float, quality: Headline | None) -> BudgetCheck:
-    name = "perplexity_ratio"
-    if quality is None or quality.metric != "perplexity" or quality.change is None or quality.change_interval is None:
-        return _inconclusive(name, limit, "The perplexity was not compared with the teacher's.")
-    ratio = quality.change_interval
-    words = (
-        f"Perplexity is {quality.change:.3f} times the teacher's ({ratio.low:.3f} to {ratio.high:.3f}) on "
-        f"{quality.amount:,} tokens"
-    )
-    return _judge(
-        _Found(
-            name=name,
-            limit=limit,
-            value=quality.change,
-            interval=ratio,
-            words=words,
-            allowed=f"{limit:g} times",
-            complaint="too much",
-            advice="Evaluate on more text.",
-        )
-    )
+    return as_check(found, "inconclusive", f"{reason} Sample longer.")
 
 
 _ON_DEVICE: dict[str, Callable[[str, float, AnyMeasurement], BudgetCheck]] = {
@@ -273,16 +180,8 @@ _ON_DEVICE: dict[str, Callable[[str, float, AnyMeasurement], BudgetCheck]] = {
 """Limits that belong to a device, in the order of their checks."""
 
 
-def _inconclusive(name: str, limit: float, explanation: str) -> BudgetCheck:
-    return BudgetCheck(name=name, limit=limit, value=None, status="inconclusive", explanation=explanation)
-
-
 def _milliseconds(value: float, interval: Interval) -> str:
     return f"{value:.3g} ms ({interval.low:.3g} to {interval.high:.3g})"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _mebibytes(size: float) -> str:

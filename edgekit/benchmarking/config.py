@@ -24,6 +24,10 @@ class EvaluateConfig(StageConfig):
     """Language models: tokens of each text that are judged, from its start; at most the model's context."""
     multiple_choice: QuestionsConfig | None = None
     """Language models: questions to answer besides, each with a few possible answers."""
+    answers: int = Field(default=8, ge=0)
+    """Language models: prompts to answer besides, from the start of each split that holds conversations; 0: none."""
+    answer_tokens: int = Field(default=48, ge=1)
+    """Language models: tokens after which an answer is cut."""
     runtime: str | None = None
     """Runtime to run the model with; by default the one that opens such a model."""
 

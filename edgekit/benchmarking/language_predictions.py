@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from edgekit.artifact import Artifact
+from edgekit.benchmarking.answers import Asked, judge_answers, prompts_of, write_answer
 from edgekit.benchmarking.kept_states import KeptStates
 from edgekit.benchmarking.language_quality import TokenScores, score_tokens
 from edgekit.benchmarking.machine import usable_cores
@@ -24,10 +25,11 @@ from edgekit.data.conversations import EncodedDocument, encode_documents
 from edgekit.data.prepared import PreparedData
 from edgekit.errors import DataError, ModelError
 from edgekit.events import EventSink, track
+from edgekit.models.end_tokens import end_token_ids
 from edgekit.models.tasks import read_task
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.models.vocabulary_map import teacher_token_ids
-from edgekit.results import MultipleChoiceQuality
+from edgekit.results import AnswersQuality, MultipleChoiceQuality
 from edgekit.runtimes.generation import GenerationConfig, GenerationSession, generation_runtime_for
 from edgekit.runtimes.torch_generation import TorchGenerationSession
 
@@ -125,6 +127,31 @@ def answer(
     right = answer_questions(questions, readers, tokenizer, longest, events)
     beside = right[1] if teacher is not None else None
     return judge_choices(questions, right[0], beside, source_digest=questions_digest(config))
+
+
+def answer_conversations(  # noqa: PLR0913 - what is asked of whom, and whom to tell
+    model: Artifact, data: Artifact, reading: Reading, prompts: int, most_tokens: int, events: EventSink
+) -> AnswersQuality | None:
+    """Returns what the model says to the first prompts of each split of conversations; None where there is none.
+
+    Raises:
+        DataError: a chat template is missing or fails, or a prompt does not fit the context.
+        ModelError: logits are not finite numbers.
+        UsageError: no runtime writes with the model.
+    """
+    opened, tokenizer = PreparedData.open(data), load_tokenizer(model.path)
+    asked: list[Asked] = []
+    for name in dict.fromkeys(reading.splits):
+        if opened.forms.get(name) == "chat":
+            asked += islice(prompts_of(opened.documents(name), tokenizer, f"split '{name}'"), prompts)
+    if not asked:
+        return None
+    ends = end_token_ids(model.path, tokenizer.eos_token_id)
+    settings = GenerationConfig(threads=len(usable_cores()) or 1)
+    session = generation_runtime_for(model, reading.runtime).open(model, settings)
+    rows = track(asked, events, stage="evaluate", text="conversing", total=len(asked), unit="prompts")
+    written = [write_answer(session, tokenizer, ends, one.ids, most_tokens) for one in rows]
+    return judge_answers(asked, written, most_tokens)
 
 
 def open_teacher(

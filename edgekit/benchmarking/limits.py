@@ -8,7 +8,7 @@ from edgekit.target import Budget
 _ANYWHERE = frozenset({"file_bytes", "peak_memory_bytes"})
 TASK_LIMITS: dict[TaskKind, frozenset[str]] = {
     "text-classification": _ANYWHERE | {"p95_ms", "quality_drop"},
-    "causal-lm": _ANYWHERE | {"first_token_ms", "decode_tokens_per_s", "perplexity_ratio"},
+    "causal-lm": _ANYWHERE | {"first_token_ms", "decode_tokens_per_s", "perplexity_ratio", "answered"},
 }
 """Limits that a task's models can be judged by."""
 
@@ -18,6 +18,7 @@ _INSTEAD = {
     "first_token_ms": "p95_ms",
     "decode_tokens_per_s": "p95_ms",
     "perplexity_ratio": "quality_drop",
+    "answered": "quality_drop",
 }
 
 

@@ -54,7 +54,7 @@ def _evaluate_classifier(inputs: StageInputs, config: EvaluateConfig, context: S
 
 
 def _evaluate_language(inputs: StageInputs, config: EvaluateConfig, context: StageContext) -> Artifact:
-    from edgekit.benchmarking.language_predictions import Reading, answer, score_documents
+    from edgekit.benchmarking.language_predictions import Reading, answer, answer_conversations, score_documents
     from edgekit.benchmarking.language_quality import judge_language
 
     model, data = inputs.require("model", "evaluate"), inputs.require("data", "evaluate")
@@ -65,6 +65,9 @@ def _evaluate_language(inputs: StageInputs, config: EvaluateConfig, context: Sta
     if config.multiple_choice is not None:
         answered = answer(model, inputs.teacher, config.multiple_choice, reading, context.events)
         quality = quality.model_copy(update={"multiple_choice": answered})
+    if config.answers:
+        said = answer_conversations(model, data, reading, config.answers, config.answer_tokens, context.events)
+        quality = quality.model_copy(update={"answers": said})
     with publish(context.out, kind="quality", lineage=lineage_of("evaluate", inputs, config, context)) as directory:
         write_result(quality, directory / QUALITY_FILE)
     return Artifact.open(context.out)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgekit.artifact import Artifact
 from edgekit.chat.conversation import Conversation, ConversationConfig
 from edgekit.errors import EnvironmentLacksError, UsageError
 from edgekit.extras import install_command
+from edgekit.models.end_tokens import end_token_ids
 from edgekit.models.tasks import read_task
 from edgekit.runtimes.generation import GenerationConfig, GenerationSession, generation_runtime_for
 
 _USUAL_CONTEXT = 4096
-_FILES = ("generation_config.json", "config.json")
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,3 @@ def open_conversation(
     session = chosen.open(model, GenerationConfig(threads=threads, context_length=room))
     ends = end_token_ids(model.path, tokenizer.eos_token_id)
     return Opened(Conversation(session, tokenizer, ends, config), session, f"{chosen.name} {chosen.version()}")
-
-
-def end_token_ids(directory: Path, usual: int | None) -> frozenset[int]:
-    """Returns the tokens that end an answer: those of `generation_config.json`, else of `config.json`, and `usual`."""
-    found = set() if usual is None else {usual}
-    for name in _FILES:
-        file = directory / name
-        named = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
-        if named is not None:
-            return frozenset(found | set(named if isinstance(named, list) else [named]))
-    return frozenset(found)

@@ -133,7 +133,23 @@ def template_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return found
 
 
+def encode_prompt(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, place: str) -> list[int]:
+    """Returns the tokens of turns that wait for an answer, ready for it.
+
+    Raises:
+        DataError: the tokenizer has no chat template, or it fails.
+    """
+    _template(tokenizer, place)
+    text = render_turns(conversation.messages, tokenizer, place, prompt=True)
+    return list(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+
 def _encode_conversation(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, place: str) -> EncodedDocument:
+    if not conversation.is_answered:
+        raise DataError(
+            f"{place}: found a prompt without an answer, expected one to learn or to be judged on. Let a teacher "
+            "answer the prompts first: `edgekit write`."
+        )
     text, spans = answer_spans(conversation, tokenizer, place)
     edges = sorted({0, len(text), *(edge for span in spans for edge in span)})
     said = {start for start, _ in spans}

@@ -1,4 +1,4 @@
-"""What a language model learns from: a text, a conversation, or a prompt with its completion.
+"""What a language model learns from: a text, a conversation, or a prompt with its completion; or is asked.
 
 A row of a source becomes a checked document here, and a document becomes a row of a parquet file and back. How it is
 turned into tokens is `conversations.py`'s matter.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from edgekit.data.source import Columns
 
-Form = Literal["text", "chat", "prompt-completion"]
+Form = Literal["text", "chat", "prompt-completion", "prompt"]
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -41,9 +41,14 @@ class PlainText:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns, of which the assistant's are learned."""
+    """Turns, of which the assistant's are learned; a prompt is one without any, until a teacher answers it."""
 
     messages: tuple[Message, ...]
+
+    @property
+    def is_answered(self) -> bool:
+        """Returns whether the assistant says anything."""
+        return any(message.role == "assistant" for message in self.messages)
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,19 @@ class Completion:
 
 
 Document = PlainText | Conversation | Completion
+_COLUMNS: dict[Form, list[str]] = {
+    "text": ["text"],
+    "chat": ["messages"],
+    "prompt-completion": ["prompt", "completion"],
+    "prompt": ["prompt"],
+}
 Cells = Mapping[str, Any]
 """A row of a source or of a parquet file: column to value."""
 
 
 def columns_of(form: Form, columns: Columns) -> dict[str, str]:
     """Returns the setting that names a column to the column, for the columns that a form reads."""
-    names = {"text": ["text"], "chat": ["messages"], "prompt-completion": ["prompt", "completion"]}[form]
-    return {f"columns.{name}": getattr(columns, name) for name in names}
+    return {f"columns.{name}": getattr(columns, name) for name in _COLUMNS[form]}
 
 
 def read_document(cells: Cells, form: Form, columns: Columns, place: str) -> Document:
@@ -111,6 +121,8 @@ def context_of(document: Document) -> tuple[str, ...]:
         return (document.text,)
     if isinstance(document, Completion):
         return (document.prompt,)
+    if not document.is_answered:
+        return spelled(document)
     roles = [message.role for message in document.messages]
     return spelled(document)[: 2 * roles.index("assistant")] or spelled(document)
 
@@ -133,6 +145,7 @@ def schema_of(form: Form) -> pyarrow.Schema:
     fields: dict[Form, list[tuple[str, Any]]] = {
         "text": [("text", text)],
         "chat": [("messages", pyarrow.list_(turn))],
+        "prompt": [("messages", pyarrow.list_(turn))],
         "prompt-completion": [("prompt", text), ("completion", text)],
     }
     return pyarrow.schema(fields[form])
@@ -158,6 +171,10 @@ def from_cells(cells: Cells, form: Form) -> Document:
 
 def _read_text(cells: Cells, columns: Columns, place: str) -> Document:
     return PlainText(_text_in(cells, columns.text, "columns.text", place))
+
+
+def _read_prompt(cells: Cells, columns: Columns, place: str) -> Document:
+    return Conversation((Message("user", _text_in(cells, columns.prompt, "columns.prompt", place)),))
 
 
 def _read_completion(cells: Cells, columns: Columns, place: str) -> Document:
@@ -217,4 +234,5 @@ _READERS: dict[Form, Callable[[Cells, Columns, str], Document]] = {
     "text": _read_text,
     "chat": _read_conversation,
     "prompt-completion": _read_completion,
+    "prompt": _read_prompt,
 }

@@ -39,7 +39,7 @@ class Columns(StageConfig):
     messages: str = "messages"
     """Column of the turns of a conversation, each with role and content; for `form = "chat"`."""
     prompt: str = "prompt"
-    """Column of the prompt; for `form = "prompt-completion"`."""
+    """Column of the prompt; for `form = "prompt-completion"` and `"prompt"`."""
     completion: str = "completion"
     """Column of what follows the prompt; for `form = "prompt-completion"`."""
 
@@ -52,8 +52,9 @@ class DataSource(StageConfig):
     columns: Columns = Columns()
     """Which columns hold the text and the label."""
     form: Form | None = None
-    """What a language model reads in a row: `text`, `chat` or `prompt-completion`. None: labelled text for a
-    classifier; inside a table for a language model, the form of the data around it."""
+    """What a language model reads in a row: `text`, `chat`, `prompt-completion`, or `prompt`, which a teacher answers
+    before it is learned. None: labelled text for a classifier; inside a table for a language model, the form of the
+    data around it."""
     where: dict[str, str | int] = {}
     """Keep only the rows whose columns hold these values."""
     skip_empty: bool = False

@@ -37,7 +37,7 @@ class PrepareConfig(DataSource):
     deduplicate: bool = True
     """Keep one row of those that differ in white space alone, and none of those that disagree on the label."""
     unlabelled: DataSource | None = None
-    """More text to distill on; its labels, if it has any, are not read."""
+    """More text to distill on, of a language model in a form of its own; labels, if it has any, are not read."""
     extra_tests: dict[str, DataSource] = {}
     """Name to a further test set, for example of another domain; labelled for a classifier."""
 
@@ -69,8 +69,8 @@ class PrepareConfig(DataSource):
         if bool(self.labels) == (self.form is not None):
             found = f"labels {self.labels} and form '{self.form}'" if self.labels else "neither"
             raise ValueError(
-                f"labels, form: found {found}, expected labels for a classifier, or form = 'text', 'chat' or "
-                "'prompt-completion' for a language model."
+                f"labels, form: found {found}, expected labels for a classifier, or form = 'text', 'chat', "
+                "'prompt-completion' or 'prompt' for a language model."
             )
         self._check_documents() if self.form else self._check_labelled()
         return self
@@ -163,6 +163,20 @@ def source_problems(config: PrepareConfig) -> dict[str, str]:
         except DataError as error:
             problems["source" if source is config else f"{name}.source"] = str(error)
     return problems
+
+
+def split_forms(config: PrepareConfig) -> dict[str, Form]:
+    """Returns split to what a language model reads in a row of it; nothing for a classifier's data."""
+    if config.form is None:
+        return {}
+    own = {"documents": ["test", "validation", "train"]}
+    forms = {name: source.form or config.form for name, source in _all_sources(config).items()}
+    return {split.removeprefix("extra_tests."): form for name, form in forms.items() for split in own.get(name, [name])}
+
+
+def prompt_splits(config: PrepareConfig) -> list[str]:
+    """Returns the splits that hold prompts, which a teacher has to answer before they are learned or judged on."""
+    return [name for name, form in split_forms(config).items() if form == "prompt"]
 
 
 def _all_sources(config: PrepareConfig) -> dict[str, DataSource]:

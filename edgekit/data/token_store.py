@@ -1,4 +1,4 @@
-"""Keeps the tokens of a split on the disk, mapped into memory: data may be larger than memory.
+"""Keeps the tokens of splits on the disk, mapped into memory: data may be larger than memory.
 
 Documents are tokenized once for each data, tokenizer and settings; a kill loses at most a few thousand of them. A
 document longer than a sequence becomes several pieces. Which pieces share a sequence is `packing.py`'s matter.
@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -57,7 +58,7 @@ class StoreDescription(BaseModel):
 
     format: int = _FORMAT
     key: str
-    """Digest of data, split, tokenizer and settings."""
+    """Digest of data, splits, tokenizer and settings."""
     dtype: Literal["uint16", "uint32"]
     """Type of a stored token id."""
     documents: int = 0
@@ -136,22 +137,23 @@ class TokenStore:
 def open_tokens(  # noqa: PLR0913 - what a store depends on, and whom to tell
     folder: Path,
     data: PreparedData,
-    split: str,
+    splits: str | Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     settings: TokenSettings,
     events: EventSink = ignore,
 ) -> TokenStore:
-    """Returns the tokens of a split, made now or taken from `folder`, where each key has a directory of its own.
+    """Returns the tokens of a split, or of several one after the other, made now or taken from `folder`.
 
-    A store appears whole or not at all. One that was being written when the process died is continued. Of several
-    processes on one machine, one makes it and the others wait.
+    Each key has a directory of its own there. A store appears whole or not at all. One that was being written when the
+    process died is continued. Of several processes on one machine, one makes it and the others wait.
 
     Raises:
         DataError: there is no such split, a document has nothing to learn, or, with `error`, one is too long.
         CorruptArtifactError: the store that is there is not whole.
         EnvironmentLacksError: the disk is full or not writable.
     """
-    key = store_key(data, split, tokenizer, settings)
+    splits = (splits,) if isinstance(splits, str) else tuple(splits)
+    key = store_key(data, splits, tokenizer, settings)
     path = folder / key[:20]
     if not path.exists():
         try:
@@ -161,7 +163,7 @@ def open_tokens(  # noqa: PLR0913 - what a store depends on, and whom to tell
                 if not path.exists():  # another process may have made it in the meantime
                     partial = folder / f".{path.name}.partial"
                     partial.mkdir(exist_ok=True)
-                    _write(partial, _Work(data, split, tokenizer, settings, key, events))
+                    _write(partial, _Work(data, splits, tokenizer, settings, key, events))
                     partial.rename(path)
         except OSError as error:
             raise EnvironmentLacksError(
@@ -171,15 +173,17 @@ def open_tokens(  # noqa: PLR0913 - what a store depends on, and whom to tell
     return TokenStore.open(path)
 
 
-def store_key(data: PreparedData, split: str, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> str:
-    """Returns a digest that changes when data, split, tokenizer, chat template or settings do."""
+def store_key(
+    data: PreparedData, splits: Sequence[str], tokenizer: PreTrainedTokenizerBase, settings: TokenSettings
+) -> str:
+    """Returns a digest that changes when data, splits, tokenizer, chat template or settings do."""
     document = json.loads(tokenizer.backend_tokenizer.to_str())
     document.update(padding=None, truncation=None)
     return hash_json(
         {
             "format": _FORMAT,
             "data": data.digest,
-            "split": split,
+            "split": "+".join(splits),
             "tokenizer": document,
             "template": str(tokenizer.chat_template),
             "end": tokenizer.eos_token_id,
@@ -192,36 +196,49 @@ def store_key(data: PreparedData, split: str, tokenizer: PreTrainedTokenizerBase
 @dataclass(frozen=True)
 class _Work:
     data: PreparedData
-    split: str
+    splits: tuple[str, ...]
     tokenizer: PreTrainedTokenizerBase
     settings: TokenSettings
     key: str
     events: EventSink
 
+    @property
+    def name(self) -> str:
+        """What messages call the splits."""
+        return " and ".join(self.splits)
+
+    def encoded(self, done: int) -> Iterator[tuple[EncodedDocument, str]]:
+        """Yields the documents of all splits after the first `done`, each with its place."""
+        for split in self.splits:
+            first, done = min(done, self.data.rows[split]), max(0, done - self.data.rows[split])
+            documents = islice(self.data.documents(split), first, None)
+            where = f"split '{split}'"
+            for row, document in enumerate(encode_documents(documents, self.tokenizer, where, first=first), first):
+                yield document, f"{where}, row {row} (counted from 0)"
+
 
 def _write(partial: Path, work: _Work) -> None:
     """Writes all files of a store into `partial`, going on after what is there."""
     state = _resume(partial, work)
-    rows = work.data.rows[work.split]
-    documents = islice(work.data.documents(work.split), state.documents, None)
-    encoded = encode_documents(documents, work.tokenizer, f"split '{work.split}'", first=state.documents)
+    rows = sum(work.data.rows[split] for split in work.splits)
+    encoded = work.encoded(state.documents)
     files: dict[str, BinaryIO] = {name: (partial / f"{name}.bin").open("ab") for name in _dtypes(state)}
     try:
         while batch := list(islice(encoded, _CHECKPOINT)):
-            for document in batch:
-                pieces = _pieces(document, state.documents, work)
+            for document, place in batch:
+                pieces = _pieces(document, place, work.settings)
                 too_long = state.long_documents + (len(document.ids) > work.settings.length)
                 state = _append(files, state, pieces).model_copy(update={"long_documents": too_long})
             _save(partial, files, state)
             work.events(
-                Event("progress", text=f"tokenizing {work.split}", completed=state.documents, total=rows, unit="texts")
+                Event("progress", text=f"tokenizing {work.name}", completed=state.documents, total=rows, unit="texts")
             )
     finally:
         for file in files.values():
             file.close()
     if state.pieces == 0:
         raise DataError(
-            f"split '{work.split}': all {state.documents} documents have more than {work.settings.length} tokens and "
+            f"{work.name}: all {state.documents} documents have more than {work.settings.length} tokens and "
             "were skipped. Raise the length, or cut long documents."
         )
 
@@ -245,17 +262,17 @@ def _resume(partial: Path, work: _Work) -> StoreDescription:
     return fresh
 
 
-def _pieces(document: EncodedDocument, row: int, work: _Work) -> list[EncodedDocument]:
+def _pieces(document: EncodedDocument, place: str, settings: TokenSettings) -> list[EncodedDocument]:
     """Returns the parts of a document, and none for one that is skipped or has nothing to learn in it."""
-    length = work.settings.length
+    length = settings.length
     if len(document.ids) <= length:
         return [document]
-    if work.settings.long_documents == "error":
+    if settings.long_documents == "error":
         raise DataError(
-            f"split '{work.split}', row {row} (counted from 0): found {len(document.ids)} tokens, expected at most "
+            f"{place}: found {len(document.ids)} tokens, expected at most "
             f"{length}. Shorten it, raise the length, or cut or skip long documents."
         )
-    if work.settings.long_documents == "skip":
+    if settings.long_documents == "skip":
         return []
     starts = range(0, len(document.ids) - 1, length - 1)
     cut = [(document.ids[start : start + length], document.learned[start : start + length]) for start in starts]

@@ -53,6 +53,11 @@ def shortest_length(stage: str, config: SequenceConfig, *models: Artifact) -> in
     return length
 
 
+def learned_splits(data: PreparedData, *, use_unlabelled: bool) -> list[str]:
+    """Returns the splits that a student learns from its teacher."""
+    return ["train", "unlabelled"] if use_unlabelled and "unlabelled" in data.rows else ["train"]
+
+
 def read_tokens(  # noqa: PLR0913 - what tokens depend on, and whom to tell
     folder: Path,
     data: PreparedData,
@@ -60,9 +65,12 @@ def read_tokens(  # noqa: PLR0913 - what tokens depend on, and whom to tell
     token_ids: Tensor,
     settings: TokenSettings,
     events: EventSink,
+    *,
+    use_unlabelled: bool,
 ) -> Reading:
-    """Returns the tokens of the split `train`, as the tokenizer `reader` cuts them."""
-    store = open_tokens(folder / "tokens", data, "train", reader, settings, events)
+    """Returns the tokens that are learned from a teacher, as the tokenizer `reader` cuts them."""
+    splits = learned_splits(data, use_unlabelled=use_unlabelled)
+    store = open_tokens(folder / "tokens", data, splits, reader, settings, events)
     return Reading(store, token_ids, int(reader.pad_token_id or 0), settings.length)
 
 
@@ -95,7 +103,8 @@ def capture_language(  # noqa: PLR0913 - what a capture depends on, and where it
     loaded = load_model(teacher)
     tokenizer = loaded.tokenizer if reader is None else reader
     token_ids = teacher_token_ids(tokenizer, loaded.tokenizer)
-    reading = read_tokens(folder, data, tokenizer, token_ids, settings, within(run.events, run.stage))
+    events, use_unlabelled = within(run.events, run.stage), config.use_unlabelled
+    reading = read_tokens(folder, data, tokenizer, token_ids, settings, events, use_unlabelled=use_unlabelled)
     plan = capture_plan(teacher, data.digest, reading, language.signal, run.seed)
     speaker = LanguageTeacher(loaded.model, token_ids, find_separation(loaded.model))
     state = make_accelerator()

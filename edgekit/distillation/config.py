@@ -140,6 +140,11 @@ class WritingConfig(StageConfig):
 class WriteConfig(WritingConfig):
     """Let a model answer the prompts of prepared data, and keep the rest of it."""
 
+    splits: list[str] | None = Field(default=None, min_length=1)
+    """Splits whose prompts are answered; none: those of form `prompt`, or `train` where there is none."""
+    cut_answers: Literal["keep", "drop"] = "keep"
+    """What is done with an answer that was cut at `max_new_tokens`. Who learns it by cross-entropy (`alpha` below 1)
+    learns to end there; the teacher's soft targets say otherwise at that place."""
     prompt_tokens: int = Field(default=16, ge=1)
     """Tokens that begin a plain text and are its prompt; a conversation's prompt is what precedes the first answer."""
 

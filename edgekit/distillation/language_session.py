@@ -14,7 +14,13 @@ from edgekit.data.prepared import PreparedData
 from edgekit.data.separation import find_separation
 from edgekit.data.token_store import TokenSettings, TokenStore, open_tokens
 from edgekit.distillation.attention import bf16_attention
-from edgekit.distillation.capture_session import capture_language, captured_here, shortest_length, workplace
+from edgekit.distillation.capture_session import (
+    capture_language,
+    captured_here,
+    learned_splits,
+    shortest_length,
+    workplace,
+)
 from edgekit.distillation.compiling import compiled_layers, require_compiler
 from edgekit.distillation.config import DistillConfig, FinetuneConfig, TrainingConfig, token_capture_config
 from edgekit.distillation.divergences import Divergence
@@ -66,8 +72,8 @@ def train_language_student(
 ) -> Best:
     """Trains `student` in place on what its teacher says of every token, and says how good the best evaluation was.
 
-    The teacher is in memory only where it runs beside the student: with a signal it is not loaded, and a signal that is
-    captured here is captured before.
+    It learns from `train` and, unless told otherwise, from `unlabelled`. The teacher is in memory only where it runs
+    beside the student: with a signal it is not loaded, and a signal that is captured here is captured before.
 
     Raises:
         ModelError: a token of the student is not one of the teacher's.
@@ -168,8 +174,10 @@ def _train(loaded: LoadedModel, data: PreparedData, config: TrainingConfig, run:
     vocabulary = max(loaded.tokenizer.get_vocab().values()) + 1
     learner = LanguageLearner(model, course.objective, vocabulary, precision=config.precision, matcher=course.matcher)
     with workplace(run.work_directory) as folder, _frozen_embedding(loaded, config):
+        uses_more = isinstance(config, DistillConfig) and config.use_unlabelled
+        learned = learned_splits(data, use_unlabelled=uses_more)
         tokens, validation = (
-            _tokens(folder, data, split, loaded, config, course, run) for split in ("train", "validation")
+            _tokens(folder, data, splits, loaded, config, course, run) for splits in (learned, ["validation"])
         )
         teacher: LanguageSource | None = course.teacher
         if course.signal is not None:
@@ -192,7 +200,7 @@ def _train(loaded: LoadedModel, data: PreparedData, config: TrainingConfig, run:
 def _tokens(  # noqa: PLR0913 - what tokens depend on
     folder: Path,
     data: PreparedData,
-    split: str,
+    splits: list[str],
     loaded: LoadedModel,
     config: TrainingConfig,
     course: _Course,
@@ -200,7 +208,7 @@ def _tokens(  # noqa: PLR0913 - what tokens depend on
 ) -> PackedTokens:
     settings = TokenSettings(course.length, config.language.long_documents)
     events = within(run.events, run.stage)
-    store = open_tokens(folder / "tokens", data, split, loaded.tokenizer, settings, events)
+    store = open_tokens(folder / "tokens", data, splits, loaded.tokenizer, settings, events)
     return pack_tokens(store, course.length, int(loaded.tokenizer.pad_token_id or 0), seed=run.seed)
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _DRAWS, _CHOICE = 11, 12  # keep these random numbers apart from each other and from the trainer's
+_CROWDED = 0.75
+"""Where no more than this share of the rows still write, the others are dropped: copying the cache costs a little."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def _continue(
     uniforms = torch.from_numpy(draws).to(device)
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     written: list[list[int]] = [[] for _ in prompts]
+    present = torch.arange(len(prompts), device=device)  # rows that are still run, finished ones among them
     open_rows = set(range(len(prompts)))
     cache: Any = None
     for step in range(config.max_new_tokens):
@@ -129,8 +132,8 @@ def _continue(
             **last_only,
         )
         cache = outputs.past_key_values
-        chosen = _choose(outputs.logits[:, -1].float(), uniforms[:, step], config)  # (B)
-        for row, token in enumerate(chosen.tolist()):
+        chosen = _choose(outputs.logits[:, -1].float(), uniforms[present, step], config)  # (rows that are run)
+        for row, token in zip(present.tolist(), chosen.tolist(), strict=True):
             if row in open_rows:
                 written[row].append(token)
                 if token in end_ids:
@@ -138,7 +141,13 @@ def _continue(
         if not open_rows:
             break
         token_ids, positions = chosen[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(present), 1)], dim=1)
+        if len(open_rows) <= _CROWDED * len(present):
+            kept = torch.tensor(
+                [place for place, row in enumerate(present.tolist()) if row in open_rows], device=device
+            )
+            cache.batch_select_indices(kept)
+            present, token_ids, positions, mask = present[kept], token_ids[kept], positions[kept], mask[kept]
     return written
 
 

@@ -68,6 +68,9 @@ def _language_rows(quality: LanguageQuality) -> list[str]:
     if asked is not None:
         name = f"questions answered rightly, of {asked.questions:,} (guesses {_percent(asked.chance)})"
         rows.append(_share_row(name, asked.accuracy, asked.accuracy_interval))
+    said = quality.answers
+    if said is not None:
+        rows.append(_share_row(f"prompts answered, of {said.prompts}", said.answered, said.answered_interval))
     return rows
 
 

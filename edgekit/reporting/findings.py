@@ -17,7 +17,9 @@ from edgekit.results import (
     BudgetCheck,
     BuildResult,
     Comparison,
+    Exchange,
     ExportResult,
+    LanguageQuality,
     PreparationResult,
     StageResult,
     StepResult,
@@ -47,6 +49,17 @@ class Measured:
     """Names of the targets in whose rows it stands."""
     comparisons: list[tuple[str, Comparison]]
     """What it was interleaved with (`its float32 export`, `the teacher`), and the comparison."""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A prompt and what two models answered."""
+
+    prompt: str
+    teacher: Exchange | None
+    """The teacher's answer, where it was asked."""
+    student: Exchange
+    """The answer of what ships."""
 
 
 def verdict(result: BuildResult) -> Verdict:
@@ -150,6 +163,18 @@ def final_quality(result: BuildResult) -> AnyQuality | None:
     """Returns the quality of what ships: the first export's, else the last stage's."""
     exported = [export.quality for export in result.exports if export.quality is not None]
     return next(iter(exported + [stage.quality for stage in reversed(result.stages)]), None)
+
+
+def talks(result: BuildResult) -> list[Talk]:
+    """Returns a few prompts with what the teacher and what ships answer; none where nothing was asked."""
+    teacher, student = (_examples(quality) for quality in (result.teacher_quality, final_quality(result)))
+    said = {example.prompt: example for example in teacher}
+    return [Talk(example.prompt, said.get(example.prompt), example) for example in student]
+
+
+def _examples(quality: AnyQuality | None) -> list[Exchange]:
+    asked = quality.answers if isinstance(quality, LanguageQuality) else None
+    return [] if asked is None else asked.examples
 
 
 def headline_export(result: BuildResult) -> ExportResult | None:

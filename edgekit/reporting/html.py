@@ -61,6 +61,7 @@ def render_html(result: BuildResult) -> str:
         size_front=front.quality_against_size(result),
         latency_front=front.quality_against_latency(result),
         waterfall=waterfall.quality_waterfall(result),
+        talks=findings.talks(result),
         recall=recall.recall_by_label(result),
         splits=splits.metric_by_split(result),
         recipe_text=json.dumps(result.recipe, indent=2, ensure_ascii=False),
@@ -93,6 +94,8 @@ def _quality_tile(export: ExportResult) -> Tile | None:
         details.append(metric.values_by_split(quality))
     if metric.answers(quality):
         details.append(metric.answers(quality))
+    if metric.answered(quality):
+        details.append(metric.answered(quality))
     return Tile(judged.title, metric.value(quality), details)
 
 

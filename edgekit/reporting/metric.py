@@ -205,6 +205,20 @@ def answers(quality: AnyQuality) -> str:
     )
 
 
+def answered(quality: AnyQuality) -> str:
+    """Returns how many prompts got an answer, and what answers are like; empty where none were asked."""
+    found = quality.answers if isinstance(quality, LanguageQuality) else None
+    if found is None:
+        return ""
+    if not found.answered:
+        return f"no answer to any of {found.prompts} prompts"
+    count = f"{found.prompts * found.answered:.0f} of {found.prompts} prompts answered"
+    return (
+        f"{count}, {wording.percent(found.ended)} ended "
+        f"within {found.max_tokens} tokens, {wording.percent(found.repetition)} of 4-grams repeated"
+    )
+
+
 def details(quality: AnyQuality) -> list[tuple[str, str]]:
     """Returns everything that an evaluation found, each with its title."""
     metric = metric_of(quality)
@@ -217,6 +231,8 @@ def details(quality: AnyQuality) -> list[tuple[str, str]]:
         rows.append(("likeliest token is the text's", wording.percent(quality.accuracy)))
         if answers(quality):
             rows.append(("multiple choice", answers(quality)))
+        if answered(quality):
+            rows.append(("conversation", answered(quality)))
     if quality.headline.change is not None:
         rows.append(("change against the teacher", change_in_words(quality)))
     if isinstance(quality, LanguageQuality) and quality.divergence is not None:

@@ -24,6 +24,7 @@ CHECK_TITLES = {
     "p95_ms": "p95 latency",
     "quality_drop": "Quality drop",
     "perplexity_ratio": "Perplexity ratio",
+    "answered": "Prompts answered",
     "decode_tokens_per_s": "Decode speed",
     "first_token_ms": "Time to first token",
 }
@@ -154,6 +155,8 @@ def check_amount(name: str, value: float | None) -> str:
         return f"{number(value)} tokens/s"
     if name.endswith("_ratio"):
         return times(value)
+    if name == "answered":
+        return percent(value)
     return f"{points(value).removeprefix('+')} points" if name == "quality_drop" else number(value)
 
 
@@ -163,6 +166,8 @@ def check_range(check: BudgetCheck) -> str:
         return ""
     if check.name == "quality_drop":
         return points_range(check.interval)
+    if check.name == "answered":
+        return percent_range(check.interval)
     if check.name.endswith("_bytes"):
         return f"{mebibytes(check.interval.low)} to {mebibytes(check.interval.high)}"
     return number_range(check.interval)

@@ -35,10 +35,18 @@ from edgekit.results.machine import Machine
 from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement, Sweep, TurnRatio
 from edgekit.results.memory import MemoryLimit, MemorySplit, MemoryTrial
 from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector, Unverified
-from edgekit.results.quality import AnyQuality, LanguageQuality, MultipleChoiceQuality, Quality
+from edgekit.results.quality import (
+    AnswersQuality,
+    AnyQuality,
+    Exchange,
+    LanguageQuality,
+    MultipleChoiceQuality,
+    Quality,
+)
 from edgekit.results.verdict import Verdict
 
 __all__ = [
+    "AnswersQuality",
     "AnyMeasurement",
     "AnyParity",
     "AnyQuality",
@@ -55,6 +63,7 @@ __all__ = [
     "Energy",
     "Estimate",
     "EstimateCheck",
+    "Exchange",
     "ExportResult",
     "GenerationComparison",
     "GenerationDepth",

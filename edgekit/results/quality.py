@@ -72,6 +72,38 @@ class MultipleChoiceQuality(Result):
     """SHA-256 of the file that the questions are from."""
 
 
+class Exchange(Result):
+    """A prompt and what a model answered."""
+
+    prompt: str
+    """The last turn before the answer."""
+    answer: str
+    """What the model said, its likeliest token each time; cut after so many tokens."""
+    expected: str
+    """The answer in the data."""
+    ended: bool
+    """True where the model ended it by itself."""
+
+
+class AnswersQuality(Result):
+    """Whether a language model answers at all, which no perplexity shows."""
+
+    prompts: int
+    """Prompts asked."""
+    answered: float = Field(ge=0, le=1)
+    """Share of them with an answer of more than white space, 0 to 1."""
+    answered_interval: Interval
+    """Wilson score interval of `answered`."""
+    ended: float = Field(ge=0, le=1)
+    """Share of the answers that the model ended by itself within `max_tokens`, 0 to 1."""
+    repetition: float = Field(ge=0, le=1)
+    """Mean share of 4-grams of tokens that stood in the same answer before (seq-rep-4), 0 to 1."""
+    max_tokens: int
+    """Tokens after which an answer was cut."""
+    examples: list[Exchange] = []
+    """The first few."""
+
+
 class LanguageQuality(Result):
     """How well a language model predicts text that it never saw, and how near it is to its teacher."""
 
@@ -101,6 +133,8 @@ class LanguageQuality(Result):
     """Share of tokens for which both hold the same token most likely, 0 to 1; None without a teacher."""
     multiple_choice: MultipleChoiceQuality | None = None
     """Answers to questions; None where none were asked."""
+    answers: AnswersQuality | None = None
+    """Answers to the prompts of conversations; None where none were asked."""
     parts: dict[str, LanguageQuality] = {}
     """Split to the quality on it alone, where there are several."""
     model_digest: str = ""

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.benchmarking.budget import check_budget, host_matches, host_mismatch
-from edgekit.results import Interval, LanguageQuality
+from edgekit.benchmarking.statistics import wilson_interval
+from edgekit.results import AnswersQuality, Interval, LanguageQuality
 from edgekit.target import Budget, load_target
 from tests.benchmarking.examples import LAPTOP, measurement, quality, steady
 from tests.reporting.language_examples import generation
@@ -171,6 +172,29 @@ def test_perplexity_is_decided_by_the_whole_paired_interval(low, high, status):
     assert check.interval == Interval(low=low, high=high)
     assert "41,200 tokens" in check.explanation
     assert result.met is (status == "met")
+
+
+@pytest.mark.parametrize(
+    ("answered", "status"),
+    [(8, "met"), (7, "met"), (6, "inconclusive"), (3, "inconclusive"), (1, "missed"), (0, "missed")],
+)
+def test_a_model_that_says_nothing_does_not_ship(answered, status):
+    found = AnswersQuality(
+        prompts=8,
+        answered=answered / 8,
+        answered_interval=wilson_interval(answered, 8),
+        ended=0.5,
+        repetition=0.1,
+        max_tokens=48,
+    )
+    judged = language_quality(1.2, 1.1, 1.3).model_copy(update={"answers": found})
+    result, checks = judge(Budget(answered=0.5), judged=judged)
+    assert checks["answered"].status == status
+    assert f"{answered / 8:.0%} of 8 prompts got an answer" in checks["answered"].explanation
+    assert result.met is (status == "met")
+    _, checks = judge(Budget(answered=0.5), judged=language_quality(1.2, 1.1, 1.3))
+    assert checks["answered"].status == "inconclusive"
+    assert "No prompt was asked" in checks["answered"].explanation
 
 
 @pytest.mark.parametrize(

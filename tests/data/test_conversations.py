@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from edgekit.data.conversations import EncodedDocument, answer_spans, encode_documents, template_token_ids
+from edgekit.data.conversations import (
+    EncodedDocument,
+    answer_spans,
+    encode_documents,
+    encode_prompt,
+    template_token_ids,
+)
 from edgekit.data.documents import Completion, Conversation, Document, Message, PlainText
 from edgekit.errors import DataError
 from tests.pico_decoders import CHAT_TEMPLATE, pico_byte_tokenizer
@@ -221,3 +227,17 @@ def test_the_tokens_that_a_template_writes_are_found() -> None:
 def test_spans_are_characters_of_the_written_conversation() -> None:
     text, spans = answer_spans(conversation(TWO_ANSWERS), tokenizer_with(CHAT_TEMPLATE), "here")
     assert [text[start:end] for start, end in spans] == [f"The sea.{END}", f"A coast{END}"]
+
+
+def test_a_prompt_waits_for_its_answer_and_is_not_learned_without() -> None:
+    tokenizer = tokenizer_with(CHAT_TEMPLATE)
+    question = conversation([("user", "hello")])
+    ids = encode_prompt(question, tokenizer, "here")
+    assert tokenizer.decode(ids) == f"{START}user\nhello{END}\n{START}assistant\n"
+    answered = encode(conversation([("user", "hello"), ("assistant", "The sea.")]), tokenizer)
+    assert answered.ids[: len(ids)] == ids
+    assert not any(answered.learned[: len(ids)])
+    with pytest.raises(DataError, match=r"here, row 0 .*a prompt without an answer, .* `edgekit write`"):
+        encode(question, tokenizer)
+    with pytest.raises(DataError, match="no chat template"):
+        encode_prompt(question, tokenizer_with(None), "here")

@@ -224,7 +224,7 @@ def test_a_split_that_leaks_empty_is_refused(tmp_path: Path) -> None:
         ({"form": "text", "label_map": {"a": "b"}}, "label_map: is set"),
         ({"form": "text", "unlabelled": {"source": "b", "sentences": True}}, "unlabelled.sentences: is set"),
         ({"labels": ["a", "b"], "unlabelled": {"source": "b", "form": "text"}}, "form: is set in a table of labelled"),
-        ({"form": "dialogue"}, "Input should be 'text', 'chat' or 'prompt-completion'"),
+        ({"form": "dialogue"}, "Input should be 'text', 'chat', 'prompt-completion' or 'prompt'"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -269,3 +269,32 @@ def test_the_division_is_a_partition_in_the_shares_asked_for(count: int, test: f
     if count >= 20:
         assert abs(len(parts["test"]) - test * count) <= 1
         assert abs(len(parts["validation"]) - validation * count) <= 1
+
+
+def test_prompts_are_turns_without_an_answer_and_leak_into_no_other_split(tmp_path: Path) -> None:
+    talks = [{"messages": [{"role": "user", "content": f"Who {n}?"}, ASSISTANT]} for n in range(20)]
+    source = write(tmp_path / "talks.jsonl", talks)
+    questions = write(tmp_path / "questions.jsonl", [{"question": f"Who {n}?"} for n in range(15, 60)])
+    columns = Columns(prompt="question")
+    asked = DataSource(source=questions, form="prompt", columns=columns)
+    config = PrepareConfig(source=source, form="chat", unlabelled=asked, extra_tests={"asked": asked})
+    with pytest.raises(DataError, match="split 'unlabelled' is empty"):
+        run(config, tmp_path / "out")  # every prompt is judged on
+    judged = asked.model_copy(update={"max_rows": 10})
+    learned = asked.model_copy(update={"skip": 10})
+    config = config.model_copy(update={"unlabelled": learned, "extra_tests": {"asked": judged}})
+    data, _, _ = run(config, tmp_path / "out")
+    assert data.forms["unlabelled"] == data.forms["asked"] == "prompt"
+    first = next(data.documents("asked"))
+    assert isinstance(first, Conversation)
+    assert [turn.role for turn in first.messages] == ["user"]
+    contexts = {name: {context_of(document) for document in data.documents(name)} for name in data.rows}
+    for name in ("train", "validation", "unlabelled"):
+        others = [found for other, found in contexts.items() if other != name]
+        assert all(contexts[name].isdisjoint(found) for found in others), name
+
+
+def test_a_prompt_without_text_names_its_row(tmp_path: Path) -> None:
+    source = write(tmp_path / "questions.jsonl", [{"question": "Who?"}, {"question": " "}])
+    with pytest.raises(DataError, match=r"line 2, column 'question': found only white space"):
+        run(PrepareConfig(source=source, form="prompt", columns=Columns(prompt="question")), tmp_path / "out")

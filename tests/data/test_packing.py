@@ -25,6 +25,7 @@ from edgekit.errors import CorruptArtifactError, DataError, EnvironmentLacksErro
 from edgekit.events import Event
 from tests.pico import pico_texts
 from tests.pico_decoders import DECODERS, pico_byte_tokenizer, pico_decoder
+from tests.pico_language import pico_language_data
 
 PAD = 3
 
@@ -198,14 +199,14 @@ def test_a_store_is_made_once_and_its_key_follows_all_that_it_depends_on(
     again = open_tokens(tmp_path, data, "train", tokenizer, settings)
     assert (again.tokens == store.tokens).all()
     tokenizer("some text", truncation=True, padding="max_length", max_length=5)  # leaves its mark on the backend
-    keys = {store_key(data, "train", tokenizer, settings)}
+    keys = {store_key(data, ["train"], tokenizer, settings)}
     assert keys == {store.description.key}
-    keys.add(store_key(data, "train", tokenizer, TokenSettings(32)))
-    keys.add(store_key(data, "train", tokenizer, TokenSettings(64, "skip")))
+    keys.add(store_key(data, ["train"], tokenizer, TokenSettings(32)))
+    keys.add(store_key(data, ["train"], tokenizer, TokenSettings(64, "skip")))
     tokenizer.chat_template = "another"
-    keys.add(store_key(data, "train", tokenizer, settings))
+    keys.add(store_key(data, ["train"], tokenizer, settings))
     tokenizer.add_tokens(["sea shore"])
-    keys.add(store_key(data, "train", tokenizer, settings))
+    keys.add(store_key(data, ["train"], tokenizer, settings))
     assert len(keys) == 5
 
 
@@ -358,3 +359,33 @@ def test_a_model_that_looks_across_documents_is_refused() -> None:
 
 def _without_cache(forward):  # type: ignore[no-untyped-def]
     return lambda use_cache=False, **inputs: forward(**inputs)
+
+
+def test_several_splits_are_one_store_and_a_kill_between_them_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PreparedData.open(pico_language_data(tmp_path, documents=120))
+    tokenizer, settings = pico_byte_tokenizer(), TokenSettings(40)
+    first, second = (open_tokens(tmp_path / "each", data, name, tokenizer, settings) for name in ("train", "test"))
+    both = open_tokens(tmp_path / "both", data, ["train", "test"], tokenizer, settings)
+    assert both.tokens.tolist() == [*first.tokens.tolist(), *second.tokens.tolist()]
+    assert both.description.documents == data.rows["train"] + data.rows["test"]
+    assert both.description.key != first.description.key
+    monkeypatch.setattr(token_store, "_CHECKPOINT", 5)
+    for stop in (data.rows["train"] - 1, data.rows["train"], data.rows["train"] + 6):
+        begun: list[int] = []
+
+        def dying(documents, *args, last=stop, begun=begun, **kwargs):  # type: ignore[no-untyped-def]
+            for document in encode_documents(documents, *args, **kwargs):
+                begun.append(1)
+                if len(begun) > last:
+                    raise KeyboardInterrupt
+                yield document
+
+        with monkeypatch.context() as patched:
+            patched.setattr(token_store, "encode_documents", dying)
+            with pytest.raises(KeyboardInterrupt):
+                open_tokens(tmp_path / str(stop), data, ["train", "test"], tokenizer, settings)
+        resumed = open_tokens(tmp_path / str(stop), data, ["train", "test"], tokenizer, settings)
+        assert resumed.description == both.description
+        assert resumed.tokens.tolist() == both.tokens.tolist()

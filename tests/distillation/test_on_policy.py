@@ -16,15 +16,16 @@ from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
 from edgekit.data.documents import Completion, Conversation, Message, PlainText
 from edgekit.data.prepared import PreparedData
+from edgekit.data.source import Columns, DataSource
 from edgekit.data.stage import PrepareConfig, prepare
 from edgekit.data.token_store import Piece
-from edgekit.distillation.config import DistillConfig, OnPolicyConfig, WriteConfig
+from edgekit.distillation.config import DistillConfig, LanguageConfig, OnPolicyConfig, WriteConfig
 from edgekit.distillation.on_policy import pack_written, prompt_of
 from edgekit.distillation.stage import distill
 from edgekit.distillation.teacher_text import answered
 from edgekit.distillation.writing import WrittenSequence, student_writes
 from edgekit.distillation.writing_stage import write
-from edgekit.errors import UnsupportedError, UsageError
+from edgekit.errors import DataError, UnsupportedError, UsageError
 from edgekit.models.source import load_model
 from tests.distillation.training import LANGUAGE_DISTILL, Recorder, assert_same_weights, weights
 from tests.pico import pico_model_artifact, publish_model
@@ -190,6 +191,80 @@ def test_the_teachers_answers_become_the_training_text(speaker: Artifact, tmp_pa
     assert after.rows["train"] == len(list(after.documents("train")))
 
 
+def prompt_data(directory: Path) -> Artifact:
+    for name, words in (("learned", "sea"), ("judged", "coast")):
+        rows = [json.dumps({"question": f"{words} {n}"}) for n in range(20)]
+        (directory / f"{name}.jsonl").write_text("\n".join(rows))
+    (directory / "text.txt").write_text("\n".join(f"the old man and the sea {n}" for n in range(20)))
+    learned, judged = (
+        DataSource(source=str(directory / f"{name}.jsonl"), form="prompt", columns=Columns(prompt="question"))
+        for name in ("learned", "judged")
+    )
+    config = PrepareConfig(
+        source=str(directory / "text.txt"), form="text", unlabelled=learned, extra_tests={"judged": judged}
+    )
+    return prepare(StageInputs(), config, StageContext(directory / "prompts"))
+
+
+def test_prompts_become_conversations_and_the_rest_stays(speaker: Artifact, tmp_path: Path) -> None:
+    data = prompt_data(tmp_path)
+    inputs, config = StageInputs(teacher=speaker, data=data), WriteConfig(max_new_tokens=6, precision="float32")
+    after = PreparedData.open(write(inputs, config, StageContext(tmp_path / "out")))
+    assert after.forms == {
+        "test": "text",
+        "judged": "chat",
+        "validation": "text",
+        "train": "text",
+        "unlabelled": "chat",
+    }
+    assert list(after.documents("train")) == list(PreparedData.open(data).documents("train"))
+    for name, word in (("judged", "coast"), ("unlabelled", "sea")):
+        for document in after.documents(name):
+            assert isinstance(document, Conversation)
+            assert [turn.role for turn in document.messages] == ["user", "assistant"]
+            assert document.messages[0].content.startswith(word)
+    only = write(inputs, config.model_copy(update={"splits": ["judged"]}), StageContext(tmp_path / "only"))
+    assert PreparedData.open(only).forms["unlabelled"] == "prompt"
+    wrong = config.model_copy(update={"splits": ["jugded"]})
+    with pytest.raises(DataError, match=r"no split 'jugded'. Did you mean 'judged'"):
+        write(inputs, wrong, StageContext(tmp_path / "wrong"))
+
+
+def test_answers_that_were_cut_are_told_and_may_be_dropped(speaker: Artifact, tmp_path: Path) -> None:
+    inputs = StageInputs(teacher=speaker, data=prompt_data(tmp_path))
+    recorder = Recorder()
+    config = WriteConfig(max_new_tokens=40, temperature=3.0, precision="float32", splits=["unlabelled"])
+    kept = PreparedData.open(write(inputs, config, StageContext(tmp_path / "kept", events=recorder)))
+    told = next(event.text for event in recorder.events if event.kind == "message" and "cut at 40" in event.text)
+    cut = int(told.split(" cut")[0].split()[-1])
+    assert 0 < cut < kept.rows["unlabelled"]
+    drop = config.model_copy(update={"cut_answers": "drop"})
+    left = PreparedData.open(write(inputs, drop, StageContext(tmp_path / "left")))
+    assert left.rows["unlabelled"] == kept.rows["unlabelled"] - cut
+    with pytest.raises(DataError, match=r"all \d+ answers to 'unlabelled' were cut at 1 tokens"):
+        write(inputs, drop.model_copy(update={"max_new_tokens": 1}), StageContext(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("signal", ["online", "top-k"])
+def test_a_student_learns_from_the_answers_beside_the_text(speaker: Artifact, tmp_path: Path, signal: str) -> None:
+    data = prompt_data(tmp_path)
+    inputs = StageInputs(model=speaker, teacher=speaker, data=data)
+    config = DistillConfig(
+        epochs=1, batch_size=4, precision="float32", language=LanguageConfig(sequence_length=64, signal=signal, k=8)
+    )
+    with pytest.raises(DataError, match=r"split 'unlabelled', row 0 .*a prompt without an answer"):
+        distill(inputs, config, StageContext(tmp_path / "early"))
+    written = write(inputs, WriteConfig(max_new_tokens=6, precision="float32"), StageContext(tmp_path / "written"))
+    steps = {}
+    for use in (True, False):
+        recorder = Recorder()
+        chosen = config.model_copy(update={"use_unlabelled": use})
+        context = StageContext(tmp_path / f"out-{use}", events=recorder)
+        distill(StageInputs(model=speaker, teacher=speaker, data=written), chosen, context)
+        steps[use] = len(losses(recorder))
+    assert steps[True] > steps[False]
+
+
 def test_a_stopped_writing_goes_on_where_it_was(
     speaker: Artifact, language_data: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +280,7 @@ def test_a_stopped_writing_goes_on_where_it_was(
     work = tmp_path / "work"
     with pytest.raises(KeyboardInterrupt):
         write(inputs, config, StageContext(tmp_path / "out", seed=5, events=stop, work_directory=work))
-    before = {file: file.stat().st_mtime_ns for file in (work / "written").iterdir()}
+    before = {file: file.stat().st_mtime_ns for file in (work / "written" / "train").iterdir()}
     assert len(before) == 2
     made = write(inputs, config, StageContext(tmp_path / "out", seed=5, work_directory=work))
     assert {file: file.stat().st_mtime_ns for file in before} == before
@@ -220,6 +295,7 @@ def test_answers_take_the_place_of_the_first_thing_that_is_learned() -> None:
     greeting, question, answer = Message("assistant", "hi"), Message("user", "a"), Message("assistant", "b")
     talk = Conversation((greeting, question, answer, question, answer))
     assert answered(talk, "c") == Conversation((greeting, question, Message("assistant", "c")))
+    assert answered(Conversation((question,)), "c") == Conversation((question, Message("assistant", "c")))
 
 
 def test_what_cannot_write_is_refused(speaker: Artifact, language_data: Artifact, tmp_path: Path) -> None:

@@ -47,6 +47,27 @@ def test_greedy_text_is_that_of_generate_and_ends_at_an_end_token(llama):
     assert len(next(iter(write_sequences(llama, PROMPTS, GREEDY, end_ids=[end]))).token_ids) <= 6
 
 
+@pytest.mark.parametrize("architecture", DECODERS)
+def test_rows_that_are_finished_leave_the_batch_and_the_others_write_on_as_before(architecture):
+    model = pico_decoder(architecture).model
+    free = list(write_sequences(model, PROMPTS, GREEDY))
+    written = [text.token_ids[len(prompt) :].tolist() for prompt, text in zip(PROMPTS, free, strict=True)]
+    ends = {written[0][0], written[2][1]}  # the first prompt ends at once, the third a token later
+    widths = []
+
+    def count(module, arguments, keywords):
+        widths.append(len(keywords["input_ids"]))
+
+    handle = model.register_forward_pre_hook(count, with_kwargs=True)
+    found = list(write_sequences(model, PROMPTS, GREEDY, end_ids=list(ends)))
+    handle.remove()
+    for prompt, text, whole in zip(PROMPTS, found, written, strict=True):
+        stop = next((place + 1 for place, token in enumerate(whole) if token in ends), len(whole))
+        assert text.token_ids.tolist() == [*prompt, *whole[:stop]]
+    assert widths[0] == len(PROMPTS)
+    assert widths[1] < len(PROMPTS)
+
+
 def test_labels_are_the_written_tokens_one_place_before(llama):
     written = next(iter(write_sequences(llama, [[9, 40, 77]], GREEDY)))
     assert written.labels[:2].tolist() == [-100, -100]
