@@ -153,7 +153,7 @@ def _continue(
 
 def _choose(logits: Tensor, uniforms: Tensor, config: WritingConfig) -> Tensor:
     """Returns the next token of each row, (B), from logits (B, V) and one number in [0, 1) a row."""
-    if not torch.isfinite(logits).all():
+    if not torch.isfinite(logits.sum()):  # a sum is many times faster than looking at each
         raise TrainingError(
             "writing: the model's logits are not finite numbers. Use precision float32, or check the weights."
         )
