@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-FormatName = Literal["onnx", "openvino", "ort", "gguf"]
+FormatName = Literal["onnx", "openvino", "ort", "litert", "gguf"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ FORMATS: dict[str, Format] = {
         ("text-classification",),
         "language models are written as onnx, gguf alone",
         True,
+    ),
+    "litert": Format(
+        "model.tflite",
+        "{name}",
+        "litert",
+        ("text-classification",),
+        "language models are written as onnx, gguf alone",
+        False,
     ),
     "gguf": Format("model.gguf", "{name}*", "llama.cpp", ("causal-lm",), "llama.cpp runs language models", False),
 }

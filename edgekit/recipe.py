@@ -150,7 +150,7 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
 def export_config(entry: ExportEntry, target: Target) -> ExportConfig:
     """Returns the export stage's configuration for a target: its operator set and IR version are ceilings."""
     if not FORMATS[entry.format].has_versions:  # no ceiling: targets share one file
-        return ExportConfig(format=entry.format, precision=entry.precision)
+        return ExportConfig(format=entry.format, precision=entry.precision, lengths=entry.lengths)
     shipped = [runtime for runtime in target.runtimes if runtime.opset is not None and runtime.ir_version is not None]
     ceilings = {name: min(getattr(runtime, name) for runtime in shipped) for name in ("opset", "ir_version") if shipped}
     return ExportConfig(format=entry.format, precision=entry.precision, **ceilings)

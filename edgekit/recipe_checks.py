@@ -108,6 +108,11 @@ def unfit_formats(frame: Frame, stages: Stages, where: str) -> list[str]:
     for index, entry in enumerate(frame.export):
         key = f"{where}: export.{index}"
         written = FORMATS[entry.format]
+        if entry.lengths is not None and (entry.format != "litert" or max(entry.lengths) > frame.task.max_length):
+            problems.append(
+                f"{key}.lengths: found {entry.lengths} for {entry.format}, expected them for litert alone, each at "
+                f"most {frame.task.max_length}, which is task.max_length. Lower them, or remove the key."
+            )
         if frame.task.kind not in written.tasks:
             problems.append(
                 f"{key}.format: found '{entry.format}' for the task '{frame.task.kind}', expected "

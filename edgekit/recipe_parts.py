@@ -5,7 +5,7 @@ Whether they fit together is `recipe_checks.py`'s matter.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,12 +24,14 @@ class ExportEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: FormatName = "onnx"
-    """The file format; `ort` and `openvino` hold classifiers, `gguf` language models."""
+    """The file format; `ort`, `openvino` and `litert` hold classifiers, `gguf` language models."""
     runtime: str = "onnxruntime"
     """The runtime that ships it: it is checked and measured with this one. Unless given: openvino for `openvino`,
-    llama.cpp for `gguf`."""
+    litert for `litert`, llama.cpp for `gguf`."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the student's codes; the others write floats."""
+    lengths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
+    """`litert`: tokens of each signature; left out: 16, 32, 64 and so on, up to what the model reads."""
     targets: list[str] = Field(min_length=1)
     """Names of built-in targets, or paths to target files."""
     budget: Budget = Budget()

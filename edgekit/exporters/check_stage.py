@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _OWN_FACTOR = 3.0
 _EXACT = {"max_abs_diff": 1e-3, "mean_abs_diff": 1e-4}
 _ROUNDED = {"max_abs_diff": 0.05, "mean_abs_diff": 5e-3}
+_OWN_ROUNDING = {"openvino": "rounding_in_blocks", "litert": "rounding_in_rows"}
+"""Formats whose runtime rounds activations in a way of its own, and what does the same in torch."""
 
 
 class CheckConfig(StageConfig):
@@ -139,7 +141,7 @@ def _compare_logits(
     original = TorchSession(network, exported.input_names, threads=1)
     differences, own = Differences(), Differences()
     rounds = _rounds_activations(model, reference)
-    if model.kind == "openvino":
+    if model.kind in _OWN_ROUNDING:
         multiply_floats(network)
     for batch in track(batches, context.events, stage="check", text="comparing", total=len(batches), unit="batches"):
         expected = run(original, batch)
@@ -153,12 +155,15 @@ def _compare_logits(
 def _roughened(network: PreTrainedModel, kind: str, seed: int) -> AbstractContextManager[None]:
     """Returns what moves torch's logits as far as an export's may move inside the `with` block.
 
-    Where the runtime rounds activations as torch does: noise. OpenVINO rounds otherwise: what its rounding does.
+    Where the runtime rounds activations as torch does: noise. Others round in a way of their own: what that does.
     """
-    from edgekit.exporters.block_rounding import rounding_in_blocks
+    from edgekit.exporters import block_rounding
     from edgekit.exporters.sensitivity import disturbed
 
-    return rounding_in_blocks(network) if kind == "openvino" else disturbed(network, seed=seed)
+    if kind not in _OWN_ROUNDING:
+        return disturbed(network, seed=seed)
+    rounding: AbstractContextManager[None] = getattr(block_rounding, _OWN_ROUNDING[kind])(network)
+    return rounding
 
 
 def _draw_texts(inputs: StageInputs, config: CheckConfig, seed: int) -> list[str]:

@@ -70,6 +70,15 @@ class OnnxDescription(ExportDescription):
     """Operator (with its domain, if not ONNX's) to the number of its nodes."""
 
 
+class LiteRTDescription(ExportDescription):
+    """The same of a .tflite file."""
+
+    lengths: list[int]
+    """Tokens of each signature, ascending; one is called `length_N`."""
+    coded_weights: list[str]
+    """Modules whose weights are codes."""
+
+
 def write_description(directory: Path, description: ExportDescription) -> None:
     """Writes `export.json`."""
     (directory / EXPORT_FILE).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")

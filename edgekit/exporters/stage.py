@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,8 +16,8 @@ class ExportConfig(StageConfig):
     """In which format a model is written, and what its reader can read."""
 
     format: FormatName = "onnx"
-    """The file format; `ort` (onnxruntime in mobile apps) and `openvino` hold classifiers, `gguf` (llama.cpp) language
-    models."""
+    """The file format; `ort` (onnxruntime in mobile apps), `openvino` and `litert` hold classifiers, `gguf` (llama.cpp)
+    language models."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the model's codes. `float32` and `float16` write floats in their place; `float16` stores them in
     two bytes and computes in float32."""
@@ -28,6 +28,9 @@ class ExportConfig(StageConfig):
     """Highest ONNX operator set that the reader knows; the file may use an older one."""
     ir_version: int = Field(default=10, ge=1)
     """Highest ONNX IR version that the reader knows; the file may use an older one."""
+    lengths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
+    """`litert`: tokens of each signature of the file, whose shapes are fixed; left out: 16, 32, 64 and so on, up to
+    what the model reads."""
     first_token: bool = True
     """Compute the last layer for the first token alone where nothing else reaches the logits. Exact, and faster."""
     left_padding: bool = True
@@ -44,7 +47,7 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
     """Writes a model as an artifact of the format's kind: a directory that the format's tools open unchanged.
 
     `onnx`: onnxruntime, transformers.js and optimum. `ort`: onnxruntime's build for mobile apps. `openvino`: OpenVINO
-    and optimum-intel. `gguf`: llama.cpp.
+    and optimum-intel. `litert`: LiteRT and TensorFlow Lite. `gguf`: llama.cpp.
 
     Raises:
         UnsupportedError: the format cannot hold such a model, it cannot be traced, a scheme has no operator, or a
@@ -63,6 +66,8 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
             from edgekit.exporters.ort_format import export_ort_artifact as write
         case "openvino":
             from edgekit.exporters.openvino import export_openvino_artifact as write
+        case "litert":
+            from edgekit.exporters.litert import export_litert_artifact as write
         case "gguf":
             from edgekit.exporters.gguf_stage import export_gguf_artifact as write
     return write(inputs, config, context)

@@ -33,6 +33,19 @@ def round_blocks(inputs: Tensor, block_size: int) -> Tensor:
     return rounded
 
 
+def round_rows(inputs: Tensor) -> Tensor:
+    """Returns `inputs` rounded to 8 bits, one scale and zero point for each row of `(..., in)`, as XNNPACK rounds them.
+
+    The range of a row covers zero: `(code - zero_point) * scale` with `scale = (max - min) / 255`.
+    """
+    low, high = inputs.amin(dim=-1, keepdim=True).clamp(max=0), inputs.amax(dim=-1, keepdim=True).clamp(min=0)
+    scale = (high - low) / 255
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    zero_point = torch.round(-low / scale)
+    codes = (torch.round(inputs / scale) + zero_point).clamp(0, 255)
+    return (codes - zero_point) * scale
+
+
 def multiply_exactly(codes: Tensor, weights: Tensor) -> Tensor:
     """Returns `codes @ weights.T` for float32 integers of at most 8 bits and a sign, rounded to float32 only once.
 

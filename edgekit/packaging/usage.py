@@ -45,7 +45,32 @@ for label, score in zip(manifest["labels"], scores):
     print(f"{label}\\t{score:.4f}")
 '''
 
-_USAGES = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO}
+_LITERT = '''\
+"""Classifies a text: python usage.py "A fine film." It needs ai-edge-litert, tokenizers and numpy."""
+import json, pathlib, re, sys
+import numpy, tokenizers
+from ai_edge_litert.interpreter import Interpreter
+
+here = pathlib.Path(__file__).parent
+manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
+tokenizer = tokenizers.Tokenizer.from_file(str(here / manifest["tokenizer"]))
+tokenizer.enable_truncation(manifest["max_length"])
+model = Interpreter(str(here / manifest["model"]), num_threads=manifest["session"]["threads"])
+lengths = sorted(int(re.search(r"[0-9]+", name)[0]) for name in model.get_signature_list())
+found = tokenizer.encode(" ".join(sys.argv[1:])).ids
+length = next(length for length in lengths if length >= len(found))
+ids = numpy.zeros((1, length), dtype=numpy.int32)
+ids[0, : len(found)] = found
+mask = (numpy.arange(length) < len(found)).astype(numpy.int32)[None]
+given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": numpy.zeros_like(ids)}
+run = model.get_signature_runner(f"length_{length}")
+logits = run(**{name: given[name] for name in manifest["inputs"]})["logits"][0].astype(float)
+scores = numpy.exp(logits - logits.max()) / numpy.exp(logits - logits.max()).sum()
+for label, score in zip(manifest["labels"], scores):
+    print(f"{label}\\t{score:.4f}")
+'''
+
+_USAGES = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "litert": _LITERT}
 
 
 def usage_files(runtime: str) -> dict[str, str]:

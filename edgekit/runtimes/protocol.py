@@ -25,6 +25,7 @@ BUILT_IN = {
     "torch": "edgekit.runtimes.torch_runtime:TorchRuntime",
     "onnxruntime": "edgekit.runtimes.onnxruntime_runtime:OnnxRuntime",
     "openvino": "edgekit.runtimes.openvino_runtime:OpenVinoRuntime",
+    "litert": "edgekit.runtimes.litert_runtime:LiteRTRuntime",
     "onnxruntime-node": "edgekit.runtimes.node_runtime:OnnxRuntimeNode",
     "onnxruntime-web": "edgekit.runtimes.node_runtime:OnnxRuntimeWeb",
 }
