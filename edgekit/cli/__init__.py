@@ -6,6 +6,7 @@ imported by `run`, so that an interrupt meanwhile ends like any other.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -71,8 +72,14 @@ def make_app() -> App:
     return app
 
 
+_CHATTY = ("torchao", "torch.utils._pytree")
+"""Loggers of libraries that tell at their import of what edgekit does not use, such as kernels for GPUs."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with the documented code."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
