@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.budget import check_budget, host_matches
@@ -23,6 +26,7 @@ from edgekit.errors import BundleSizeError
 from edgekit.events import Event
 from edgekit.exporters.description import EXPORT_FILE
 from edgekit.exporters.parity import read_parity
+from edgekit.exporters.stage import ExportConfig
 from edgekit.formats import FORMATS
 from edgekit.models.weights import weight_bytes
 from edgekit.packaging.manifest import MANIFEST_FILE, read_versions
@@ -77,7 +81,7 @@ def export_all(chain: ExportChain) -> list[ExportResult]:
 
 
 def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportResult:
-    exported = chain.cache.run("export", StageInputs(model=chain.model), export_config(entry, target)).artifact
+    exported = _write(chain, chain.model, export_config(entry, target))
     runtimes = _runtimes(chain, entry, target)
     for runtime in runtimes if FORMATS[entry.format].has_versions else []:
         read_versions(exported, target, target.runtime(runtime))  # refuses what the target cannot read
@@ -238,7 +242,14 @@ def _single_calls(config: BenchConfig) -> BenchConfig:
 
 def _float_export(chain: ExportChain, entry: ExportEntry, target: Target, model: Artifact) -> Artifact:
     floats = export_config(entry.model_copy(update={"precision": "float32"}), target)
-    return chain.cache.run("export", StageInputs(model=model), floats).artifact
+    return _write(chain, model, floats)
+
+
+def _write(chain: ExportChain, model: Artifact, config: ExportConfig) -> Artifact:
+    """Writes a model in a format, unless that was done before by the same version of what converts it."""
+    converter = FORMATS[config.format].converter
+    outside: dict[str, JsonValue] = {} if converter is None else {"converter": version(converter)}
+    return chain.cache.run("export", StageInputs(model=model), config, outside=outside).artifact
 
 
 def _bench(chain: ExportChain, entry: ExportEntry, inputs: StageInputs, config: BenchConfig) -> Artifact:

@@ -28,6 +28,8 @@ class Format:
     """Why it holds no others, as a clause for people; empty where it holds all."""
     has_versions: bool
     """Whether a target's operator set and IR version bound what the file may hold."""
+    converter: str | None = None
+    """The package that writes the file from a graph, whose version decides on it; None: edgekit writes it."""
 
 
 FORMATS: dict[str, Format] = {
@@ -39,6 +41,7 @@ FORMATS: dict[str, Format] = {
         ("text-classification",),
         "keys and values are kept by onnxruntime's own operators",
         False,
+        "openvino",
     ),
     "ort": Format(
         "model.ort",
@@ -47,6 +50,7 @@ FORMATS: dict[str, Format] = {
         ("text-classification",),
         "language models are written as onnx, gguf alone",
         True,
+        "onnxruntime",
     ),
     "litert": Format(
         "model.tflite",
@@ -55,6 +59,7 @@ FORMATS: dict[str, Format] = {
         ("text-classification",),
         "language models are written as onnx, gguf alone",
         False,
+        "litert-torch",
     ),
     "gguf": Format("model.gguf", "{name}*", "llama.cpp", ("causal-lm",), "llama.cpp runs language models", False),
 }

@@ -126,6 +126,7 @@ def _fix_teacher(fold: _Fold) -> Artifact:
             inputs = StageInputs(teacher=fold.model, data=fold.data)
             written = fold.cache.run("write", inputs, fold.recipe.write)
             fold.data = written.artifact
+            fold.last_quality = None  # it was of the text before
             fold.preparation.append(_prepared("write", fold.data, written.seconds, written.was_cached, fold.out))
         fold.teacher_quality = fold.last_quality or _evaluate(fold, fold.model)
         fold.teacher = fold.model

@@ -12,6 +12,7 @@ from edgekit.data.prepared import PreparedData
 from edgekit.data.stage import source_problems
 from edgekit.errors import ModelError, RecipeError
 from edgekit.events import Event, EventSink
+from edgekit.exporters.litert_needs import require_converter
 from edgekit.models.source import find_local, is_on_hub
 from edgekit.models.tasks import require_trained_head
 from edgekit.recipe import Recipe, merged_budget
@@ -39,6 +40,8 @@ def check_before(recipe: Recipe, events: EventSink) -> None:
     if recipe.task.kind != "causal-lm":
         for entry in recipe.exports:
             get_runtime(entry.runtime)
+            if entry.format == "litert":
+                require_converter()
         return
     for entry in recipe.exports:
         missing = missing_runtime(entry.format, entry.runtime)

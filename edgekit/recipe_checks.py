@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from edgekit.benchmarking.limits import misplaced_limits
-from edgekit.data.stage import PrepareConfig, prompt_splits, split_forms
+from edgekit.data.stage import PrepareConfig
 from edgekit.distillation.config import TrainingConfig
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.block_types import BLOCK, block_type
+from edgekit.exporters.litert_needs import require_kernel
 from edgekit.exporters.oldest_reader import CODED_TABLE, EIGHT_BITS, MASKED_ATTENTION, PREPACKED, TWO_BITS, Need
 from edgekit.formats import FORMATS
 from edgekit.pruning.stage import PruneConfig
 from edgekit.quantization.stage import QuantizeConfig, coded_parts
 from edgekit.recipe_parts import ExportEntry, Frame, RecipeStage
+from edgekit.recipe_prompts import prompt_problems
 from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
 from edgekit.runtimes.protocol import list_runtimes, load_runtime
 from edgekit.spelling import did_you_mean
@@ -38,7 +40,7 @@ def find_problems(frame: Frame, stages: Stages, targets: Targets, data: PrepareC
     for index, entry in enumerate(frame.export):
         problems += misplaced_limits(entry.budget, frame.task.kind, f"{where}: export.{index}.budget")
     problems += [] if data is None else unknown_splits(frame, data, stages, where)
-    problems += [] if data is None else misplaced_prompts(frame, data, stages, where) + unasked(frame, data, where)
+    problems += [] if data is None else prompt_problems(frame, data, stages, where)
     if frame.task.kind == "causal-lm":
         problems += beyond_context(frame, stages, where)
     return problems + misplaced_questions(frame, where) + misplaced_device(frame, where)
@@ -120,6 +122,8 @@ def unfit_formats(frame: Frame, stages: Stages, where: str) -> list[str]:
             )
         elif entry.format == "gguf" and entry.precision == "as-is":
             problems += _without_block(stages, key)
+        elif entry.format == "litert":
+            problems += _without_kernel(entry, stages, key)
     return problems
 
 
@@ -180,47 +184,6 @@ def unknown_splits(frame: Frame, data: PrepareConfig, stages: Stages, where: str
         f"{what}: {', '.join(known)}."
         for key, name, what, known in asked
         if name not in known
-    ]
-
-
-def misplaced_prompts(frame: Frame, data: PrepareConfig, stages: Stages, where: str) -> list[str]:
-    """Returns a problem for each split of prompts that would be learned or judged on without a teacher's answers."""
-    if frame.task.kind != "causal-lm":
-        problem = f"{where}: write: found for the task '{frame.task.kind}', expected causal-lm. Remove it."
-        return [] if frame.write is None else [problem]
-    prompts = prompt_splits(data)
-    written = prompts if frame.write is None or frame.write.splits is None else frame.write.splits
-    problems = [
-        f"{where}: write.splits: found {', '.join(written)}, expected '{name}' as well: nothing can be learned from a "
-        "prompt without its answer. Add it."
-        for name in prompts
-        if name not in written
-    ]
-    if all(stage is None or stage.kind != "finetune" for stage in stages):
-        return problems
-    early = {"train", "validation", *frame.evaluate.splits}
-    return problems + [
-        f"{where}: data: found prompts in the split '{name}' and a stage 'finetune', which makes the teacher that "
-        "is to answer them. Answer them before (`edgekit write`), or leave the split out."
-        for name in prompts
-        if name in early
-    ]
-
-
-def unasked(frame: Frame, data: PrepareConfig, where: str) -> list[str]:
-    """Returns a problem for each limit on answers where no prompt is asked."""
-    forms = split_forms(data)
-    if frame.evaluate.answers and any(forms.get(name) in ("chat", "prompt") for name in frame.evaluate.splits):
-        return []
-    budgets = {
-        "budget": frame.budget,
-        **{f"export.{index}.budget": one.budget for index, one in enumerate(frame.export)},
-    }
-    return [
-        f"{where}: {key}.answered: found a limit and no prompt to ask, expected evaluate.answers above 0 and a split "
-        "of form 'chat' or 'prompt' in evaluate.splits. Add one, or remove the limit."
-        for key, budget in budgets.items()
-        if budget.answered is not None
     ]
 
 
@@ -305,6 +268,21 @@ def _without_block(stages: Stages, key: str) -> list[str]:
         for name, codes in coded_parts(config).items():
             try:
                 block_type(codes, _USUAL_COLUMNS)
+            except UnsupportedError as error:
+                problems.append(f"{key}.format: stage.{index}.{name}: {error}")
+    return problems
+
+
+def _without_kernel(entry: ExportEntry, stages: Stages, key: str) -> list[str]:
+    """Returns a problem for a precision that LiteRT has not, and for each part whose codes it has no kernel for."""
+    if entry.precision == "float16":
+        return [f"{key}.precision: found float16, expected as-is or float32 for litert."]
+    problems = []
+    for index, stage in enumerate(stages):
+        config = None if stage is None or entry.precision != "as-is" else stage.config
+        for name, codes in coded_parts(config).items() if isinstance(config, QuantizeConfig) else ():
+            try:
+                require_kernel(codes, is_table=name == "embeddings")
             except UnsupportedError as error:
                 problems.append(f"{key}.format: stage.{index}.{name}: {error}")
     return problems

@@ -31,7 +31,7 @@ class ExportEntry(BaseModel):
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the student's codes; the others write floats."""
     lengths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
-    """`litert`: tokens of each signature; left out: 16, 32, 64 and so on, up to what the model reads."""
+    """`litert`: tokens of each signature besides what the model reads at most; left out: 16, 32, 64 and so on."""
     targets: list[str] = Field(min_length=1)
     """Names of built-in targets, or paths to target files."""
     budget: Budget = Budget()

@@ -454,6 +454,10 @@ def test_prompts_are_answered_by_the_teacher_without_being_asked_for(tmp_path):
         (ASKING + '[write]\nsplits = ["askde"]\n', "write.splits: found 'askde', which the data does not have"),
         (ASKING.replace(', "asked"', ""), "budget.answered: found a limit and no prompt to ask"),
         (ASKING.replace('"asked"]', '"asked"]\nanswers = 0'), "budget.answered: found a limit and no prompt to ask"),
+        (
+            ASKING.replace("answered = 0.5", "answered = 0.8"),
+            "found 0.8, which 8 prompts cannot decide: were all answered",
+        ),
         (ASKING + '[[stage]]\nkind = "finetune"\n', "found prompts in the split 'asked' and a stage 'finetune'"),
     ],
 )
@@ -463,3 +467,37 @@ def test_prompts_that_nobody_could_answer_in_time_are_refused(tmp_path, text, co
 
 def test_a_classifier_writes_nothing(tmp_path):
     assert "write: found for the task 'text-classification'" in problem(tmp_path, VALID + "[write]\n")
+
+
+LITERT = VALID.replace(
+    'format = "onnx"\ntargets = ["laptop-x86", "pixel-8"]', 'format = "litert"\ntargets = ["laptop-x86"]'
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (
+            "bits = 8",
+            "bits = 4\ngroup_size = 32",
+            "export.0.format: stage.1.bits: litert has no kernel for 4-bit symmetric",
+        ),
+        ("bits = 8", "bits = 8\nsymmetric = false", "litert has no kernel for 8-bit asymmetric codes"),
+        (
+            "bits = 8",
+            "bits = 8\nembeddings = 4\nembeddings_group_size = 32",
+            "stage.1.embeddings: litert has no kernel",
+        ),
+        ('format = "litert"', 'format = "litert"\nprecision = "float16"', "export.0.precision: found float16"),
+        (
+            'format = "litert"',
+            'format = "litert"\nlengths = [32, 4096]',
+            "export.0.lengths: found [32, 4096] for litert",
+        ),
+        ('format = "litert"', 'format = "onnx"\nlengths = [32]', "export.0.lengths: found [32] for onnx"),
+        ('targets = ["laptop-x86"]', 'targets = ["pixel-8"]', "found 'litert', which 'pixel-8' does not ship"),
+    ],
+)
+def test_what_litert_cannot_hold_is_said_before_anything_runs(tmp_path, old, new, complaint):
+    assert load_recipe(write(tmp_path, LITERT)).exports[0].runtime == "litert"
+    assert complaint in problem(tmp_path, LITERT.replace(old, new))

@@ -14,7 +14,7 @@ import numpy as np
 from edgekit.benchmarking.statistics import wilson_interval
 from edgekit.data.conversations import encode_prompt
 from edgekit.data.documents import Conversation, Document
-from edgekit.errors import DataError, ModelError
+from edgekit.errors import ModelError
 from edgekit.results import AnswersQuality, Exchange
 
 if TYPE_CHECKING:
@@ -49,46 +49,44 @@ class Written:
     """True where the model ended it by itself."""
 
 
-def prompts_of(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, where: str) -> Iterator[Asked]:
-    """Yields the turns before the first answer of each conversation; other documents are passed over.
+def prompts_of(
+    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, where: str, longest: int
+) -> Iterator[Asked]:
+    """Yields what stands before the first answer to a user in each conversation, where it has at most `longest` tokens.
+
+    Other documents are passed over.
 
     Raises:
         DataError: the tokenizer has no chat template, or it fails.
     """
     for row, document in enumerate(documents):
-        if not isinstance(document, Conversation):
+        if not isinstance(document, Conversation) or document.first_answer is None:
             continue
-        place = f"{where}, row {row} (counted from 0)"
-        roles = [message.role for message in document.messages]
-        answers = [index for index, role in enumerate(roles) if index and role == "assistant"]
-        if not answers:
-            continue
-        turns = document.messages[: answers[0]]
-        ids = encode_prompt(Conversation(turns), tokenizer, place)
-        yield Asked(ids, turns[-1].content, document.messages[answers[0]].content)
+        turns = document.messages[: document.first_answer]
+        ids = encode_prompt(Conversation(turns), tokenizer, f"{where}, row {row} (counted from 0)")
+        if len(ids) <= longest:
+            yield Asked(ids, turns[-1].content, document.messages[document.first_answer].content)
 
 
 def write_answer(
     session: GenerationSession, tokenizer: PreTrainedTokenizerBase, ends: Collection[int], ids: list[int], most: int
 ) -> Written:
-    """Returns the likeliest answer to a prompt of tokens `ids`, of at most `most` tokens.
+    """Returns the likeliest answer to a prompt of tokens `ids`, shorter than the context, of at most `most` tokens.
 
     Raises:
-        DataError: the prompt does not fit the context.
+        UsageError: the prompt does not fit the context.
         ModelError: a logit is not a finite number.
     """
     room = session.context_length - len(ids)
-    if room < 1:
-        raise DataError(
-            f"found a prompt of {len(ids)} tokens, expected fewer than {session.context_length}, the context of the "
-            "session. Shorten it, or evaluate with answers = 0."
-        )
     session.reset()
     logits = session.prefill(np.array(ids, dtype=np.int64))
     known, chosen = len(tokenizer), list[int]()  # a padded vocabulary has rows that no text belongs to
     while True:
-        if not np.isfinite(logits).all():
-            raise ModelError("answering: the model's logits are not finite numbers. Check its weights.")
+        if not np.isfinite(logits[:known]).all():
+            raise ModelError(
+                "answering: found logits of the model that are not finite numbers, expected finite ones. Check its "
+                "weights."
+            )
         token = int(logits[:known].argmax())
         if token in ends:
             break

@@ -134,21 +134,27 @@ def answer_conversations(  # noqa: PLR0913 - what is asked of whom, and whom to 
 ) -> AnswersQuality | None:
     """Returns what the model says to the first prompts of each split of conversations; None where there is none.
 
+    A prompt that leaves no room for an answer is passed over.
+
     Raises:
-        DataError: a chat template is missing or fails, or a prompt does not fit the context.
+        DataError: the chat template is missing or fails.
         ModelError: logits are not finite numbers.
         UsageError: no runtime writes with the model.
+        EnvironmentLacksError: the runtime is not installed.
     """
     opened, tokenizer = PreparedData.open(data), load_tokenizer(model.path)
+    splits = [name for name in dict.fromkeys(reading.splits) if opened.forms.get(name) == "chat"]
+    if not splits:
+        return None
+    settings = GenerationConfig(threads=len(usable_cores()) or 1)
+    session = generation_runtime_for(model, reading.runtime).open(model, settings)
     asked: list[Asked] = []
-    for name in dict.fromkeys(reading.splits):
-        if opened.forms.get(name) == "chat":
-            asked += islice(prompts_of(opened.documents(name), tokenizer, f"split '{name}'"), prompts)
+    for name in splits:
+        found = prompts_of(opened.documents(name), tokenizer, f"split '{name}'", session.context_length - 1)
+        asked += islice(found, prompts)
     if not asked:
         return None
     ends = end_token_ids(model.path, tokenizer.eos_token_id)
-    settings = GenerationConfig(threads=len(usable_cores()) or 1)
-    session = generation_runtime_for(model, reading.runtime).open(model, settings)
     rows = track(asked, events, stage="evaluate", text="conversing", total=len(asked), unit="prompts")
     written = [write_answer(session, tokenizer, ends, one.ids, most_tokens) for one in rows]
     return judge_answers(asked, written, most_tokens)

@@ -28,6 +28,8 @@ def evaluate(inputs: StageInputs, config: EvaluateConfig, context: StageContext)
         DataError: a split is missing, empty or, for a classifier, without labels.
         ModelError: the labels of model and data differ, or a token of the model is not one of the teacher's.
         UsageError: the teacher was evaluated on other rows, or no runtime opens the model.
+        DataError: a split of conversations, and the model has no chat template, or it fails.
+        EnvironmentLacksError: the runtime is not installed.
     """
     if is_language_model(inputs.require("model", "evaluate")):
         return _evaluate_language(inputs, config, context)

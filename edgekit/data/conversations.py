@@ -145,7 +145,7 @@ def encode_prompt(conversation: Conversation, tokenizer: PreTrainedTokenizerBase
 
 
 def _encode_conversation(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, place: str) -> EncodedDocument:
-    if not conversation.is_answered:
+    if all(message.role != "assistant" for message in conversation.messages):
         raise DataError(
             f"{place}: found a prompt without an answer, expected one to learn or to be judged on. Let a teacher "
             "answer the prompts first: `edgekit write`."

@@ -46,9 +46,11 @@ class Conversation:
     messages: tuple[Message, ...]
 
     @property
-    def is_answered(self) -> bool:
-        """Returns whether the assistant says anything."""
-        return any(message.role == "assistant" for message in self.messages)
+    def first_answer(self) -> int | None:
+        """Returns the place of the first turn of the assistant that answers a user; a greeting answers nothing."""
+        roles = [message.role for message in self.messages]
+        asked = roles.index("user") if "user" in roles else len(roles)
+        return next((place for place in range(asked, len(roles)) if roles[place] == "assistant"), None)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def context_of(document: Document) -> tuple[str, ...]:
         return (document.text,)
     if isinstance(document, Completion):
         return (document.prompt,)
-    if not document.is_answered:
+    if document.first_answer is None:
         return spelled(document)
     roles = [message.role for message in document.messages]
     return spelled(document)[: 2 * roles.index("assistant")] or spelled(document)

@@ -62,12 +62,16 @@ def write_documents(  # noqa: PLR0913 - what is written, by whom, and where it r
     split: str,
     config: WriteConfig,
     context: StageContext,
+    folder: Path | None,
     accelerator: Accelerator,
 ) -> WrittenSplit:
     """Returns the documents of a split with the teacher's answers, without those it wrote nothing for.
 
+    Finished parts are kept in `folder`, which must be of this teacher, data, split, way of writing and seed alone.
+
     Raises:
-        DataError: the data holds no documents, nothing was written at all, or all that was is dropped.
+        DataError: the data holds no documents, the chat template is missing or fails, nothing was written at all, or
+            all that was is dropped.
         UsageError: a prompt and its continuation may be longer than the teacher's context.
         TrainingError: a logit is not finite.
         EnvironmentLacksError: the disk is full.
@@ -75,7 +79,6 @@ def write_documents(  # noqa: PLR0913 - what is written, by whom, and where it r
     from accelerate.utils import gather_object
 
     rows, done = data.rows[split], {}
-    folder = None if context.work_directory is None else context.work_directory / "written" / split
     seed = derived_seed(context.seed, _WRITING, *split.encode())
     for number, documents in enumerate(_parts(data, split)):
         if number % accelerator.num_processes != accelerator.process_index:
@@ -123,12 +126,7 @@ def answered(document: Document, answer: str) -> Document:
         return PlainText(answer)
     if isinstance(document, Completion):
         return Completion(document.prompt, answer)
-    if not document.is_answered:
-        return Conversation((*document.messages, Message("assistant", answer)))
-    first = next(
-        index for index, message in enumerate(document.messages) if index and message.role == "assistant"
-    )  # one that begins a conversation answers nothing
-    return Conversation((*document.messages[:first], Message("assistant", answer)))
+    return Conversation((*document.messages[: document.first_answer], Message("assistant", answer)))
 
 
 @dataclass(frozen=True)
@@ -180,9 +178,8 @@ def _write(teacher: LoadedModel, part: _Part, config: WriteConfig, seed: int) ->
 def _prompts(tokenizer: PreTrainedTokenizerBase, part: _Part, config: WriteConfig) -> list[list[int]]:
     """Returns the tokens before the answer of each document."""
     where, first = f"split '{part.split}'", part.number * PART_ROWS
-    waiting = [
-        document for document in part.documents if isinstance(document, Conversation) and not document.is_answered
-    ]
+    talks = (document for document in part.documents if isinstance(document, Conversation))
+    waiting = [talk for talk in talks if talk.first_answer is None]
     if len(waiting) == len(part.documents):
         places = (f"{where}, row {row} (counted from 0)" for row in range(first, first + len(waiting)))
         return [encode_prompt(document, tokenizer, place) for document, place in zip(waiting, places, strict=True)]

@@ -67,7 +67,7 @@ class TokenSignal:
         for name, what in (
             ("teacher", "teacher"),
             ("data", "data set"),
-            ("sequences", "set of token sequences (tokenizer, chat template or length)"),
+            ("sequences", "set of token sequences (tokenizer, chat template, length or use_unlabelled)"),
             ("vocabulary", "vocabulary size"),
             ("vocabulary_map", "vocabulary map"),
         ):

@@ -146,14 +146,15 @@ def _continue(
             kept = torch.tensor(
                 [place for place, row in enumerate(present.tolist()) if row in open_rows], device=device
             )
-            cache.batch_select_indices(kept)
+            cache.reorder_cache(kept)  # every kind of layer has it, recurrent ones too
             present, token_ids, positions, mask = present[kept], token_ids[kept], positions[kept], mask[kept]
     return written
 
 
 def _choose(logits: Tensor, uniforms: Tensor, config: WritingConfig) -> Tensor:
     """Returns the next token of each row, (B), from logits (B, V) and one number in [0, 1) a row."""
-    if not torch.isfinite(logits.sum()):  # a sum is many times faster than looking at each
+    # a sum is many times faster than looking at each; one that is too large for float32 is looked at again
+    if not torch.isfinite(logits.sum()) and not torch.isfinite(logits).all():
         raise TrainingError(
             "writing: the model's logits are not finite numbers. Use precision float32, or check the weights."
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit.artifact import Artifact, publish, require_absent
+from edgekit.artifact import Artifact, hash_json, publish, require_absent
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.distillation.config import WriteConfig
 from edgekit.errors import DataError, UnsupportedError
@@ -19,6 +19,8 @@ from edgekit.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pydantic import JsonValue
 
     from edgekit.data.prepared import PreparedData
     from edgekit.distillation.teacher_text import WrittenSplit
@@ -55,7 +57,11 @@ def write(inputs: StageInputs, config: WriteConfig, context: StageContext) -> Ar
     accelerator = make_accelerator()
     loaded.model.to(accelerator.device)
     splits = splits_to_write(data, config)
-    written = {split: write_documents(loaded, data, split, config, context, accelerator) for split in splits}
+    folder = _workplace(inputs, config, context)
+    written = {
+        split: write_documents(loaded, data, split, config, context, folder and folder / split, accelerator)
+        for split in splits
+    }
     lineage = lineage_of("write", inputs, config, context)
     if accelerator.is_main_process:
         with publish(context.out, kind="data", lineage=lineage) as staging:
@@ -69,6 +75,18 @@ def write(inputs: StageInputs, config: WriteConfig, context: StageContext) -> Ar
             context.events(Event("message", "write", text))
     wait_for_all("write", accelerator, has_published=bool(accelerator.is_main_process))
     return Artifact.open(context.out, kind="data")
+
+
+def _workplace(inputs: StageInputs, config: WriteConfig, context: StageContext) -> Path | None:
+    """Returns where finished parts are kept: what decides on a text has a directory of its own."""
+    if context.work_directory is None:
+        return None
+    decides: dict[str, JsonValue] = {
+        "inputs": {role: artifact.digest for role, artifact in inputs.present().items()},
+        "config": config.model_dump(mode="json", exclude={"splits", "cut_answers"}),
+        "seed": context.seed,
+    }
+    return context.work_directory / "written" / hash_json(decides)[:16]
 
 
 def splits_to_write(data: PreparedData, config: WriteConfig) -> list[str]:

@@ -8,7 +8,7 @@ measure for such a file of the same codes: see `language_limits.py` and `check_s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,33 +20,38 @@ from edgekit.models.activation_rounding import round_blocks, round_rows
 from edgekit.models.quantized import QuantizedLinear
 
 
-def multiply_floats(network: nn.Module) -> None:
-    """Makes every linear on codes take its input as it is, in place; before the network is run for the first time."""
-    for module in network.modules():
-        if isinstance(module, QuantizedLinear):
-            module.scheme = replace(module.scheme, activations="float", reduce_range=False)
+def multiply_floats(network: nn.Module) -> list[QuantizedLinear]:
+    """Makes every linear on codes take its input as it is, in place, and returns those that rounded it before.
+
+    To be called before the network is run for the first time.
+    """
+    linears = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
+    rounded = [linear for linear in linears if linear.scheme.activations == "dynamic-int8"]
+    for module in linears:
+        module.scheme = replace(module.scheme, activations="float", reduce_range=False)
+    return rounded
 
 
 @contextmanager
 def rounding_in_blocks(network: nn.Module) -> Iterator[None]:
     """Rounds the input of every linear on codes inside the `with` block, as llama.cpp and OpenVINO do."""
-    with _rounding(network, lambda inputs: round_blocks(inputs, BLOCK)):
+    linears = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
+    with _rounding(linears, lambda inputs: round_blocks(inputs, BLOCK)):
         yield
 
 
 @contextmanager
-def rounding_in_rows(network: nn.Module) -> Iterator[None]:
-    """Rounds the input of every linear on codes inside the `with` block, as LiteRT's XNNPACK does."""
-    with _rounding(network, round_rows):
+def rounding_in_rows(linears: Sequence[QuantizedLinear]) -> Iterator[None]:
+    """Rounds the input of each linear inside the `with` block, as LiteRT's XNNPACK does."""
+    with _rounding(linears, round_rows):
         yield
 
 
 @contextmanager
-def _rounding(network: nn.Module, rounded: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _rounding(linears: Sequence[QuantizedLinear], rounded: Callable[[Tensor], Tensor]) -> Iterator[None]:
     def round_inputs(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (rounded(inputs[0].float()).to(inputs[0].dtype), *inputs[1:])
 
-    linears = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
     hooks = [linear.register_forward_pre_hook(round_inputs) for linear in linears]
     try:
         yield

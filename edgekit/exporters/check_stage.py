@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from edgekit.exporters.parity import Differences, Thresholds, TokenizerCheck
+    from edgekit.models.quantized import QuantizedLinear
     from edgekit.results import AnyParity
 
 _OWN_FACTOR = 3.0
 _EXACT = {"max_abs_diff": 1e-3, "mean_abs_diff": 1e-4}
 _ROUNDED = {"max_abs_diff": 0.05, "mean_abs_diff": 5e-3}
-_OWN_ROUNDING = {"openvino": "rounding_in_blocks", "litert": "rounding_in_rows"}
-"""Formats whose runtime rounds activations in a way of its own, and what does the same in torch."""
+_OWN_ROUNDING = ("openvino", "litert")
+"""Formats whose runtime rounds activations in a way of its own."""
 
 
 class CheckConfig(StageConfig):
@@ -141,29 +142,29 @@ def _compare_logits(
     original = TorchSession(network, exported.input_names, threads=1)
     differences, own = Differences(), Differences()
     rounds = _rounds_activations(model, reference)
-    if model.kind in _OWN_ROUNDING:
-        multiply_floats(network)
+    rounded = multiply_floats(network) if model.kind in _OWN_ROUNDING else []
     for batch in track(batches, context.events, stage="check", text="comparing", total=len(batches), unit="batches"):
         expected = run(original, batch)
         differences.add(expected, run(exported, batch))
         if rounds:
-            with _roughened(network, model.kind, context.seed):
+            with _roughened(network, model.kind, rounded, context.seed):
                 own.add(expected, run(original, batch))
     return f"{runtime.name} {runtime.version()}", differences, own if rounds else None
 
 
-def _roughened(network: PreTrainedModel, kind: str, seed: int) -> AbstractContextManager[None]:
+def _roughened(
+    network: PreTrainedModel, kind: str, rounded: list[QuantizedLinear], seed: int
+) -> AbstractContextManager[None]:
     """Returns what moves torch's logits as far as an export's may move inside the `with` block.
 
     Where the runtime rounds activations as torch does: noise. Others round in a way of their own: what that does.
     """
-    from edgekit.exporters import block_rounding
+    from edgekit.exporters.block_rounding import rounding_in_blocks, rounding_in_rows
     from edgekit.exporters.sensitivity import disturbed
 
-    if kind not in _OWN_ROUNDING:
-        return disturbed(network, seed=seed)
-    rounding: AbstractContextManager[None] = getattr(block_rounding, _OWN_ROUNDING[kind])(network)
-    return rounding
+    if kind == "openvino":
+        return rounding_in_blocks(network)
+    return rounding_in_rows(rounded) if kind == "litert" else disturbed(network, seed=seed)
 
 
 def _draw_texts(inputs: StageInputs, config: CheckConfig, seed: int) -> list[str]:

@@ -23,11 +23,11 @@ from torch import nn
 
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageContext, StageInputs, lineage_of
-from edgekit.errors import EnvironmentLacksError, UnsupportedError
+from edgekit.errors import UnsupportedError
 from edgekit.events import Event
 from edgekit.exporters.description import LiteRTDescription, write_description
 from edgekit.exporters.litert_codes import coded_weights, require_codes, store_codes
-from edgekit.extras import install_command
+from edgekit.exporters.litert_needs import require_converter
 from edgekit.formats import FORMATS
 from edgekit.models.quantized import replace_module
 from edgekit.runtimes.silence import silent_stderr
@@ -73,24 +73,8 @@ def export_litert_artifact(inputs: StageInputs, config: ExportConfig, context: S
     return Artifact.open(context.out)
 
 
-def require_converter() -> None:
-    """Does nothing where litert-torch and the interpreter are installed.
-
-    Raises:
-        EnvironmentLacksError: one is not; says how to install it.
-    """
-    from importlib.util import find_spec
-
-    for module in ("litert_torch", "ai_edge_litert"):
-        if find_spec(module) is None:
-            raise EnvironmentLacksError(
-                f"litert: the package '{module.replace('_', '-')}' is not installed. Install it: "
-                f"{install_command('litert')}"
-            )
-
-
 def signature_lengths(max_length: int, asked: list[int] | None) -> list[int]:
-    """Returns the lengths of the signatures, ascending: those asked for, else powers of two and the model's longest.
+    """Returns the lengths of the signatures, ascending: those asked for, else powers of two, and what the model reads.
 
     Raises:
         UnsupportedError: one that was asked for is longer than the model reads.
@@ -102,7 +86,7 @@ def signature_lengths(max_length: int, asked: list[int] | None) -> list[int]:
         raise UnsupportedError(
             f"litert: lengths: found {max(asked)}, expected at most {max_length}, the tokens that the model reads."
         )
-    return sorted(set(asked))
+    return sorted({*asked, max_length})
 
 
 def convert(loaded: LoadedModel, lengths: list[int]) -> bytes:
@@ -157,14 +141,16 @@ def require_kernels(file: Path) -> None:
 
 
 def with_plain_norms(network: nn.Module) -> nn.Module:
-    """Returns `network`, its layer norms replaced by ones that the converter does not multiply into the next linear.
+    """Returns `network`, its norms replaced by ones that the converter does not multiply into the next linear.
 
     It takes gain and bias of a norm into the weight of a linear that follows, whose codes would be lost; it does not
-    where the bias is subtracted.
+    where something is subtracted last: the opposite of the bias, or of the smallest normal number.
     """
     for module in list(network.modules()):
         if type(module) is nn.LayerNorm and module.elementwise_affine and module.bias is not None:
             replace_module(network, module, _SubtractingNorm(module))
+        elif type(module) is nn.LayerNorm or type(module).__name__.endswith("RMSNorm"):
+            replace_module(network, module, _Nudged(module))
     return network
 
 
@@ -180,6 +166,18 @@ class _SubtractingNorm(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return nn.functional.layer_norm(inputs, self.shape, eps=self.eps) * self.gain - self.opposite
+
+
+class _Nudged(nn.Module):
+    """A norm without a bias, less 1.2e-38: no float32 above 1e-30 changes by that."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.norm(inputs)
+        return outputs - torch.finfo(torch.float32).tiny
 
 
 class _Logits(nn.Module):

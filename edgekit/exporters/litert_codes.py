@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.errors import ModelError, UnsupportedError
+from edgekit.exporters.litert_needs import require_kernel
 from edgekit.models.codes import QuantizedTensor
 from edgekit.models.quantized import QuantizedLinear, QuantizedModule
 
 _IDENTIFIER = b"TFL3"
-_BITS = (8, 4)
 _ROUNDING = 4 * 2.0**-24
 """Relative difference of two float32 numbers that were rounded a few times."""
 
@@ -62,7 +62,8 @@ def store_codes(content: bytes, weights: dict[str, CodedWeight]) -> tuple[bytes,
     that their codes stand for, and the table is not among what is returned.
 
     Raises:
-        UnsupportedError: the converter did not keep the weight of a linear.
+        UnsupportedError: the converter did not keep a weight, modules that are quantized in different ways share one,
+            or a linear whose input is rounded became another operator.
     """
     if not weights:
         return content, {}
@@ -74,10 +75,10 @@ def store_codes(content: bytes, weights: dict[str, CodedWeight]) -> tuple[bytes,
     for index, buffer in enumerate(model.buffers):
         found = {} if buffer.data is None else _owners(buffer.data, weights)
         if found:
-            _replace(model, index, next(iter(found.values())))
+            _replace(model, index, _common(found))
             placed |= found
-    for name, weight in weights.items():
-        if weight.is_linear and name not in placed:
+    for name in weights.keys() - placed.keys():
+        if weights[name].is_linear or _has_room_for(model, weights[name]):
             raise UnsupportedError(
                 f"litert: the converter did not keep the weight of '{name}', so its codes cannot be stored. Exclude "
                 "the module from quantization, or export the model as onnx."
@@ -85,6 +86,31 @@ def store_codes(content: bytes, weights: dict[str, CodedWeight]) -> tuple[bytes,
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output()), placed
+
+
+def _common(found: dict[str, CodedWeight]) -> CodedWeight:
+    """Returns the weight that modules share.
+
+    Raises:
+        UnsupportedError: one of them rounds its input and another does not, or they have other bits.
+    """
+    (first, weight), *others = found.items()
+    for name, other in others:
+        if (other.bits, other.rounds_activations, other.is_linear) != (
+            weight.bits,
+            weight.rounds_activations,
+            weight.is_linear,
+        ):
+            raise UnsupportedError(
+                f"litert: '{first}' and '{name}' share their weight and are quantized in different ways, which one "
+                "constant of the file cannot be. Quantize both alike, or export the model as onnx."
+            )
+    return weight
+
+
+def _has_room_for(model: Any, weight: CodedWeight) -> bool:
+    """Returns whether a constant of floats is as large as a table: then the converter changed it."""
+    return any(buffer.data is not None and buffer.data.size == weight.codes.size * 4 for buffer in model.buffers)
 
 
 def _owners(data: NDArray[np.uint8], weights: dict[str, CodedWeight]) -> dict[str, CodedWeight]:
@@ -119,6 +145,8 @@ def _is_alike(
     floats: NDArray[np.float32], codes: NDArray[np.int8], values: NDArray[np.float32], peaks: NDArray[np.float32]
 ) -> bool:
     """Returns whether each row of `floats` is its codes times one number, to float32's rounding."""
+    if not np.array_equal(values != 0, peaks != 0):  # zeros are no multiple of a code
+        return False
     expected = codes.astype(np.float64) * (values.astype(np.float64) / np.where(peaks == 0, 1, peaks))[:, None]
     return np.allclose(floats, expected, rtol=_ROUNDING, atol=0)
 
@@ -156,13 +184,10 @@ def read_codes(file: Path) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float3
 def _coded(name: str, module: QuantizedModule) -> CodedWeight:
     weight: QuantizedTensor = module.quantized_weight()
     scheme, is_linear = weight.scheme, isinstance(module, QuantizedLinear)
-    if scheme.group_size is not None or not scheme.symmetric or scheme.bits not in (_BITS if is_linear else (8,)):
-        kind = "symmetric" if scheme.symmetric else "asymmetric"
-        groups = "" if scheme.group_size is None else f" in groups of {scheme.group_size}"
-        raise UnsupportedError(
-            f"module '{name}': litert has no kernel for {scheme.bits}-bit {kind} codes{groups}; expected symmetric "
-            f"ones of {'8 or 4' if is_linear else '8'} bits with one scale a row. Quantize it otherwise, or exclude it."
-        )
+    try:
+        require_kernel(scheme, is_table=not is_linear)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"module '{name}': {error}") from error
     return CodedWeight(
         codes=weight.codes.contiguous().numpy().astype(np.int8),
         scales=weight.scales.float().reshape(-1).contiguous().numpy(),
@@ -173,35 +198,41 @@ def _coded(name: str, module: QuantizedModule) -> CodedWeight:
 
 
 def _replace(model: Any, index: int, weight: CodedWeight) -> None:
-    """Makes buffer `index` hold codes, and every tensor on it say so."""
+    """Makes buffer `index` hold codes, and every tensor on it say so.
+
+    Raises:
+        UnsupportedError: an operator that reads them multiplies floats, and the scheme rounds.
+    """
     for graph in model.subgraphs:
         for number, tensor in enumerate(list(graph.tensors)):  # tensors are added meanwhile
             if tensor.buffer != index:
                 continue
-            if _reads_codes(model, graph, number, weight):
+            readers = [operator for operator in graph.operators if number in list(operator.inputs)]
+            if all(_reads_codes(model, operator, number, weight) for operator in readers):
                 _describe_codes(tensor, weight)
+                for operator in readers:
+                    if hasattr(operator.builtinOptions, "asymmetricQuantizeInputs"):
+                        operator.builtinOptions.asymmetricQuantizeInputs = True
+            elif weight.is_linear and weight.rounds_activations:
+                name = tensor.name.decode("utf-8", errors="replace")
+                raise UnsupportedError(
+                    f"litert: '{name}' is read by another operator than FULLY_CONNECTED, which rounds no activations. "
+                    "Quantize it with activations = 'float', or export the model as onnx."
+                )
             else:
                 _decode_first(model, graph, number, weight)
     stored = weight.codes.view(np.uint8) if weight.bits == 8 else _pack(weight.codes)
     model.buffers[index].data = stored.reshape(-1)
 
 
-def _reads_codes(model: Any, graph: Any, number: int, weight: CodedWeight) -> bool:
-    """Returns whether all that read tensor `number` have a kernel for codes, and round as the scheme says."""
+def _reads_codes(model: Any, operator: Any, number: int, weight: CodedWeight) -> bool:
+    """Returns whether an operator that reads tensor `number` has a kernel for codes that rounds as the scheme says."""
     from ai_edge_litert import schema_py_generated as schema
 
     linear, table = schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.EMBEDDING_LOOKUP
-    for operator in graph.operators:
-        if number not in list(operator.inputs):
-            continue
-        kind = model.operatorCodes[operator.opcodeIndex].builtinCode
-        place = list(operator.inputs).index(number)
-        fits = (kind == linear and weight.rounds_activations) or kind == table
-        if not (fits and place == 1):
-            return False
-        if kind == linear:
-            operator.builtinOptions.asymmetricQuantizeInputs = True
-    return True
+    kind = model.operatorCodes[operator.opcodeIndex].builtinCode
+    fits = (kind == linear and weight.rounds_activations) or kind == table
+    return fits and list(operator.inputs).index(number) == 1
 
 
 def _describe_codes(tensor: Any, weight: CodedWeight) -> None:

@@ -29,8 +29,8 @@ class ExportConfig(StageConfig):
     ir_version: int = Field(default=10, ge=1)
     """Highest ONNX IR version that the reader knows; the file may use an older one."""
     lengths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
-    """`litert`: tokens of each signature of the file, whose shapes are fixed; left out: 16, 32, 64 and so on, up to
-    what the model reads."""
+    """`litert`: tokens of each signature of the file, whose shapes are fixed, besides what the model reads at most;
+    left out: 16, 32, 64 and so on."""
     first_token: bool = True
     """Compute the last layer for the first token alone where nothing else reaches the logits. Exact, and faster."""
     left_padding: bool = True
@@ -59,6 +59,10 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
     from edgekit.models.tasks import read_task
 
     _require_fitting(config.format, read_task(inputs.require("model", "export")).kind)
+    if config.lengths is not None and config.format != "litert":
+        raise UnsupportedError(
+            f"{config.format}: lengths: found {config.lengths}, expected none: its shapes are free. Leave them out."
+        )
     match config.format:
         case "onnx":
             from edgekit.exporters.onnx_stage import export_onnx_artifact as write

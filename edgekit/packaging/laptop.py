@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgekit.packaging.manifest import Manifest
+from edgekit.packaging.usage import requirement
 
 _ELSEWHERE = """
 
@@ -16,10 +17,10 @@ def app_files(manifest: Manifest) -> dict[str, str]:
 
 def instructions(manifest: Manifest) -> str:
     """Returns how to run the bundle from Python."""
-    minimum = manifest.versions.runtime_minimum
+    needed = requirement(manifest.versions.runtime, manifest.versions.runtime_minimum)
     elsewhere = _ELSEWHERE if manifest.format == "onnx" else ""
     return f"""\
 ```sh
-pip install '{manifest.versions.runtime}>={minimum}' tokenizers numpy
+pip install '{needed}' tokenizers numpy
 python usage.py "A text to classify."
 ```{elsewhere}"""

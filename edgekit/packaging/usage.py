@@ -73,6 +73,15 @@ for label, score in zip(manifest["labels"], scores):
 _USAGES = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "litert": _LITERT}
 
 
+_DISTRIBUTIONS = {"litert": "ai-edge-litert"}
+"""Runtime to what pip calls it, where that is another name."""
+
+
+def requirement(runtime: str, minimum: str) -> str:
+    """Returns what pip installs for the example of `runtime`, from version `minimum` on."""
+    return f"{_DISTRIBUTIONS.get(runtime, runtime)}>={minimum}"
+
+
 def usage_files(runtime: str) -> dict[str, str]:
     """Returns name and content of the example for `runtime`; nothing for a plug-in's, which edgekit does not know."""
     return {USAGE_FILE: _USAGES[runtime]} if runtime in _USAGES else {}

@@ -168,8 +168,8 @@ def final_quality(result: BuildResult) -> AnyQuality | None:
 def talks(result: BuildResult) -> list[Talk]:
     """Returns a few prompts with what the teacher and what ships answer; none where nothing was asked."""
     teacher, student = (_examples(quality) for quality in (result.teacher_quality, final_quality(result)))
-    said = {example.prompt: example for example in teacher}
-    return [Talk(example.prompt, said.get(example.prompt), example) for example in student]
+    said = {(example.prompt, example.expected): example for example in teacher}
+    return [Talk(example.prompt, said.get((example.prompt, example.expected)), example) for example in student]
 
 
 def _examples(quality: AnyQuality | None) -> list[Exchange]:

@@ -62,8 +62,8 @@ class LiteRTSession:
         self._names = dict(sorted(found.items()))
         self._runners: dict[int, Any] = {}
         first = signatures[self._names[min(self._names)]]
-        order = ["input_ids", "attention_mask", "token_type_ids"]
-        self.input_names: list[str] = sorted(first["inputs"], key=order.index)
+        known = {name: place for place, name in enumerate(["input_ids", "attention_mask", "token_type_ids"])}
+        self.input_names: list[str] = sorted(first["inputs"], key=lambda name: (known.get(name, len(known)), name))
         self.output_names: list[str] = list(first["outputs"])
 
     @property

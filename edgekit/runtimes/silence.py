@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_LOCK = threading.RLock()
+
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Sends what is written to the process's standard error inside the `with` block nowhere."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    """Sends what is written to the process's standard error inside the `with` block nowhere; one thread at a time."""
+    with _LOCK:
+        try:
+            kept = os.dup(2)
+        except OSError:  # there is none
+            yield
+            return
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        yield from _redirected(kept)
+
+
+def _redirected(kept: int) -> Iterator[None]:
     try:
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)

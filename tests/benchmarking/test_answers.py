@@ -17,8 +17,8 @@ from edgekit.benchmarking.result_files import read_quality
 from edgekit.benchmarking.stage import EvaluateConfig, evaluate
 from edgekit.contract import StageContext, StageInputs
 from edgekit.data.documents import Conversation, Message, PlainText
+from edgekit.data.prepared import PreparedData
 from edgekit.data.stage import PrepareConfig, prepare
-from edgekit.errors import DataError
 from edgekit.models.source import LoadedModel
 from edgekit.results import LanguageQuality
 from edgekit.runtimes.torch_generation import TorchGenerationSession
@@ -66,13 +66,26 @@ def test_an_answer_is_the_likeliest_text_and_ends_where_generate_ends_it() -> No
     assert (cut.ids, cut.ended) == (expected[:first], True)
 
 
-def test_an_answer_stops_at_the_context_and_a_prompt_without_room_is_refused() -> None:
+def test_an_answer_stops_at_the_context() -> None:
     loaded = pico_decoder("llama", seed=3)
-    session = session_of(loaded)
-    written = write_answer(session, loaded.tokenizer, set(), [5] * (CONTEXT - 3), 48)
+    written = write_answer(session_of(loaded), loaded.tokenizer, set(), [5] * (CONTEXT - 3), 48)
     assert len(written.ids) == 3
-    with pytest.raises(DataError, match=f"a prompt of {CONTEXT} tokens, expected fewer than {CONTEXT}"):
-        write_answer(session, loaded.tokenizer, set(), [5] * CONTEXT, 48)
+
+
+def test_a_prompt_without_room_for_an_answer_is_passed_over(tmp_path: Path) -> None:
+    rows = [[{"role": "user", "content": "sea " * (200 if n == 0 else 1) + str(n)}, QUESTION[1]] for n in range(30)]
+    (tmp_path / "chat.jsonl").write_text("\n".join(json.dumps({"messages": row}) for row in rows))
+    config = PrepareConfig(source=str(tmp_path / "chat.jsonl"), form="chat", test=0.8)
+    data = prepare(StageInputs(), config, StageContext(tmp_path / "data"))
+    model = publish_model(pico_decoder("llama", seed=3), tmp_path / "model")
+    settings = EvaluateConfig(answers=50, answer_tokens=2, max_tokens=CONTEXT)
+    quality = read_quality(evaluate(StageInputs(model=model, data=data), settings, StageContext(tmp_path / "quality")))
+    assert isinstance(quality, LanguageQuality)
+    assert quality.answers is not None
+    whole = [document for document in PreparedData.open(data).documents("test") if isinstance(document, Conversation)]
+    short = [talk for talk in whole if len(talk.messages[0].content) < 100]
+    assert len(short) < len(whole)
+    assert quality.answers.prompts == len(short)
 
 
 def test_prompts_are_the_turns_before_the_first_answer() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from edgekit.chat.conversation import ConversationConfig
-from edgekit.chat.opening import end_token_ids, open_conversation
+from edgekit.chat.opening import open_conversation
 from edgekit.errors import UsageError
 from tests.pico import pico_model_artifact, publish_model
 from tests.pico_decoders import CONTEXT, pico_decoder
@@ -16,23 +14,6 @@ from tests.pico_decoders import CONTEXT, pico_decoder
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return publish_model(pico_decoder("llama", layers=1), tmp_path_factory.mktemp("chat") / "model")
-
-
-@pytest.mark.parametrize(
-    ("generation", "config", "ends"),
-    [
-        ({"eos_token_id": [5, 6]}, {"eos_token_id": 7}, {2, 5, 6}),
-        ({"eos_token_id": 5}, {}, {2, 5}),
-        ({}, {"eos_token_id": 7}, {2, 7}),
-        (None, {}, {2}),
-    ],
-)
-def test_answers_end_where_generation_does(generation, config, ends, tmp_path):
-    for name, content in (("generation_config.json", generation), ("config.json", config)):
-        if content is not None:
-            (tmp_path / name).write_text(json.dumps(content))
-    assert end_token_ids(tmp_path, 2) == ends
-    assert end_token_ids(tmp_path, None) == ends - {2}
 
 
 def test_it_answers_and_has_room_for_the_models_context(model):

@@ -241,8 +241,12 @@ def test_answers_that_were_cut_are_told_and_may_be_dropped(speaker: Artifact, tm
     drop = config.model_copy(update={"cut_answers": "drop"})
     left = PreparedData.open(write(inputs, drop, StageContext(tmp_path / "left")))
     assert left.rows["unlabelled"] == kept.rows["unlabelled"] - cut
+    work = tmp_path / "work"
     with pytest.raises(DataError, match=r"all \d+ answers to 'unlabelled' were cut at 1 tokens"):
-        write(inputs, drop.model_copy(update={"max_new_tokens": 1}), StageContext(tmp_path / "none"))
+        short = drop.model_copy(update={"max_new_tokens": 1})
+        write(inputs, short, StageContext(tmp_path / "none", work_directory=work))
+    again = write(inputs, drop, StageContext(tmp_path / "again", work_directory=work))
+    assert PreparedData.open(again).rows == left.rows, "the advice helps: what was cut is not taken up again"
 
 
 @pytest.mark.parametrize("signal", ["online", "top-k"])
@@ -280,8 +284,11 @@ def test_a_stopped_writing_goes_on_where_it_was(
     work = tmp_path / "work"
     with pytest.raises(KeyboardInterrupt):
         write(inputs, config, StageContext(tmp_path / "out", seed=5, events=stop, work_directory=work))
-    before = {file: file.stat().st_mtime_ns for file in (work / "written" / "train").iterdir()}
+    before = {file: file.stat().st_mtime_ns for file in work.glob("written/*/train/*")}
     assert len(before) == 2
+    hotter = config.model_copy(update={"temperature": 1.5})
+    changed = write(inputs, hotter, StageContext(tmp_path / "hotter", seed=5, work_directory=work))
+    assert changed.digest == write(inputs, hotter, StageContext(tmp_path / "hotter-alone", seed=5)).digest
     made = write(inputs, config, StageContext(tmp_path / "out", seed=5, work_directory=work))
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert made.digest == expected.digest
@@ -296,6 +303,8 @@ def test_answers_take_the_place_of_the_first_thing_that_is_learned() -> None:
     talk = Conversation((greeting, question, answer, question, answer))
     assert answered(talk, "c") == Conversation((greeting, question, Message("assistant", "c")))
     assert answered(Conversation((question,)), "c") == Conversation((question, Message("assistant", "c")))
+    greeted = Conversation((greeting, question))
+    assert answered(greeted, "c") == Conversation((greeting, question, Message("assistant", "c")))
 
 
 def test_what_cannot_write_is_refused(speaker: Artifact, language_data: Artifact, tmp_path: Path) -> None:

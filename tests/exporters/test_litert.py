@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -15,13 +16,13 @@ from edgekit.exporters import litert
 from edgekit.exporters.block_rounding import multiply_floats, rounding_in_rows
 from edgekit.exporters.description import read_description
 from edgekit.exporters.litert import signature_lengths
-from edgekit.exporters.litert_codes import _pack, _unpack, read_codes, require_codes
+from edgekit.exporters.litert_codes import CodedWeight, _common, _pack, _scaled, _unpack, read_codes, require_codes
 from edgekit.exporters.parity import read_parity
 from edgekit.models.quantized import QuantizedLinear, QuantizedModule
 from edgekit.models.source import load_model
 from edgekit.runtimes.litert_runtime import LiteRTRuntime
 from edgekit.runtimes.protocol import SessionConfig, model_bytes, model_file, runtime_for
-from tests.pico import pico_data_artifact, pico_model_artifact, publish_model
+from tests.pico import ARCHITECTURES, pico_data_artifact, pico_model_artifact, publish_model
 from tests.pico_decoders import pico_decoder
 
 pytest.importorskip("litert_torch")
@@ -29,7 +30,7 @@ pytest.importorskip("litert_torch")
 SHORT = edgekit.ExportConfig(format="litert", lengths=[8, 16])
 SCHEMES = {
     "int8": {"bits": 8},
-    "int8, table too": {"bits": 8, "embeddings": 8},
+    "int8, float table": {"bits": 8, "embeddings": None},
     "int8, float activations": {"bits": 8, "activations": "float"},
     "int4, float activations": {"bits": 4, "group_size": None, "activations": "float"},
 }
@@ -59,12 +60,12 @@ def test_the_file_holds_every_linears_codes_and_computes_as_torch_does(name, tmp
     student, made = export(SCHEMES[name], tmp_path)
     network = load_model(student).model.eval()
     assert_codes(network, made)
-    multiply_floats(network)
+    rounding = multiply_floats(network)
     session = LiteRTRuntime().open(made, SessionConfig())
     for seed, (rows, length) in enumerate([(1, 5), (3, 11), (2, 16)]):
         inputs = batch(seed, rows, length)
         found, floats = session.run(inputs)["logits"], logits_of(network, inputs)
-        with rounding_in_rows(network):
+        with rounding_in_rows(rounding):
             rounded = logits_of(network, inputs)
         if SCHEMES[name].get("activations") == "float":
             np.testing.assert_allclose(found, floats, atol=2e-5)
@@ -75,17 +76,61 @@ def test_the_file_holds_every_linears_codes_and_computes_as_torch_does(name, tmp
 def assert_codes(network, made):
     """Compares the codes of every linear with the constants of the file, and their scales up to one factor."""
     stored = list(read_codes(model_file(made)))
-    named = read_description(made.path)
+    named = json.loads((made.path / "export.json").read_text())["coded_weights"]
     modules = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedModule)}
     for name, module in modules.items():
         weight = module.quantized_weight()
         held = [scales for codes, scales in stored if np.array_equal(codes, weight.codes.numpy())]
-        if isinstance(module, QuantizedLinear):
-            assert held, name
+        assert (name in named) == bool(held), name
+        assert held or name.endswith("position_embeddings"), name  # looked up by the converter
         for scales in held:
             ratio = scales / weight.scales.float().numpy()[:, 0]
             np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5, err_msg=name)
-    assert named.format == "litert"
+    assert set(named) <= set(modules)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_keeps_its_codes(architecture, tmp_path):
+    student, made = export({"bits": 8}, tmp_path, architecture=architecture)
+    network = load_model(student).model.eval()
+    named = json.loads((made.path / "export.json").read_text())["coded_weights"]
+    linears = [name for name, module in network.named_modules() if isinstance(module, QuantizedLinear)]
+    assert set(linears) <= set(named)
+    rounding = multiply_floats(network)
+    session = LiteRTRuntime().open(made, SessionConfig())
+    given = {name: value for name, value in batch().items() if name in session.input_names}
+    found, floats = session.run(given)["logits"], logits_of(network, given)
+    with rounding_in_rows(rounding):
+        rounded = logits_of(network, given)
+    assert np.abs(found - floats).max() < 5 * np.abs(rounded - floats).max() + 1e-4
+
+
+def test_codes_are_found_by_their_floats_whatever_a_row_was_multiplied_by():
+    generator = np.random.default_rng(0)
+    codes = generator.integers(-127, 128, (6, 32)).astype(np.int8)
+    codes[2] = 0
+    scales = np.array([0.5, -0.25, 1, 2, 0.125, 3], dtype=np.float32)
+    weight = CodedWeight(codes, scales, 8, is_linear=True, rounds_activations=True)
+    floats = codes.astype(np.float32) * scales[:, None]
+    assert _scaled(floats, weight) is weight
+    factors = generator.uniform(0.1, 3, (6, 1)).astype(np.float32)
+    found = _scaled(floats * factors, weight)
+    assert found is not None
+    np.testing.assert_allclose(np.delete(found.scales, 2), np.delete(scales * factors[:, 0], 2), rtol=1e-6)
+    columns = floats * generator.uniform(0.1, 3, (1, 32)).astype(np.float32)
+    other = floats.copy()
+    other[4, 7] += 0.125
+    for changed in (columns, other, np.zeros_like(floats), floats[::-1]):
+        assert _scaled(np.ascontiguousarray(changed), weight) is None
+
+
+def test_modules_that_share_a_weight_must_be_quantized_alike():
+    codes, scales = np.ones((2, 4), dtype=np.int8), np.ones(2, dtype=np.float32)
+    rounded = CodedWeight(codes, scales, 8, is_linear=True, rounds_activations=True)
+    floats = CodedWeight(codes, scales, 8, is_linear=True, rounds_activations=False)
+    assert _common({"a": rounded, "b": rounded}) is rounded
+    with pytest.raises(UnsupportedError, match="'a' and 'b' share their weight and are quantized in different ways"):
+        _common({"a": rounded, "b": floats})
 
 
 def test_a_norms_gain_is_not_multiplied_into_the_codes_of_the_linear_that_follows(tmp_path):
@@ -114,12 +159,13 @@ def test_a_float_file_is_torch_to_the_last_digits(tmp_path):
     for threads in (1, 2):
         session = LiteRTRuntime().open(made, SessionConfig(threads=threads))
         assert session.input_names == ["input_ids", "attention_mask", "token_type_ids"]
-        assert session.lengths == [8, 16]
+        assert session.lengths == [8, 16, load_model(model).task.max_length]
         for length in (1, 8, 9, 16):
             inputs = batch(length, 1, length)
             np.testing.assert_allclose(session.run(inputs)["logits"], logits_of(network, inputs), atol=2e-5)
-    with pytest.raises(UsageError, match="found 17 tokens, expected at most 16"):
-        session.run(batch(0, 1, 17))
+    longest = load_model(model).task.max_length
+    with pytest.raises(UsageError, match=f"found {longest + 1} tokens, expected at most {longest}"):
+        session.run(batch(0, 1, longest + 1))
 
 
 def test_it_passes_the_check_and_tells_what_it_holds(tmp_path):
@@ -139,9 +185,8 @@ def test_it_passes_the_check_and_tells_what_it_holds(tmp_path):
 
 
 def test_a_file_that_computes_something_else_fails_the_check(tmp_path):
-    whole = edgekit.ExportConfig(format="litert", lengths=[32])
-    _, made = export({"bits": 8}, tmp_path / "a", whole)
-    other, _ = export({"bits": 8}, tmp_path / "b", whole, seed=1)
+    _, made = export({"bits": 8}, tmp_path / "a")
+    other, _ = export({"bits": 8}, tmp_path / "b", seed=1)
     data = pico_data_artifact(tmp_path / "data")
     config = edgekit.CheckConfig(rows=8)
     checked = edgekit.check(made, config, reference=other, data=data, out=tmp_path / "parity")
@@ -169,7 +214,10 @@ def test_other_codes_in_the_file_are_found(tmp_path):
             "litert has no kernel for 8-bit asymmetric codes; expected symmetric ones of 8",
         ),
         ({"bits": 4, "group_size": 16}, "no kernel for 4-bit symmetric codes in groups of 16"),
-        ({"bits": 8, "embeddings": 4, "embeddings_group_size": 32}, "no kernel for 4-bit symmetric codes in groups of 32"),
+        (
+            {"bits": 8, "embeddings": 4, "embeddings_group_size": 32},
+            "no kernel for 4-bit symmetric codes in groups of 32",
+        ),
     ],
 )
 def test_what_litert_has_no_kernel_for_is_refused_by_name(settings, complaint, tmp_path):

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgekit.errors import ModelError, UnsupportedError
-from edgekit.models.activation_rounding import multiply_exactly, quantize_dynamically, round_blocks
+from edgekit.models.activation_rounding import multiply_exactly, quantize_dynamically, round_blocks, round_rows
 from edgekit.models.codes import pack, unpack
 from edgekit.models.quantized import (
     FORMAT,
@@ -169,6 +169,24 @@ def test_no_activation_is_further_than_half_a_step_of_its_block(seed, columns, b
     for start in range(0, columns, block):
         step = inputs[:, start : start + block].abs().amax(dim=1, keepdim=True) / 127
         assert (errors[:, start : start + block] <= step * 0.501).all()
+
+
+def test_rows_are_rounded_by_hand():
+    """0 to 255 in steps of 1; -5.1 to 0 in steps of 0.02: each row has a scale and a zero point of its own."""
+    inputs = torch.tensor([[0.0, 3.4, 255.0], [-5.1, -0.031, 0.0], [0.0, 0.0, 0.0]])
+    expected = torch.tensor([[0.0, 3.0, 255.0], [-5.1, -0.04, 0.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(round_rows(inputs), expected, rtol=1e-5, atol=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_a_row_is_rounded_alone_and_by_half_a_step_at_most(seed, columns):
+    generator = np.random.default_rng(seed)
+    inputs = generator.normal(size=(3, columns)) * 10 ** generator.uniform(-3, 3, size=(3, 1))
+    found = round_rows(torch.from_numpy(inputs).float()).double().numpy()
+    steps = (np.maximum(inputs.max(1), 0) - np.minimum(inputs.min(1), 0)) / 255
+    assert (np.abs(found - inputs).max(1) <= steps * (1 + 1e-3)).all()  # the zero point is rounded as well
+    alone = round_rows(torch.from_numpy(inputs[1:2]).float())
+    np.testing.assert_array_equal(alone.double().numpy()[0], found[1])
 
 
 # How codes are kept
