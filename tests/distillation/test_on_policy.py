@@ -242,8 +242,8 @@ def test_answers_that_were_cut_are_told_and_may_be_dropped(speaker: Artifact, tm
     left = PreparedData.open(write(inputs, drop, StageContext(tmp_path / "left")))
     assert left.rows["unlabelled"] == kept.rows["unlabelled"] - cut
     work = tmp_path / "work"
+    short = drop.model_copy(update={"max_new_tokens": 1})
     with pytest.raises(DataError, match=r"all \d+ answers to 'unlabelled' were cut at 1 tokens"):
-        short = drop.model_copy(update={"max_new_tokens": 1})
         write(inputs, short, StageContext(tmp_path / "none", work_directory=work))
     again = write(inputs, drop, StageContext(tmp_path / "again", work_directory=work))
     assert PreparedData.open(again).rows == left.rows, "the advice helps: what was cut is not taken up again"
