@@ -141,16 +141,14 @@ def require_kernels(file: Path) -> None:
 
 
 def with_plain_norms(network: nn.Module) -> nn.Module:
-    """Returns `network`, its norms replaced by ones that the converter does not multiply into the next linear.
+    """Returns `network`, its layer norms replaced by ones that the converter does not multiply into the next linear.
 
     It takes gain and bias of a norm into the weight of a linear that follows, whose codes would be lost; it does not
-    where something is subtracted last: the opposite of the bias, or of the smallest normal number.
+    where the bias is subtracted. A norm without a bias stays: where codes are lost by it, the export is refused.
     """
     for module in list(network.modules()):
         if type(module) is nn.LayerNorm and module.elementwise_affine and module.bias is not None:
             replace_module(network, module, _SubtractingNorm(module))
-        elif type(module) is nn.LayerNorm or type(module).__name__.endswith("RMSNorm"):
-            replace_module(network, module, _Nudged(module))
     return network
 
 
@@ -166,18 +164,6 @@ class _SubtractingNorm(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return nn.functional.layer_norm(inputs, self.shape, eps=self.eps) * self.gain - self.opposite
-
-
-class _Nudged(nn.Module):
-    """A norm without a bias, less 1.2e-38: no float32 above 1e-30 changes by that."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = self.norm(inputs)
-        return outputs - torch.finfo(torch.float32).tiny
 
 
 class _Logits(nn.Module):

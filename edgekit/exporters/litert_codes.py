@@ -77,7 +77,7 @@ def store_codes(content: bytes, weights: dict[str, CodedWeight]) -> tuple[bytes,
         if found:
             _replace(model, index, _common(found))
             placed |= found
-    for name in weights.keys() - placed.keys():
+    for name in (name for name in weights if name not in placed):
         if weights[name].is_linear or _has_room_for(model, weights[name]):
             raise UnsupportedError(
                 f"litert: the converter did not keep the weight of '{name}', so its codes cannot be stored. Exclude "

@@ -95,9 +95,12 @@ def test_prompts_are_the_turns_before_the_first_answer() -> None:
         PlainText("sea"),
         Conversation((system, question, answer, question, answer)),
         Conversation((question,)),
+        Conversation((Message("assistant", "Hello."), question, answer)),
+        Conversation((system, Message("assistant", "Hello."))),
     ]
-    asked = list(prompts_of(documents, tokenizer, "here"))
-    assert len(asked) == 1
+    asked = list(prompts_of(documents, tokenizer, "here", 200))
+    assert [one.prompt for one in asked] == ["Where?", "Where?"], "a greeting answers nothing"
+    assert list(prompts_of(documents, tokenizer, "here", 5)) == []
     assert (asked[0].prompt, asked[0].expected) == ("Where?", "Here.")
     turns = [{"role": turn.role, "content": turn.content} for turn in (system, question)]
     assert asked[0].ids == tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
