@@ -90,7 +90,7 @@ def assert_codes(network, made):
 
 
 def test_a_linear_that_the_converter_changed_is_refused_by_its_name(tmp_path):
-    with pytest.raises(UnsupportedError, match="did not keep the weight of 'model.layers.0"):
+    with pytest.raises(UnsupportedError, match=r"did not keep the weight of 'model\.layers\.0"):
         export({"bits": 8}, tmp_path, architecture="modernbert")
 
 
