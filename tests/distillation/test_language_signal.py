@@ -171,7 +171,9 @@ def test_a_cache_of_something_else_is_refused(
     fresh = pico_language_data(tmp_path, seed=2)
     with pytest.raises(ArtifactError, match="another data set"):
         run(learner, speaker, fresh, out, LANGUAGE_DISTILL, signal=kept)
-    with pytest.raises(ArtifactError, match=r"another set of token sequences \(tokenizer, chat template or length\)"):
+    with pytest.raises(
+        ArtifactError, match=r"another set of token sequences \(tokenizer, chat template, length or use_unlabelled\)"
+    ):
         run(learner, speaker, language_data, out, with_language(LANGUAGE_DISTILL, sequence_length=20), signal=kept)
     warm = LANGUAGE_DISTILL.model_copy(update={"temperature": 2.0})
     with pytest.raises(ArtifactError, match=r"at temperature 1\.0, expected 2\.0"):

@@ -228,7 +228,10 @@ def test_a_damaged_shard_is_refused_when_it_is_read(captured, damage):
     [
         ({"teacher": "x" * 64}, r"another teacher: found t{16}\.\.\., expected x{16}"),
         ({"data": "x" * 64}, "another data set"),
-        ({"sequences": "x" * 64}, r"another set of token sequences \(tokenizer, chat template or length\)"),
+        (
+            {"sequences": "x" * 64},
+            r"another set of token sequences \(tokenizer, chat template, length or use_unlabelled\)",
+        ),
         ({"vocabulary": 99}, "another vocabulary size: found 100, expected 99"),
         ({"vocabulary_map": "m" * 64}, "another vocabulary map: found None"),
         ({"config": TokenSignalConfig(k=3, temperature=2.0)}, "captured at temperature 1.0, expected 2.0"),
