@@ -5,7 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
+from edgekit.distillation import writing
 from edgekit.distillation.config import WritingConfig
 from edgekit.distillation.writing import _choose, student_writes, write_sequences
 from edgekit.errors import DataError, TrainingError, UsageError
@@ -66,6 +68,29 @@ def test_rows_that_are_finished_leave_the_batch_and_the_others_write_on_as_befor
         assert text.token_ids.tolist() == [*prompt, *whole[:stop]]
     assert widths[0] == len(PROMPTS)
     assert widths[1] < len(PROMPTS)
+
+
+def test_the_states_of_recurrent_layers_leave_with_their_rows(monkeypatch):
+    torch.manual_seed(0)
+    kinds = ["conv", "full_attention", "conv"]
+    config = Lfm2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=len(kinds),
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        layer_types=kinds,
+    )
+    model = Lfm2ForCausalLM(config).eval()
+    prompts = [[9, 40, 7], [5, 3, 2], [12, 8, 33], [20, 21, 1]]
+    free = list(write_sequences(model, prompts, GREEDY))
+    ends = [int(free[0].token_ids[3]), int(free[2].token_ids[4])]
+    found = [text.token_ids.tolist() for text in write_sequences(model, prompts, GREEDY, end_ids=ends)]
+    assert len({len(ids) for ids in found}) > 1, "some end before others"
+    monkeypatch.setattr(writing, "_CROWDED", 0.0)
+    assert found == [text.token_ids.tolist() for text in write_sequences(model, prompts, GREEDY, end_ids=ends)]
 
 
 def test_labels_are_the_written_tokens_one_place_before(llama):
