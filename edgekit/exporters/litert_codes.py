@@ -242,7 +242,7 @@ def _describe_codes(tensor: Any, weight: CodedWeight) -> None:
     tensor.quantization = schema.QuantizationParametersT()
     tensor.quantization.scale = weight.scales
     tensor.quantization.zeroPoint = np.zeros(len(weight.scales), dtype=np.int64)
-    tensor.quantization.quantizedDimension = 0
+    tensor.quantization.quantizedDimension = len(tensor.shape) - 2  # rows; a batch of one may stand before them
 
 
 def _decode_first(model: Any, graph: Any, number: int, weight: CodedWeight) -> None:

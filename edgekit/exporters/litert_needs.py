@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from edgekit.errors import EnvironmentLacksError, UnsupportedError
+from edgekit.exporters.block_types import Codes
 from edgekit.extras import install_command
-
-
-class Codes(Protocol):
-    """What decides: a `Scheme`, or a part of a recipe's `quantize`."""
-
-    @property
-    def bits(self) -> int:
-        """Bits a code."""
-
-    @property
-    def group_size(self) -> int | None:
-        """Weights that share a scale; None: a whole row."""
-
-    @property
-    def symmetric(self) -> bool:
-        """Signed codes around zero, or unsigned ones with a zero point."""
 
 
 def require_kernel(codes: Codes, *, is_table: bool) -> None:

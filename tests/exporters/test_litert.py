@@ -110,6 +110,23 @@ def test_every_architecture_keeps_its_codes(architecture, tmp_path):
     assert np.abs(found - floats).max() < 5 * np.abs(rounded - floats).max() + 1e-4
 
 
+def test_a_position_table_that_is_used_whole_keeps_its_codes(tmp_path):
+    loaded = load_model(pico_model_artifact(tmp_path / "plain", layers=1))
+    positions = loaded.model.config.max_position_embeddings
+    loaded.task = loaded.task.model_copy(update={"max_length": positions})
+    model = publish_model(loaded, tmp_path / "model")
+    student = edgekit.quantize(model, edgekit.QuantizeConfig(bits=8), out=tmp_path / "student")
+    made = edgekit.export(student, SHORT, out=tmp_path / "litert")
+    network = load_model(student).model.eval()
+    rounding = multiply_floats(network)
+    inputs = batch(0, 2, positions)
+    found = LiteRTRuntime().open(made, SessionConfig()).run(inputs)["logits"]
+    floats = logits_of(network, inputs)
+    with rounding_in_rows(rounding):
+        rounded = logits_of(network, inputs)
+    assert np.abs(found - floats).max() < 5 * np.abs(rounded - floats).max() + 1e-4
+
+
 def test_codes_are_found_by_their_floats_whatever_a_row_was_multiplied_by():
     generator = np.random.default_rng(0)
     codes = generator.integers(-127, 128, (6, 32)).astype(np.int8)
