@@ -144,12 +144,11 @@ def work_on(directory, log):
 
 
 def start(directory, log):
-    process = multiprocessing.get_context("fork").Process(target=work_on, args=(str(directory), str(log)))
+    process = multiprocessing.get_context("spawn").Process(target=work_on, args=(str(directory), str(log)))
     process.start()
     return process
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_many_processes_share_the_shards(captured, tmp_path):
     log = tmp_path / "log"
     workers = [start(tmp_path / "many" / "work", log) for _ in range(3)]
@@ -162,7 +161,6 @@ def test_many_processes_share_the_shards(captured, tmp_path):
     assert contents(finished(tmp_path / "many")) == contents(captured)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_the_shard_of_a_killed_process_is_taken_over(captured, tmp_path):
     log, work = tmp_path / "log", tmp_path / "killed" / "work"
     victim = start(work, log)
