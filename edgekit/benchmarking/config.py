@@ -48,7 +48,7 @@ class BenchConfig(StageConfig):
     sweep_threads: list[Annotated[int, Field(ge=1, le=1024)]] = []
     """Further numbers of threads, measured in turn with the first."""
     batch: int = Field(default=1, ge=1)
-    """Rows a call."""
+    """Rows a call; language models: conversations at once, with `multi-stream`."""
     length: int = Field(default=64, ge=1)
     """Tokens a row, all of them attended to."""
     inputs: Literal["random", "texts"] = "random"
@@ -78,9 +78,11 @@ class BenchConfig(StageConfig):
     margin: float = Field(default=0.03, gt=0, lt=1)
     """With a reference: differences of speed up to this share do not count in the verdict."""
     scenario: Literal["single-stream", "multi-stream", "offline", "server", "sustained"] = "single-stream"
-    """Classifiers, after MLPerf Inference: what is looked at besides single calls. `multi-stream` is a batch of more
-    than one, judged by its p99; `offline` the throughput of batches of 1 to 64; `server` the highest rate of random
-    arrivals whose p99 keeps `p99_bound_ms`; `sustained` the slowdown over `sustained_s`."""
+    """After MLPerf Inference: what is looked at besides single calls. `multi-stream` is a batch of more than one,
+    judged by its p99; `offline` the throughput of batches of 1 to 64; `server` the highest rate of arrivals whose p99
+    keeps `p99_bound_ms`; `sustained` the slowdown over `sustained_s`. Language models, after prompts of the middle one
+    of the depths: `multi-stream` is `batch` conversations at once, `offline` 1 to 8 of them; of `server` the time to
+    the first token is bounded, one prompt being answered after another."""
     p99_bound_ms: float | None = Field(default=None, gt=0)
     """With `server`: what 99 of 100 queries may take at most, waiting included."""
     sustained_s: float = Field(default=120.0, ge=2)

@@ -24,6 +24,8 @@ class GenerationSubject:
     """What tables call it; empty: made of the others."""
     memory_limit_bytes: int | None = None
     """RLIMIT_DATA of its processes; None: none."""
+    conversations: int = 1
+    """Conversations that its process writes at once."""
 
     @property
     def name(self) -> str:
@@ -41,6 +43,28 @@ class Written:
     """The same, and the choice of a token."""
     token_ns: list[int]
     """From each token to the next."""
+
+
+@dataclass(frozen=True)
+class WrittenTogether:
+    """The times of one run of several conversations, ns."""
+
+    first_token_ns: int
+    """From the prompts to the first token of each."""
+    token_ns: list[int]
+    """From each token to the next, one of every conversation."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked for, and how long that takes."""
+
+    depth: int
+    """Tokens of the prompt."""
+    new_tokens: int
+    """Tokens written after the first one."""
+    most_s: float
+    """Seconds that one may take."""
 
 
 class GenerationProcess(WorkerProcess):
@@ -64,7 +88,9 @@ class GenerationProcess(WorkerProcess):
             MeasurementError: the process died or hung.
         """
         subject = self.subject
-        self.opened = self.open_model(subject.model, subject.runtime, context_length=self.context_length)
+        self.opened = self.open_model(
+            subject.model, subject.runtime, context_length=self.context_length, conversations=subject.conversations
+        )
 
     def write(self, depth: int, new_tokens: int, *, watch: bool = False) -> Written:
         """Returns the times of writing `new_tokens` after the first one, after a prompt of `depth` tokens.
@@ -72,3 +98,23 @@ class GenerationProcess(WorkerProcess):
         With `watch` the memory is looked at meanwhile: while warming up, not while it counts.
         """
         return Written(**self.ask("write", watch=watch, prompt=self.subject.prompt[:depth], new_tokens=new_tokens))
+
+    def write_together(self, prompts: list[list[int]], new_tokens: int) -> WrittenTogether:
+        """Returns the times of writing `new_tokens` after the first one in every conversation, one prompt for each."""
+        return WrittenTogether(**self.ask("write_together", watch=True, prompts=prompts, new_tokens=new_tokens))
+
+    def serve(self, query: Query, arrivals_ns: list[int], give_up_ns: int) -> list[int]:
+        """Returns for each arrival, ns since the start, the time until its first token, ns, waiting included.
+
+        It ends early once a first token took longer than `give_up_ns`.
+        """
+        span_s = (arrivals_ns[-1] + give_up_ns) / 1e9 + query.most_s * len(arrivals_ns)
+        latencies: list[int] = self.ask(
+            "serve",
+            extra_s=span_s,
+            prompt=self.subject.prompt[: query.depth],
+            new_tokens=query.new_tokens,
+            arrivals_ns=arrivals_ns,
+            give_up_ns=give_up_ns,
+        )["latencies_ns"]
+        return latencies

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgekit.artifact import Artifact, publish
 from edgekit.benchmarking.devices import HERE
 from edgekit.benchmarking.generation import PRECISION, GenerationSampling, measure_generation
+from edgekit.benchmarking.generation_load import NUMBERS, Load, serve_prompts, write_sustained, write_together
 from edgekit.benchmarking.generation_process import GenerationProcess, GenerationSubject
 from edgekit.benchmarking.memory_limit import find_smallest_limit
 from edgekit.benchmarking.naming import label_models
@@ -18,6 +19,7 @@ from edgekit.benchmarking.scenario import random_scenario, text_scenario
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.errors import UsageError
 from edgekit.models.tasks import read_task
+from edgekit.results import GenerationMeasurement, GenerationUnderLoad
 from edgekit.runtimes.generation import GenerationRuntime, generation_runtime_for, get_generation_runtime
 
 if TYPE_CHECKING:
@@ -35,9 +37,8 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
         UsageError: a context longer than a model's, more threads than cores, or a runtime that opens no model given.
         ModelError: a runtime cannot open a model.
         MeasurementError: a measuring process died or hung.
+        UnsupportedError: several conversations at once, and the runtime writes one only.
     """
-    if config.scenario != "single-stream":
-        raise UsageError(f"bench: scenario {config.scenario} is for classifiers; found a language model.")
     if config.device != HERE.name:
         raise UsageError(
             f"bench: device {config.device} is for classifiers so far; found a language model. Leave it out."
@@ -57,7 +58,7 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
         timeout_s=config.timeout_s,
     )
     runtimes = _runtimes(models, config)
-    prompts = [_prompt(each, inputs, config, depths[-1], context.seed) for each in models]
+    prompts = [_prompts(each, inputs, config, (1, depths[-1]), context.seed)[0] for each in models]
     labels = label_models([each.path for each in models])
     limits = (config.memory_limit_bytes, None)
     subjects = [
@@ -71,10 +72,45 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
         smallest = find_smallest_limit(_attempt(subjects[0], sampling), first.peak_rss_bytes, context.events)
         first = first.model_copy(update={"smallest_memory": smallest})
         found = found.model_copy(update={"measurements": [first, *found.measurements[1:]]})
+    first = found.measurements[0]
+    first = first.model_copy(update={"under_load": _put_under_load(subjects[0], first, inputs, config, context)})
+    found = found.model_copy(update={"measurements": [first, *found.measurements[1:]]})
     with publish(context.out, kind="measurement", lineage=lineage_of("bench", inputs, config, context)) as directory:
         write_result(found.measurements[0], directory / MEASUREMENT_FILE)
         write_result(found if len(subjects) > 1 else None, directory / GENERATION_COMPARISON_FILE)
     return Artifact.open(context.out)
+
+
+def _put_under_load(
+    subject: GenerationSubject,
+    alone: GenerationMeasurement,
+    inputs: StageInputs,
+    config: BenchConfig,
+    context: StageContext,
+) -> GenerationUnderLoad | None:
+    """Returns what the model does in the scenario that is asked for; None where the usual measurement tells all.
+
+    Its prompts are as long as the middle one of the depths.
+    """
+    depth = alone.depths[len(alone.depths) // 2]
+    load = Load(
+        depth=depth.context_tokens,
+        new_tokens=config.new_tokens,
+        context_length=depth.context_tokens + config.new_tokens + 1,
+        seed=context.seed,
+        timeout_s=config.timeout_s,
+        min_runs=config.min_runs,
+        min_seconds=config.min_seconds,
+    )
+    if config.scenario in ("offline", "multi-stream"):
+        number = max(NUMBERS) if config.scenario == "offline" else config.batch
+        prompts = _prompts(subject.model, inputs, config, (number, load.depth), context.seed)
+        return write_together(subject, config.scenario, prompts, load, context.events)
+    if config.scenario == "server" and config.p99_bound_ms is not None:
+        return serve_prompts(subject, depth, config.p99_bound_ms, load, context.events)
+    if config.scenario == "sustained":
+        return write_sustained(subject, config.sustained_s, load, context.events)
+    return None
 
 
 def _attempt(subject: GenerationSubject, sampling: GenerationSampling) -> Callable[[int], None]:
@@ -123,11 +159,13 @@ def _runtimes(models: list[Artifact], config: BenchConfig) -> list[list[Generati
     return found
 
 
-def _prompt(model: Artifact, inputs: StageInputs, config: BenchConfig, length: int, seed: int) -> list[int]:
-    """Returns `length` tokens: of the data's test split where there is data, else drawn from the seed."""
+def _prompts(
+    model: Artifact, inputs: StageInputs, config: BenchConfig, shape: tuple[int, int], seed: int
+) -> list[list[int]]:
+    """Returns prompts, `shape` of them and tokens: of the data's test split where there is data, else of the seed."""
     if inputs.data is None and config.inputs == "random":
-        return random_scenario(model, 1, length, seed=seed).input_ids[0][0]
+        return random_scenario(model, *shape, seed=seed).input_ids[0]
     from edgekit.data.prepared import PreparedData
 
     texts = PreparedData.open(inputs.require("data", "bench")).split("test").texts
-    return text_scenario(model, texts, 1, length, seed=seed).input_ids[0][0]
+    return text_scenario(model, texts, *shape, seed=seed).input_ids[0]

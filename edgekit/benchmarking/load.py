@@ -1,7 +1,8 @@
 """Puts a classifier under load, after the scenarios of MLPerf Inference (Reddi et al., arXiv:1911.02549, section 4).
 
 Single-stream is what every measurement is, and multi-stream the same with a batch: its p99 is in the measurement. Here
-are the others: offline, server, and, which MLPerf's mobile rules ask of a device by its heat, sustained.
+are the others: offline, server, and, which MLPerf's mobile rules ask of a device by its heat, sustained. What they ask
+of language models is in `generation_load.py`, but for the search of a rate, which is the same.
 """
 
 from __future__ import annotations
@@ -22,14 +23,8 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _BATCH_S = 1.0
 """Seconds of each batch size, in each of two passes."""
 _LEAST_CALLS = 5
-_QUERIES = 600
-"""Queries of a trial at least: a p99 needs 368 independent ones before its interval bounds anything."""
-_TRIAL_S = 3.0
-_UNDECIDED_FACTOR = 4
-"""Times as many queries where the first left it open."""
-_LOWEST, _HIGHEST = 0.05, 1.0
-"""Utilizations between which the rate is sought; a queue that is always busy grows without end."""
-_STEPS = 6
+_HIGHEST = 1.0
+"""Utilization up to which the rate is sought; a queue that is always busy grows without end."""
 _HOPELESS = 50
 """Times the bound that a query may wait before a trial is given up: its queue has no end."""
 _MANY = 10_000_000
@@ -47,6 +42,26 @@ class Service:
     """Of the arrivals."""
     timeout_s: float
     """How long an answer of the process may take beyond a trial."""
+
+
+@dataclass(frozen=True)
+class RateSearch:
+    """How the highest rate is sought."""
+
+    queries: int = 600
+    """Queries of a trial at least: a p99 needs 368 independent ones before its interval bounds anything."""
+    trial_s: float = 3.0
+    """Seconds of a trial at least."""
+    undecided_factor: int = 4
+    """Times as many queries where the first left it open."""
+    lowest: float = 0.05
+    """Utilization of the first trial."""
+    steps: int = 6
+    """Times that the rate is halved in between after it."""
+
+
+Serving = Callable[[list[int], int], list[int]]
+"""Arrivals and the latency that gives up, ns, to the latency of each, ns."""
 
 
 def run_offline(
@@ -75,15 +90,12 @@ def run_offline(
 
 
 def run_server(subject: Subject, service: Service, p50_ms: float, events: EventSink) -> Server:
-    """Seeks the highest rate of Poisson arrivals whose p99 keeps the bound, waiting included.
-
-    The rate is halved in between: `_STEPS` trials in the same process, which takes one query after another as they
-    come. A trial that leaves the bound inside its interval is repeated with more queries; what stays open is not met.
+    """Seeks the highest rate of Poisson arrivals whose p99 keeps the bound; see `seek_rate`.
 
     Args:
         subject: the model, one row a call.
         service: the bound, and the arrivals.
-        p50_ms: the model's time alone, which says at which rate it would never rest.
+        p50_ms: the model's time alone.
         events: told of progress.
 
     Raises:
@@ -93,26 +105,37 @@ def run_server(subject: Subject, service: Service, p50_ms: float, events: EventS
     """
     if subject.scenario.batch != 1:
         raise UsageError(f"scenario server: found a batch of {subject.scenario.batch}, expected 1: a query is one row.")
-    low, high = _LOWEST, _HIGHEST
-    trials: list[ServerTrial] = []
-    best: float | None = None
     with MeasuringProcess(subject, service.timeout_s) as process:
         process.sample(20, service.timeout_s)
-        for step in range(_STEPS + 1):
-            _tell(events, "arrival rates", step, _STEPS + 1)
-            load = low if step == 0 else (low + high) / 2
-            trial = _try_rate(process, load * 1e3 / p50_ms, replace(service, seed=service.seed + step))
-            trials.append(trial)
-            if trial.met:
-                low, best = load, trial.rate_per_s
-            elif step == 0:
-                break
-            else:
-                high = load
+        return seek_rate(process.serve, RateSearch(), service, p50_ms, events)
+
+
+def seek_rate(serve: Serving, search: RateSearch, service: Service, busy_ms: float, events: EventSink) -> Server:
+    """Seeks the highest rate of Poisson arrivals whose p99 keeps the bound, waiting included.
+
+    The rate is halved in between: `search.steps` trials in the same process, which takes one query after another as
+    they come. A trial that leaves the bound inside its interval is repeated with more queries; what stays open is not
+    met. `busy_ms` is how long a query keeps the model busy, which says at which rate it would never rest.
+    """
+    low, high = search.lowest, _HIGHEST
+    trials: list[ServerTrial] = []
+    best: float | None = None
+    for step in range(search.steps + 1):
+        _tell(events, "arrival rates", step, search.steps + 1)
+        load = low if step == 0 else (low + high) / 2
+        rate = load * 1e3 / busy_ms
+        trial = _try_rate(serve, rate, search, replace(service, seed=service.seed + step))
+        trials.append(trial)
+        if trial.met:
+            low, best = load, trial.rate_per_s
+        elif step == 0:
+            break
+        else:
+            high = load
     return Server(
         p99_bound_ms=service.bound_ms,
         rate_per_s=best,
-        utilization=None if best is None else best * p50_ms / 1e3,
+        utilization=None if best is None else best * busy_ms / 1e3,
         trials=trials,
     )
 
@@ -124,16 +147,26 @@ def run_sustained(subject: Subject, seconds: float, timeout_s: float, events: Ev
         ModelError: the runtime cannot open the model.
         MeasurementError: the process died or hung.
     """
+    with MeasuringProcess(subject, timeout_s) as process:
+        process.sample(20, timeout_s)
+
+        def take(window_s: float) -> tuple[list[int], int]:
+            samples = process.sample(_MANY, window_s)
+            return samples, sum(samples)
+
+        return sustain(take, seconds, events)
+
+
+def sustain(take: Callable[[float], tuple[list[int], int]], seconds: float, events: EventSink) -> Sustained:
+    """Takes windows for `seconds`: each gives the times of its calls and its own, ns, when asked for some seconds."""
     window_s = max(_LEAST_WINDOW_S, seconds / _WINDOWS)
     windows: list[SustainedWindow] = []
     start = 0.0
-    with MeasuringProcess(subject, timeout_s) as process:
-        process.sample(20, timeout_s)
-        while start < seconds or len(windows) < 2:
-            samples = process.sample(_MANY, window_s)
-            windows.append(_window(start, samples))
-            start += sum(samples) / 1e9
-            _tell(events, "sustained", min(round(start), round(seconds)), round(seconds), "s")
+    while start < seconds or len(windows) < 2:
+        samples, span_ns = take(window_s)
+        windows.append(_window(start, samples))
+        start += span_ns / 1e9
+        _tell(events, "sustained", min(round(start), round(seconds)), round(seconds), "s")
     quarter = max(1, len(windows) // 4)
     first = median(window.p50_ms for window in windows[:quarter])
     last = median(window.p50_ms for window in windows[-quarter:])
@@ -152,18 +185,20 @@ def make_arrivals(rate_per_s: float, queries: int, seed: int) -> list[int]:
     return [int(time) for time in np.cumsum(gaps)]
 
 
-def _try_rate(process: MeasuringProcess, rate_per_s: float, service: Service) -> ServerTrial:
-    queries = max(_QUERIES, round(rate_per_s * _TRIAL_S))
-    trial = _serve(process, rate_per_s, queries, service)
-    return trial if trial.met is not None else _serve(process, rate_per_s, queries * _UNDECIDED_FACTOR, service)
+def _try_rate(serve: Serving, rate_per_s: float, search: RateSearch, service: Service) -> ServerTrial:
+    queries = max(search.queries, round(rate_per_s * search.trial_s))
+    trial = _serve(serve, rate_per_s, queries, service)
+    if trial.met is not None:
+        return trial
+    return _serve(serve, rate_per_s, queries * search.undecided_factor, service)
 
 
-def _serve(process: MeasuringProcess, rate_per_s: float, queries: int, service: Service) -> ServerTrial:
+def _serve(serve: Serving, rate_per_s: float, queries: int, service: Service) -> ServerTrial:
     import numpy as np
 
     arrivals = make_arrivals(rate_per_s, queries, service.seed)
     give_up_ns = int(_HOPELESS * service.bound_ms * 1e6)
-    latencies_ms = [latency / 1e6 for latency in process.serve(arrivals, give_up_ns)]
+    latencies_ms = [latency / 1e6 for latency in serve(arrivals, give_up_ns)]
     interval = quantile_interval(latencies_ms, 0.99)
     met = None
     if len(latencies_ms) < queries or interval.low > service.bound_ms:

@@ -84,7 +84,7 @@ def bench(
     threads
         Threads that one call may use. Several numbers take turns as well.
     batch
-        Rows a call of a classifier.
+        Rows a call of a classifier; conversations at once of a language model, with --scenario multi-stream.
     length
         Tokens a row of a classifier.
     inputs
@@ -109,9 +109,10 @@ def bench(
     max_seconds
         Seconds of sampling at most while a limit is to be decided or an interval is still wide.
     scenario
-        What is looked at besides single calls of a classifier, after MLPerf Inference. multi-stream: a batch of more
-        than one, judged by its p99. offline: the throughput of batches of 1 to 64. server: the highest rate of
-        random arrivals whose p99 keeps --p99-bound-ms. sustained: the slowdown over --sustained-s.
+        What is looked at besides single calls, after MLPerf Inference. multi-stream: a batch of more than one, judged
+        by its p99; of a language model --batch conversations at once. offline: the throughput of batches of 1 to 64,
+        or of 1 to 8 conversations. server: the highest rate of random arrivals whose p99 keeps --p99-bound-ms; of a
+        language model that of the first token. sustained: the slowdown over --sustained-s.
     p99_bound_ms
         With --scenario server: what 99 of 100 queries may take at most, waiting included.
     sustained_s

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgekit.errors import ParityError
 from edgekit.exporters.sensitivity import disturbed
 from edgekit.models.quantized import QuantizedLinear
-from edgekit.runtimes.generation import GenerationSession
+from edgekit.runtimes.generation import GenerationConfig, GenerationSession
 from edgekit.runtimes.onnxruntime_generation import LOGITS_TO_KEEP, OnnxGenerationSession
 from edgekit.runtimes.onnxruntime_runtime import open_file, session_options
 from edgekit.runtimes.protocol import SessionConfig
@@ -104,7 +104,8 @@ def drive(file: Path, network: PreTrainedModel, context_length: int, *, left_pad
     expected = _walk(TorchGenerationSession(network, context_length), ids, prompt)
     drivings = []
     for way, shared in (("with past tensors of the exact length", False), ("with a shared buffer", True)):
-        found = _walk(OnnxGenerationSession(session, context_length, shared_cache=shared), ids, prompt)
+        config = GenerationConfig(context_length=context_length, shared_cache=shared)
+        found = _walk(OnnxGenerationSession(session, config), ids, prompt)
         drivings.append(Driving(way, expected, found))
     if left_padding:
         drivings.append(_padded_batch(session, network, ids[:prompt]))

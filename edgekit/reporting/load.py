@@ -1,18 +1,49 @@
-"""What a classifier does under load, as words: one line for each thing that was found."""
+"""What a model does under load, as words: one line for each thing that was found."""
 
 from __future__ import annotations
 
 from edgekit.reporting import wording
-from edgekit.results import Offline, Server, ServerTrial, Sustained, UnderLoad
+from edgekit.results import (
+    Conversations,
+    ConversationsAtOnce,
+    GenerationUnderLoad,
+    Offline,
+    Server,
+    ServerTrial,
+    Sustained,
+    UnderLoad,
+)
 
 _OUTCOMES = {True: "met", False: "missed", None: "open"}
 
 
-def lines(found: UnderLoad) -> list[str]:
+def lines(found: UnderLoad | GenerationUnderLoad) -> list[str]:
     """Returns the figure first, then what it rests on."""
     if isinstance(found, Offline):
         return _offline(found)
+    if isinstance(found, Conversations):
+        return _conversations(found)
     return _server(found) if isinstance(found, Server) else _sustained(found)
+
+
+def _conversations(found: Conversations) -> list[str]:
+    best, alone = found.best, found.numbers[0]
+    gain = wording.times(best.tokens_per_s / alone.tokens_per_s)
+    by_number = "; ".join(map(_at_once, found.numbers))
+    return [
+        f"At once: {wording.number(best.tokens_per_s)} tokens/s in {best.conversations} conversations, {gain} what one "
+        f"alone writes, after prompts of {found.context_tokens:,} tokens.",
+        f"By conversations: {by_number}.",
+    ]
+
+
+def _at_once(each: ConversationsAtOnce) -> str:
+    gaps = f"p50 {wording.milliseconds(each.inter_token_p50_ms)} p99 {wording.milliseconds(each.inter_token_p99_ms)}"
+    return (
+        f"{each.conversations}: {wording.number(each.tokens_per_s)} tokens/s, first token "
+        f"{wording.milliseconds(each.first_token_ms)}, between tokens {gaps}, "
+        f"{wording.mebibytes(each.peak_rss_bytes)} peak"
+    )
 
 
 def _offline(found: Offline) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.reporting import generation, load, speed, sweep, wording
 from edgekit.reporting.terminal_tables import literal, make_table
-from edgekit.results import AnyMeasurement, Comparison, GenerationComparison, Measurement, Sweep
+from edgekit.results import AnyMeasurement, Comparison, GenerationComparison, Sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,11 +27,7 @@ def measurement_table(measurements: Mapping[str, AnyMeasurement]) -> Table:
 def show_measurement(measurement: AnyMeasurement, console: Console) -> None:
     """Prints one measurement, and whether the machine was quiet enough for it."""
     console.print(measurement_table({"model": measurement}))
-    if isinstance(measurement, Measurement) and measurement.under_load is not None:
-        first, *others = load.lines(measurement.under_load)
-        console.print(literal(first, "bold"))
-        for line in others:
-            console.print(literal(line, "dim"))
+    _show_load(measurement, console)
     _show_doubts({"model": measurement}, console)
 
 
@@ -64,6 +60,7 @@ def show_generation_comparison(comparison: GenerationComparison, console: Consol
         table.add_row(*map(literal, cells))
     console.print(table)
     console.print(literal(f"{generation.conditions(comparison)}.", "dim"))
+    _show_load(comparison.measurements[0], console)
     _show_doubts(dict(zip(comparison.names, comparison.measurements, strict=True)), console)
 
 
@@ -76,6 +73,14 @@ def show_sweep(found: Sweep, console: Console) -> None:
     console.print(table)
     console.print(literal(f"{sweep.conditions(found)}.", "dim"))
     _show_doubts(dict(zip(found.names, found.measurements, strict=True)), console)
+
+
+def _show_load(measurement: AnyMeasurement, console: Console) -> None:
+    if measurement.under_load is not None:
+        first, *others = load.lines(measurement.under_load)
+        console.print(literal(first, "bold"))
+        for line in others:
+            console.print(literal(line, "dim"))
 
 
 def _show_doubts(measurements: Mapping[str, AnyMeasurement], console: Console) -> None:

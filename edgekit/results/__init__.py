@@ -23,6 +23,9 @@ from edgekit.results.generation import (
 )
 from edgekit.results.headline import Headline, MetricName, Timing
 from edgekit.results.load import (
+    Conversations,
+    ConversationsAtOnce,
+    GenerationUnderLoad,
     Offline,
     OfflineBatch,
     Server,
@@ -58,6 +61,8 @@ __all__ = [
     "CheckStatus",
     "Comparison",
     "Conditions",
+    "Conversations",
+    "ConversationsAtOnce",
     "DecodeFit",
     "Driving",
     "Energy",
@@ -69,6 +74,7 @@ __all__ = [
     "GenerationDepth",
     "GenerationMeasurement",
     "GenerationRatio",
+    "GenerationUnderLoad",
     "Headline",
     "Interval",
     "LanguageParity",

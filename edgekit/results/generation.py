@@ -8,6 +8,7 @@ from edgekit.results.base import Interval, Result, SavedResult
 from edgekit.results.conditions import Conditions
 from edgekit.results.energy import Energy
 from edgekit.results.headline import Timing
+from edgekit.results.load import GenerationUnderLoad
 from edgekit.results.machine import Machine
 from edgekit.results.memory import MemoryLimit, MemorySplit
 from edgekit.results.verdict import Verdict
@@ -114,6 +115,8 @@ class GenerationMeasurement(SavedResult):
     """The least that it runs in; None where that was not asked for."""
     energy: Energy | None = None
     """What the samples cost; None in files of older versions."""
+    under_load: GenerationUnderLoad | None = None
+    """What it does with many conversations, at a rate of arrivals or for minutes; None where that was not asked for."""
     load_average: float
     """One-minute load average when the measurement began."""
     conditions: Conditions | None = None

@@ -1,4 +1,4 @@
-"""What a classifier does under load, after MLPerf Inference: in batches, at a rate of arrivals, for minutes on end."""
+"""What a model does under load, after MLPerf Inference: many at once, at a rate of arrivals, for minutes on end."""
 
 from __future__ import annotations
 
@@ -31,8 +31,50 @@ class Offline(Result):
     """Throughput of that size."""
 
 
+class ConversationsAtOnce(Result):
+    """How fast a language model writes so many conversations that move on together, one token of each at a time."""
+
+    conversations: int = Field(ge=1)
+    tokens_per_s: float
+    """Of all conversations together, after the first tokens."""
+    tokens_per_s_interval: Interval
+    first_token_ms: float
+    """Median time from all prompts to the first token of each."""
+    first_token_interval_ms: Interval
+    inter_token_p50_ms: float
+    """Quantiles of the time between a token and the next of one conversation."""
+    inter_token_p95_ms: float
+    inter_token_p99_ms: float
+    peak_rss_bytes: int
+    """VmHWM of a process of its own, with the caches of all."""
+
+
+class Conversations(Result):
+    """How much more a language model writes when several conversations share the reading of its weights."""
+
+    scenario: Literal["multi-stream", "offline"]
+    """`multi-stream`: one and as many as were asked for; `offline`: rising numbers."""
+    context_tokens: int = Field(ge=1)
+    """Tokens of each prompt."""
+    new_tokens: int = Field(ge=1)
+    """Tokens written after the first one in each run."""
+    rounds: int
+    """Runs of each number, in turn."""
+    numbers: list[ConversationsAtOnce] = Field(min_length=1)
+    """By rising number of conversations."""
+
+    @property
+    def best(self) -> ConversationsAtOnce:
+        """Returns the number with the most tokens a second."""
+        return max(self.numbers, key=lambda each: each.tokens_per_s)
+
+
 class ServerTrial(Result):
-    """Queries that arrived at random at one rate, one row each, and how long they took, waiting included."""
+    """Queries that arrived at random at one rate, and how long they took, waiting included.
+
+    A classifier's query is one row, and takes until its logits; a language model's is one prompt and its answer, and
+    takes until the first token.
+    """
 
     rate_per_s: float
     """Queries a second, on average."""
@@ -52,13 +94,13 @@ class Server(Result):
     rate_per_s: float | None
     """The highest rate that was met; None: not even the lowest that was tried."""
     utilization: float | None
-    """The share of the time that the model is busy at that rate, by its p50."""
+    """The share of the time that the model is busy at that rate, by the median time of a query, answer included."""
     trials: list[ServerTrial]
     """In the order in which they were run."""
 
 
 class SustainedWindow(Result):
-    """Some seconds of calls back to back."""
+    """Some seconds of calls back to back; a language model's are the steps of its answers, a token each."""
 
     start_s: float
     """Since the first call."""
@@ -79,3 +121,6 @@ class Sustained(Result):
 
 
 UnderLoad = Offline | Server | Sustained
+"""Of a classifier."""
+GenerationUnderLoad = Conversations | Server | Sustained
+"""Of a language model."""

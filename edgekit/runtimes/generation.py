@@ -49,6 +49,8 @@ class GenerationConfig:
     the exact length go in and come out of every call."""
     graph_optimization: bool = True
     """Let the runtime optimize the graph at load, as it does in an app."""
+    conversations: int = 1
+    """Conversations that are written at once; of more than one see `conversations.py`."""
 
 
 class GenerationSession(Protocol):

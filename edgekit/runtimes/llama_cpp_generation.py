@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_int8, c_int32
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import ModelError, UsageError
 from edgekit.runtimes.generation import task_context
@@ -18,6 +18,7 @@ from edgekit.runtimes.protocol import ModelOnDisk, model_file
 if TYPE_CHECKING:
     from numpy import ndarray
 
+    from edgekit.runtimes.generation import GenerationConfig
     from edgekit.runtimes.llama_cpp_library import LlamaLibrary
 
 _FLOAT32 = 0
@@ -25,18 +26,6 @@ _NO_FLASH_ATTENTION = 0
 # Tokens that go through the model together in a prefill: llama.cpp's own default.
 PREFILL_TOKENS = 512
 _OUT_OF_ROOM = 1
-
-
-class GenerationSettings(Protocol):
-    """What a session is opened with, as far as llama.cpp can be told."""
-
-    @property
-    def threads(self) -> int:
-        """Threads that one call may use."""
-
-    @property
-    def context_length(self) -> int | None:
-        """Tokens to make room for, at most the model's; None: the task's."""
 
 
 class LlamaCppGeneration:
@@ -56,7 +45,7 @@ class LlamaCppGeneration:
         """Returns the version of the library, which has to be loaded for that."""
         return str(_library().version)
 
-    def open(self, model: ModelOnDisk, config: GenerationSettings) -> LlamaCppSession:
+    def open(self, model: ModelOnDisk, config: GenerationConfig) -> LlamaCppSession:
         """Returns a session for `model`.
 
         Raises:
@@ -66,7 +55,10 @@ class LlamaCppGeneration:
         """
         asked = config.context_length
         session = LlamaCppSession(
-            model_file(model), threads=config.threads, context_length=asked or task_context(model.path)
+            model_file(model),
+            threads=config.threads,
+            context_length=asked or task_context(model.path),
+            conversations=config.conversations,
         )
         if asked is not None and asked != session.context_length:
             available = session.context_length
@@ -78,10 +70,16 @@ class LlamaCppGeneration:
 
 
 class LlamaCppSession:
-    """A GGUF file, open, with one conversation's worth of cache."""
+    """A GGUF file, open, with the cache of one conversation, or of several that move on together."""
 
     def __init__(
-        self, file: Path, *, threads: int = 1, context_length: int | None = None, exact_attention: bool = False
+        self,
+        file: Path,
+        *,
+        threads: int = 1,
+        context_length: int | None = None,
+        conversations: int = 1,
+        exact_attention: bool = False,
     ) -> None:
         """Loads the file on the processor, for at most `context_length` tokens (None: as many as it was trained for).
 
@@ -105,6 +103,7 @@ class LlamaCppSession:
         self._vocabulary = self._library.call("llama_model_get_vocab", self._model)
         self.vocabulary_size = int(self._library.call("llama_vocab_n_tokens", self._vocabulary))
         """Logits a token."""
+        self._conversations = conversations
         parameters = self._context_parameters(threads, exact_attention=exact_attention)
         self._context = self._library.call("llama_init_from_model", self._model, parameters)
         if not self._context:
@@ -152,7 +151,15 @@ class LlamaCppSession:
             UsageError: no token, an unknown one, or more than fit into the context.
             ModelError: llama.cpp failed.
         """
-        last: ndarray = self._evaluate(ids, every=False)[-1]
+        last: ndarray = self._evaluate(_one_row(ids), every=False)[0, -1]
+        return last
+
+    def take(self, ids: ndarray) -> ndarray:
+        """Takes the next tokens of every conversation, (B, T), and returns the last one's logits of each, (B, V).
+
+        Raises what `prefill` raises.
+        """
+        last: ndarray = self._evaluate(ids, every=False)[:, -1]
         return last
 
     def step(self, token: int) -> ndarray:
@@ -161,7 +168,8 @@ class LlamaCppSession:
 
     def logits(self, ids: ndarray | list[int]) -> ndarray:
         """Takes the tokens in and returns the logits after each, float32 (T, V); raises what `prefill` raises."""
-        return self._evaluate(ids, every=True)
+        every: ndarray = self._evaluate(_one_row(ids), every=True)[0]
+        return every
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Returns the tokens of a text by llama.cpp's own tokenizer, special tokens in the text understood.
@@ -196,54 +204,66 @@ class LlamaCppSession:
         template = self._library.call("llama_model_chat_template", self._model, None)
         return template.decode("utf-8") if template is not None else None
 
-    def _evaluate(self, ids: ndarray | list[int], *, every: bool) -> ndarray:
-        """Runs all tokens through the model in batches; returns `(T, V)` if `every`, else `(1, V)`, float32."""
+    def _evaluate(self, ids: ndarray, *, every: bool) -> ndarray:
+        """Runs `ids` (B, T) in batches; returns float32 logits, (B, T, V) if `every`, else (B, 1, V)."""
         import numpy as np
 
-        tokens = np.asarray(ids, dtype=np.int64).reshape(-1)
+        tokens = np.asarray(ids, dtype=np.int64)
         self._check(tokens)
-        outputs = np.empty((len(tokens) if every else 1, self.vocabulary_size), dtype=np.float32)
-        for start in range(0, len(tokens), PREFILL_TOKENS):
-            part = tokens[start : start + PREFILL_TOKENS].astype(np.int32)
-            is_last = start + len(part) == len(tokens)
-            wanted = np.full(len(part), every, dtype=np.int8)
-            wanted[-1] |= is_last
-            self._decode(part, wanted)
-            for index in np.flatnonzero(wanted):
+        rows, length = tokens.shape
+        wanted = np.full((rows, length), every)
+        wanted[:, -1] = True
+        places = np.indices((rows, length)).reshape(2, -1)
+        outputs = np.empty((int(wanted.sum()), self.vocabulary_size), dtype=np.float32)
+        filled = 0
+        for start in range(0, tokens.size, PREFILL_TOKENS):
+            part = slice(start, start + PREFILL_TOKENS)
+            marks = wanted.reshape(-1)[part]
+            self._decode(tokens.reshape(-1)[part], places[:, part], marks)
+            for index in np.flatnonzero(marks):
                 row = self._library.call("llama_get_logits_ith", self._context, int(index))
-                outputs[start + index if every else 0] = np.ctypeslib.as_array(row, (self.vocabulary_size,))
-        return outputs
+                outputs[filled] = np.ctypeslib.as_array(row, (self.vocabulary_size,))
+                filled += 1
+        self._position += length
+        return outputs.reshape(rows, -1, self.vocabulary_size)
 
     def _check(self, tokens: ndarray) -> None:
-        if len(tokens) == 0:
+        if tokens.shape[1] == 0:
             raise UsageError("found no tokens, expected at least one.")
-        if self._position + len(tokens) > self.context_length:
+        if len(tokens) != self._conversations:
+            raise UsageError(f"found {len(tokens)} conversations, expected {self._conversations}.")
+        if self._position + tokens.shape[1] > self.context_length:
             raise UsageError(
-                f"found {self._position + len(tokens)} tokens, the model's context holds {self.context_length}. "
+                f"found {self._position + tokens.shape[1]} tokens, the model's context holds {self.context_length}. "
                 "Shorten the text, or reset the session."
             )
         if tokens.min() < 0 or tokens.max() >= self.vocabulary_size:
             raise UsageError(f"found the token {int(tokens.max())}, the vocabulary has {self.vocabulary_size}.")
 
-    def _decode(self, part: ndarray, wanted: ndarray) -> None:
-        """Runs one batch, int32 `(T,)`; the logits of the tokens marked in `wanted` (int8) can be read afterwards."""
+    def _decode(self, part: ndarray, places: ndarray, wanted: ndarray) -> None:
+        """Runs one batch (N,); `places` (2, N) are conversations and tokens since `position`.
+
+        The logits of the tokens marked in `wanted` (N,) can be read afterwards.
+        """
+        import numpy as np
+
         from edgekit.runtimes.llama_cpp_library import Batch
 
         count = len(part)
-        sequence = ctypes.pointer(c_int32(0))
+        sequences = [ctypes.pointer(c_int32(row)) for row in range(self._conversations)]
+        tokens, marks = part.astype(np.int32), wanted.astype(np.int8)
         batch = Batch(
             n_tokens=count,
-            token=part.ctypes.data_as(ctypes.POINTER(c_int32)),
-            pos=(c_int32 * count)(*range(self._position, self._position + count)),
+            token=tokens.ctypes.data_as(ctypes.POINTER(c_int32)),
+            pos=(c_int32 * count)(*(places[1] + self._position).tolist()),
             n_seq_id=(c_int32 * count)(*[1] * count),
-            seq_id=(ctypes.POINTER(c_int32) * count)(*[sequence] * count),
-            logits=wanted.ctypes.data_as(ctypes.POINTER(c_int8)),
+            seq_id=(ctypes.POINTER(c_int32) * count)(*[sequences[row] for row in places[0]]),
+            logits=marks.ctypes.data_as(ctypes.POINTER(c_int8)),
         )
         status = self._library.call("llama_decode", self._context, batch)
         if status:
             reason = "the cache is full" if status == _OUT_OF_ROOM else self._library.last_errors()
             raise ModelError(f"llama.cpp failed on {count} tokens after {self._position} ({reason}).")
-        self._position += count
 
     def _model_parameters(self) -> Any:
         parameters = self._library.call("llama_model_default_params")
@@ -252,7 +272,8 @@ class LlamaCppSession:
 
     def _context_parameters(self, threads: int, *, exact_attention: bool) -> Any:
         parameters = self._library.call("llama_context_default_params")
-        parameters.n_ctx = self.context_length
+        parameters.n_ctx = self.context_length * self._conversations  # each gets its share
+        parameters.n_seq_max = self._conversations
         parameters.n_batch = parameters.n_ubatch = PREFILL_TOKENS
         parameters.n_outputs_max_per_seq = 0  # as many as the batch has tokens
         if exact_attention:
@@ -260,6 +281,12 @@ class LlamaCppSession:
             parameters.flash_attn_type = _NO_FLASH_ATTENTION
         parameters.n_threads = parameters.n_threads_batch = threads
         return parameters
+
+
+def _one_row(ids: ndarray | list[int]) -> ndarray:
+    import numpy as np
+
+    return np.asarray(ids, dtype=np.int64).reshape(1, -1)
 
 
 def _library() -> LlamaLibrary:

@@ -11,9 +11,10 @@ Keys and values stay in buffers of the runtime that are bound as input and outpu
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, UsageError
 from edgekit.runtimes.generation import GenerationConfig, GenerationSession, choose_context, require_room, task_context
 from edgekit.runtimes.onnxruntime_runtime import OnnxRuntime, open_file, session_options
 from edgekit.runtimes.protocol import ModelOnDisk, SessionConfig, model_file
@@ -56,28 +57,31 @@ class OnnxRuntimeGeneration:
         options = session_options(SessionConfig(config.threads, config.graph_optimization))
         session = open_file(model_file(model), options)
         context_length = choose_context(config.context_length, available)
-        return OnnxGenerationSession(session, context_length, shared_cache=config.shared_cache)
+        return OnnxGenerationSession(session, replace(config, context_length=context_length))
 
 
 class OnnxGenerationSession:
-    """An ONNX decoder, open, with the cache of one sequence."""
+    """An ONNX decoder, open, with the cache of one sequence, or of several that move on together."""
 
-    def __init__(self, session: Any, context_length: int, *, shared_cache: bool) -> None:
-        """Wraps an `onnxruntime.InferenceSession`.
+    context_length: int
+
+    def __init__(self, session: Any, config: GenerationConfig) -> None:
+        """Wraps an `onnxruntime.InferenceSession`; `config.context_length` must be chosen.
 
         Raises:
             ModelError: the file has no past keys and values.
         """
+        assert config.context_length is not None
         self._session = session
         self._past = {entry.name: entry for entry in session.get_inputs() if _PAST.fullmatch(entry.name)}
         if not self._past:
             raise ModelError("found no inputs past_key_values.N.key, expected a decoder with a cache. Export it again.")
         names = {entry.name for entry in session.get_overridable_initializers()}
         self._chooses_logits = LOGITS_TO_KEEP in names
-        self._shared = shared_cache
+        self._shared, self._conversations = config.shared_cache, config.conversations
         self._binding: Any = None
         self._cache: dict[str, Any] = {}
-        self.context_length = context_length
+        self.context_length = config.context_length
         self.position = 0
         self.reset()
 
@@ -87,7 +91,21 @@ class OnnxGenerationSession:
         Raises:
             UsageError: no tokens, or more than fit.
         """
-        last: NDArray[np.float32] = self._run(ids, kept=1)[-1]
+        last: NDArray[np.float32] = self._run(ids[None], kept=1)[0, -1]
+        return last
+
+    def take(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Takes the next tokens of every conversation, (B, T), and returns the last one's logits of each, (B, V).
+
+        Raises:
+            UsageError: no tokens, more than fit, or, after the first call, more than one of several conversations.
+        """
+        if len(ids) > 1 and self.position and ids.shape[1] > 1:
+            raise UsageError(
+                f"found {ids.shape[1]} tokens after {self.position}, expected 1: onnxruntime takes several "
+                "conversations on by one token of each."
+            )
+        last: NDArray[np.float32] = self._run(ids, kept=1)[:, -1]
         return last
 
     def logits(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -96,7 +114,8 @@ class OnnxGenerationSession:
         Raises:
             UsageError: no tokens, or more than fit.
         """
-        return self._run(ids, kept=0)
+        every: NDArray[np.float32] = self._run(ids[None], kept=0)[0]
+        return every
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Takes one token and returns its logits (V,).
@@ -125,13 +144,13 @@ class OnnxGenerationSession:
         self._binding, self._cache, self._session = None, {}, None
 
     def _run(self, ids: NDArray[np.int64], *, kept: int) -> NDArray[np.float32]:
-        """Returns the logits of the last `kept` tokens (0: of all), (T, V)."""
+        """Returns the logits of the last `kept` tokens (0: of all) of every row of `ids`, (B, T, V)."""
         import numpy as np
 
-        require_room(self.position, len(ids), self.context_length)
-        total = self.position + len(ids)
-        self._bind("input_ids", np.asarray(ids, dtype=np.int64)[None])
-        self._bind("attention_mask", np.ones((1, total), dtype=np.int64))
+        require_room(self.position, ids.shape[1], self.context_length)
+        total = self.position + ids.shape[1]
+        self._bind("input_ids", np.asarray(ids, dtype=np.int64))
+        self._bind("attention_mask", np.ones((len(ids), total), dtype=np.int64))
         if self._chooses_logits:
             self._bind(LOGITS_TO_KEEP, np.array(kept, dtype=np.int64))
         if not self._shared:
@@ -143,7 +162,7 @@ class OnnxGenerationSession:
         if not self._shared:
             self._cache = {name: values[_present(name)] for name in self._past}
         self.position = total
-        logits: NDArray[np.float32] = values["logits"].numpy()[0]
+        logits: NDArray[np.float32] = values["logits"].numpy()
         return logits.astype(np.float32, copy=False)
 
     def _bind(self, name: str, array: NDArray[np.int64]) -> None:
@@ -157,14 +176,14 @@ class OnnxGenerationSession:
             self._binding.bind_output(_present(name), _DEVICE)
 
     def _empty(self, entry: Any) -> Any:
-        """Returns room for the context, or a tensor of length 0: (1, M, L, D)."""
+        """Returns room for the context, or a tensor of length 0: (B, M, L, D)."""
         import numpy as np
         from onnxruntime import OrtValue
 
         _, heads, _, size = entry.shape
         length = self.context_length if self._shared else 0
         dtype = np.float16 if "float16" in entry.type else np.float32
-        return OrtValue.ortvalue_from_numpy(np.zeros((1, heads, length, size), dtype=dtype))
+        return OrtValue.ortvalue_from_numpy(np.zeros((self._conversations, heads, length, size), dtype=dtype))
 
 
 def _present(past: str) -> str:

@@ -66,7 +66,16 @@ class TorchGenerationSession:
         Raises:
             UsageError: no tokens, or more than fit.
         """
-        last: NDArray[np.float32] = self._run(ids, kept=1)[-1]
+        last: NDArray[np.float32] = self._run(ids[None], kept=1)[0, -1]
+        return last
+
+    def take(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Takes the next tokens of every conversation, (B, T), and returns the last one's logits of each, (B, V).
+
+        Raises:
+            UsageError: no tokens, or more than fit.
+        """
+        last: NDArray[np.float32] = self._run(ids, kept=1)[:, -1]
         return last
 
     def logits(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -75,7 +84,8 @@ class TorchGenerationSession:
         Raises:
             UsageError: no tokens, or more than fit.
         """
-        return self._run(ids, kept=0)
+        every: NDArray[np.float32] = self._run(ids[None], kept=0)[0]
+        return every
 
     def logits_and_states(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Takes `ids` (T,) and returns the logits of each, (T, V), and the states (T, H) they were made of.
@@ -91,7 +101,7 @@ class TorchGenerationSession:
 
         seen: list[torch.Tensor] = []
         with self._output_layer().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
-            logits = self._run(ids, kept=0)
+            logits = self.logits(ids)
         if len(seen) != 1 or seen[0].dtype != torch.float32:
             return logits, None
         states: NDArray[np.float32] = seen[0][0].numpy()
@@ -134,18 +144,18 @@ class TorchGenerationSession:
         return layer
 
     def _run(self, ids: NDArray[np.int64], *, kept: int) -> NDArray[np.float32]:
-        """Returns the logits of the last `kept` tokens (0: of all), (T, V)."""
+        """Returns the logits of the last `kept` tokens (0: of all) of every row of `ids`, (B, T, V)."""
         import torch
 
         from edgekit.models.threads import torch_threads
 
-        require_room(self.position, len(ids), self.context_length)
+        require_room(self.position, ids.shape[1], self.context_length)
         if self._network is None:
             raise RuntimeError("the session is closed.")
         with torch_threads(self._threads), torch.inference_mode():
-            inputs = torch.from_numpy(ids.astype("int64"))[None]
+            inputs = torch.from_numpy(ids.astype("int64"))
             output = self._network(input_ids=inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=kept)
             self._cache = output.past_key_values
-            self.position += len(ids)
-            logits: NDArray[np.float32] = output.logits[0].float().numpy()
+            self.position += ids.shape[1]
+            logits: NDArray[np.float32] = output.logits.float().numpy()
         return logits

@@ -232,3 +232,31 @@ class WritingThrice(Fake):
 class WritingUntilItDies(Fake):
     def open(self, model, config):
         return WritingSession(2, lambda position: os._exit(9))
+
+
+class TogetherSession(WritingSession):
+    """Reads at 2 ms a token; a step takes 10 ms and 2 ms for each conversation."""
+
+    def __init__(self, conversations):
+        super().__init__(2, lambda position: 12)
+        self.conversations = conversations
+
+    def take(self, ids):
+        rows, tokens = ids.shape
+        assert rows == self.conversations
+        Clock.now_ns += 1_000_000 * (2 * rows * tokens if tokens > 1 else 10 + 2 * rows)
+        return numpy.zeros((rows, 8), dtype=numpy.float32)
+
+
+class WritingTogether(Fake):
+    def open(self, model, config):
+        Clock.install()
+        return TogetherSession(config.conversations)
+
+
+class WritingHot(Fake):
+    """A step takes 10 ms, and after 10 s of work 15."""
+
+    def open(self, model, config):
+        Clock.install()
+        return WritingSession(0, lambda position: 10 if Clock.now_ns < 10_000_000_000 else 15)

@@ -135,7 +135,7 @@ import sys
 from edgekit.benchmarking.generation_worker import _Writing
 writing = _Writing()
 writing({{"command": "open", "runtime": "edgekit.runtimes.onnxruntime_generation:OnnxRuntimeGeneration", "cores": [],
-    "path": {str(export.path)!r}, "kind": "onnx", "threads": 1, "context_length": 20}})
+    "path": {str(export.path)!r}, "kind": "onnx", "threads": 1, "context_length": 20, "conversations": 1}})
 written = writing({{"command": "write", "prompt": [5, 6], "new_tokens": 3}})
 assert len(written["token_ns"]) == 3
 heavy = {{"pydantic", "torch", "transformers", "tokenizers", "pyarrow", "onnx", "scipy"}}

@@ -13,12 +13,9 @@ from edgekit.benchmarking.scenario import random_scenario
 from edgekit.benchmarking.stage import BenchConfig, bench
 from edgekit.cli import run
 from edgekit.contract import StageContext, StageInputs
-from edgekit.errors import UsageError
 from edgekit.events import ignore
 from edgekit.reporting.load import lines
 from tests.benchmarking import fakes
-from tests.pico import publish_model
-from tests.pico_decoders import pico_decoder
 from tests.runtimes.tiny import tiny_onnx_artifact
 
 
@@ -128,12 +125,6 @@ def test_minutes_of_work_show_the_slowdown(onnx):
 def test_a_scenario_that_makes_no_sense_is_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         BenchConfig(**settings)
-
-
-def test_a_language_model_has_no_such_scenario(tmp_path):
-    model = publish_model(pico_decoder(layers=1), tmp_path / "decoder")
-    with pytest.raises(UsageError, match="scenario offline is for classifiers"):
-        bench(StageInputs(model=model), BenchConfig(scenario="offline"), StageContext(tmp_path / "out"))
 
 
 def test_the_stage_keeps_what_was_found_beside_the_measurement(onnx, tmp_path, capsys):

@@ -33,6 +33,7 @@ TEXTS = [*NASTY_TEXTS, TRAINING_TEXT, "a<|im_start|>b </s>c", "12345 DON'T\r\n\n
 class Settings:
     threads: int = 1
     context_length: int | None = None
+    conversations: int = 1
 
 
 def greedy(loaded: LoadedModel, ids: list[int], count: int) -> list[int]:
