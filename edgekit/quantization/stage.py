@@ -115,6 +115,7 @@ class CodedPart:
     bits: int
     group_size: int | None
     symmetric: bool
+    activations: Activations
 
 
 def coded_parts(config: QuantizeConfig) -> dict[str, CodedPart]:
@@ -122,15 +123,15 @@ def coded_parts(config: QuantizeConfig) -> dict[str, CodedPart]:
 
     Which of them a model has is not known here: a head that shares the table's weight takes the table's codes.
     """
-    parts = {"bits": CodedPart(config.bits, config.group_size, config.symmetric)}
+    parts = {"bits": CodedPart(config.bits, config.group_size, config.symmetric, config.activations)}
     for index, override in enumerate(config.overrides):
         fields = _settings(config, override)
-        kept = ("bits", "group_size", "symmetric")
+        kept = ("bits", "group_size", "symmetric", "activations")
         parts[f"overrides.{index}"] = CodedPart(**{name: fields[name] for name in kept})
     if config.embeddings is not None:
-        parts["embeddings"] = CodedPart(config.embeddings, config.embeddings_group_size, symmetric=True)
+        parts["embeddings"] = CodedPart(config.embeddings, config.embeddings_group_size, True, "float")
     if config.head is not None:
-        parts["head"] = CodedPart(config.head, config.head_group_size, symmetric=True)
+        parts["head"] = CodedPart(config.head, config.head_group_size, True, config.activations)
     return parts
 
 
