@@ -1,9 +1,9 @@
 """What llama.cpp, OpenVINO, LiteRT and ExecuTorch do with a linear's input: they round it to 8 bits in their own ways.
 
 llama.cpp rounds in blocks of 32 whatever the codes' scheme says, OpenVINO where the file asks for it and the processor
-has the instructions; LiteRT and ExecuTorch round each row. A block is a scale, the largest of 32 values over 127, and 32
-codes (llama.cpp's `block_q8_0`); torch does the same here, but for the order of sums. How far that moves logits is the
-measure for such a file of the same codes: see `language_limits.py` and `check_stage.py`.
+has the instructions; LiteRT and ExecuTorch round each row. A block is a scale, the largest of 32 values over 127, and
+32 codes (llama.cpp's `block_q8_0`); torch does the same here, but for the order of sums. How far that moves logits is
+the measure for such a file of the same codes: see `language_limits.py` and `check_stage.py`.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekit.errors import ModelError, UnsupportedError
 from edgekit.exporters.executorch_needs import require_kernel
-from edgekit.models.codes import QuantizedTensor
+from edgekit.models.codes import QuantizedTensor, pack
 from edgekit.models.quantized import QuantizedLinear, QuantizedModule
 
 BACKEND = "XnnpackBackend"
@@ -33,9 +33,9 @@ class CodedWeight:
     """The weight of a module as the file is to hold it."""
 
     codes: bytes
-    """Row by row, one code a byte."""
+    """Row by row, one code a byte; of 4 bits two, plus 8 each, the first in the low half."""
     scales: bytes
-    """float32, one a row."""
+    """float32, one a row; bfloat16, one a group."""
     is_linear: bool
 
 
@@ -140,5 +140,21 @@ def _coded(name: str, module: QuantizedModule) -> CodedWeight:
         require_kernel(weight.scheme, is_table=not is_linear)
     except UnsupportedError as error:
         raise UnsupportedError(f"module '{name}': {error}") from error
-    codes, scales = weight.codes.to(torch.int8).contiguous(), weight.scales.float().contiguous()
-    return CodedWeight(codes.numpy().tobytes(), scales.numpy().tobytes(), is_linear)
+    size = weight.scheme.group_size
+    if size is not None and weight.codes.shape[1] % size:
+        raise UnsupportedError(
+            f"module '{name}': executorch has no kernel for rows of {weight.codes.shape[1]} codes in groups of {size}, "
+            "expected whole groups. Exclude the module from quantization, or use smaller groups."
+        )
+    if weight.scheme.bits == 4:
+        return CodedWeight(_bytes(pack(weight.codes + weight.scheme.middle, 4)), _bytes(_shorten(weight)), is_linear)
+    return CodedWeight(_bytes(weight.codes), _bytes(weight.scales.float()), is_linear)
+
+
+def _shorten(weight: QuantizedTensor) -> Tensor:
+    """Returns the scales as the upper halves of float32 numbers, int16; the lower halves of narrow ones are zero."""
+    return (weight.scales.float().view(torch.int32) >> 16).to(torch.int16)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return bytes(tensor.contiguous().numpy().tobytes())

@@ -1,6 +1,6 @@
 """Swaps linears and tables on codes for modules whose operators ExecuTorch's partitioner for XNNPACK knows.
 
-    linear    x -> choose_qparams, quantize, dequantize;  codes -> dequantize_per_channel;  linear
+    linear    x -> choose_qparams, quantize, dequantize;  codes -> dequantize_per_channel (or _group);  linear
     table     embedding of int8 codes, embedding of scales, their product
 
 What the partitioner finds of the first kind becomes one linear of XNNPACK on the very codes, which rounds each row of
@@ -15,13 +15,12 @@ from torch.nn import functional as F
 
 from edgekit.models.quantized import QuantizedEmbedding, QuantizedLinear, replace_module
 
-_LOWEST, _HIGHEST = -128, 127
 _LEAST_SCALE = 1.1920928955078125e-07
 """Keeps an input of zeros from having no scale (2**-23, torch's own)."""
 
 
 class CodedLinear(nn.Module):
-    """A linear layer `(..., in) -> (..., out)` that is written as XNNPACK's kernel for int8 codes by channel."""
+    """A linear layer `(..., in) -> (..., out)` that is written as XNNPACK's kernels for codes and rounded inputs."""
 
     codes: Tensor
     scales: Tensor
@@ -29,23 +28,36 @@ class CodedLinear(nn.Module):
     bias: Tensor | None
 
     def __init__(self, linear: QuantizedLinear) -> None:
-        """Takes codes (out, in) int8, scales (out,) float32 and the bias of `linear`."""
+        """Takes codes (out, in) int8, scales (out,) or (out, groups) float32 and the bias of `linear`."""
         super().__init__()
         weight = linear.quantized_weight()
+        self.group_size = linear.scheme.group_size
+        self.lowest, self.highest = (-128, 127) if linear.scheme.bits == 8 else (-8, 7)
+        scales = weight.scales.float() if self.group_size else weight.scales.float().reshape(-1)
         self.register_buffer("codes", weight.codes.contiguous())
-        self.register_buffer("scales", weight.scales.float().reshape(-1).contiguous())
-        self.register_buffer("zero_points", torch.zeros(len(weight.codes), dtype=torch.int64))
+        self.register_buffer("scales", scales.contiguous())
+        self.register_buffer("zero_points", torch.zeros(scales.shape, dtype=torch.int64))
         self.register_buffer("bias", None if linear.bias is None else linear.bias.float())
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns the product with what the codes stand for; the input is rounded to 8 bits."""
-        operators = torch.ops.quantized_decomposed
-        limits = (_LOWEST, _HIGHEST)
+        operators, limits = torch.ops.quantized_decomposed, (-128, 127)
         rounding = operators.choose_qparams.tensor(inputs, *limits, _LEAST_SCALE, torch.int8)
         rounded = operators.quantize_per_tensor.tensor(inputs, *rounding, *limits, torch.int8)
         decoded = operators.dequantize_per_tensor.tensor(rounded, *rounding, *limits, torch.int8)
-        weight = operators.dequantize_per_channel(self.codes, self.scales, self.zero_points, 0, *limits, torch.int8)
-        return F.linear(decoded, weight, self.bias)
+        return F.linear(decoded, self._decode(), self.bias)
+
+    def _decode(self) -> Tensor:
+        operators, limits = torch.ops.quantized_decomposed, (self.lowest, self.highest)
+        weight = (self.codes, self.scales, self.zero_points)
+        decoded: Tensor
+        if self.group_size is None:
+            decoded = operators.dequantize_per_channel(*weight, 0, *limits, torch.int8)
+        else:
+            decoded = operators.dequantize_per_channel_group(
+                *weight, *limits, torch.int8, self.group_size, torch.float32
+            )
+        return decoded
 
 
 class CodedTable(nn.Module):
