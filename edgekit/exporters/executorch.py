@@ -85,7 +85,7 @@ def convert(loaded: LoadedModel) -> bytes:
     lower_codes(loaded.model)
     with silent_library():
         try:
-            edge = lower(_Logits(loaded.model, names).eval(), names, loaded.task.max_length, delegate=True)
+            edge = lower(Logits(loaded.model, names).eval(), names, loaded.task.max_length, delegate=True)
             require_delegated(edge)
             return bytes(edge.to_executorch().buffer)
         except UnsupportedError:
@@ -148,7 +148,7 @@ def require_kernels(file: Path) -> None:
         ) from error
 
 
-class _Logits(nn.Module):
+class Logits(nn.Module):
     """A classifier as a function of arrays in the order of `names`, `(1, T)` int64 each, to logits (1, C)."""
 
     def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
@@ -157,6 +157,7 @@ class _Logits(nn.Module):
         self.names = tuple(names)
 
     def forward(self, *arrays: Tensor) -> Tensor:
+        """Returns the logits alone."""
         logits: Tensor = self.network(**dict(zip(self.names, arrays, strict=True))).logits
         return logits
 

@@ -10,6 +10,7 @@ called after their hashes, whichever graph reads them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ from edgekit.models.quantized import QuantizedLinear, QuantizedModule
 
 BACKEND = "XnnpackBackend"
 _ROUNDED_INPUT = "xnn_datatype_qdint8"
+
+# flatc writes floats that are no numbers as C does; Python's reader of JSON wants other names.
+_BARE_FLOAT = re.compile(rb"(?<=: )(-?inf|-?nan)\b")
+_SPELLED = {b"inf": b"Infinity", b"-inf": b"-Infinity", b"nan": b"NaN", b"-nan": b"NaN"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ def _read_graph(payload: bytes) -> Any:
         schema.write_bytes(_get_schema_bytes())
         binary.write_bytes(graph)
         _flatc_decompile(scratch, str(schema), str(binary))
-        return json.loads(binary.with_suffix(".json").read_bytes())
+        written = binary.with_suffix(".json").read_bytes()
+    return json.loads(_BARE_FLOAT.sub(lambda match: _SPELLED[match[1]], written))
 
 
 def _products(graph: Any, shared: dict[str, bytes]) -> Iterator[tuple[bytes, bytes]]:
