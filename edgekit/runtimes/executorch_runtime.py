@@ -147,9 +147,9 @@ def _limit_threads(threads: int) -> None:
     Raises:
         EnvironmentLacksError: it does not.
     """
-    from edgekit.runtimes.silence import silent_stderr
+    from edgekit.runtimes.silence import silent_library
 
-    with silent_stderr():
+    with silent_library():
         if thread_count() == threads:
             return
         for session in list(_SESSIONS):
@@ -167,10 +167,10 @@ def _load(file: Path) -> tuple[list[str], Any]:
     Raises:
         ModelError: the runtime cannot read the file, or it is not edgekit's.
     """
-    from edgekit.runtimes.silence import silent_stderr
+    from edgekit.runtimes.silence import silent_library
 
     try:
-        with silent_stderr():
+        with silent_library():
             program = _bindings()._load_program(str(file))
             found = {program.get_method_name(index) for index in range(program.num_methods())}
             if not {METHOD, NAMES_METHOD} <= found:

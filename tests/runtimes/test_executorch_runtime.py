@@ -32,12 +32,13 @@ def text(rows=1, length=9):
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": ids * 0}
 
 
-def test_each_call_uses_the_threads_of_its_session(made):
+def test_each_call_uses_the_threads_of_its_session_and_says_nothing(made, capfd):
     sessions = {threads: ExecuTorchRuntime().open(made, SessionConfig(threads=threads)) for threads in (1, 2, 3)}
     expected = sessions[1].run(text())["logits"]
     for threads in (3, 1, 2, 2, 1):
         np.testing.assert_allclose(sessions[threads].run(text())["logits"], expected, atol=1e-6)
         assert thread_count() == threads
+    assert capfd.readouterr() == ("", "")
 
 
 def test_threads_of_a_program_may_call_sessions_with_other_numbers_of_threads(made):
