@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-FormatName = Literal["onnx", "openvino", "ort", "litert", "gguf"]
+FormatName = Literal["onnx", "openvino", "ort", "litert", "executorch", "gguf"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ FORMATS: dict[str, Format] = {
         "language models are written as onnx, gguf alone",
         False,
         "litert-torch",
+    ),
+    "executorch": Format(
+        "model.pte",
+        "{name}",
+        "executorch",
+        ("text-classification",),
+        "language models are written as onnx, gguf alone",
+        False,
+        "executorch",
     ),
     "gguf": Format("model.gguf", "{name}*", "llama.cpp", ("causal-lm",), "llama.cpp runs language models", False),
 }

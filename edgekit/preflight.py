@@ -12,7 +12,7 @@ from edgekit.data.prepared import PreparedData
 from edgekit.data.stage import source_problems
 from edgekit.errors import ModelError, RecipeError
 from edgekit.events import Event, EventSink
-from edgekit.exporters.litert_needs import require_converter
+from edgekit.exporters import executorch_needs, litert_needs
 from edgekit.models.source import find_local, is_on_hub
 from edgekit.models.tasks import require_trained_head
 from edgekit.recipe import Recipe, merged_budget
@@ -41,7 +41,9 @@ def check_before(recipe: Recipe, events: EventSink) -> None:
         for entry in recipe.exports:
             get_runtime(entry.runtime)
             if entry.format == "litert":
-                require_converter()
+                litert_needs.require_converter()
+            elif entry.format == "executorch":
+                executorch_needs.require_converter()
         return
     for entry in recipe.exports:
         missing = missing_runtime(entry.format, entry.runtime)

@@ -11,8 +11,8 @@ from edgekit.benchmarking.limits import misplaced_limits
 from edgekit.data.stage import PrepareConfig
 from edgekit.distillation.config import TrainingConfig
 from edgekit.errors import UnsupportedError
+from edgekit.exporters import executorch_needs, litert_needs
 from edgekit.exporters.block_types import BLOCK, block_type
-from edgekit.exporters.litert_needs import require_kernel
 from edgekit.exporters.oldest_reader import CODED_TABLE, EIGHT_BITS, MASKED_ATTENTION, PREPACKED, TWO_BITS, Need
 from edgekit.formats import FORMATS
 from edgekit.pruning.stage import PruneConfig
@@ -122,7 +122,7 @@ def unfit_formats(frame: Frame, stages: Stages, where: str) -> list[str]:
             )
         elif entry.format == "gguf" and entry.precision == "as-is":
             problems += _without_block(stages, key)
-        elif entry.format == "litert":
+        elif entry.format in ("litert", "executorch"):
             problems += _without_kernel(entry, stages, key)
     return problems
 
@@ -274,15 +274,18 @@ def _without_block(stages: Stages, key: str) -> list[str]:
 
 
 def _without_kernel(entry: ExportEntry, stages: Stages, key: str) -> list[str]:
-    """Returns a problem for a precision that LiteRT has not, and for each part whose codes it has no kernel for."""
+    """Returns a problem for a precision that a format has not, and for each part whose codes it has no kernel for."""
     if entry.precision == "float16":
-        return [f"{key}.precision: found float16, expected as-is or float32 for litert."]
+        return [f"{key}.precision: found float16, expected as-is or float32 for {entry.format}."]
     problems = []
     for index, stage in enumerate(stages):
         config = None if stage is None or entry.precision != "as-is" else stage.config
         for name, codes in coded_parts(config).items() if isinstance(config, QuantizeConfig) else ():
             try:
-                require_kernel(codes, is_table=name == "embeddings")
+                if entry.format == "litert":
+                    litert_needs.require_kernel(codes, is_table=name == "embeddings")
+                elif name != "head":  # a classifier has none
+                    executorch_needs.require_kernel(codes, is_table=name == "embeddings")
             except UnsupportedError as error:
                 problems.append(f"{key}.format: stage.{index}.{name}: {error}")
     return problems

@@ -24,10 +24,10 @@ class ExportEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: FormatName = "onnx"
-    """The file format; `ort`, `openvino` and `litert` hold classifiers, `gguf` language models."""
+    """The file format; `ort`, `openvino`, `litert` and `executorch` hold classifiers, `gguf` language models."""
     runtime: str = "onnxruntime"
     """The runtime that ships it: it is checked and measured with this one. Unless given: openvino for `openvino`,
-    litert for `litert`, llama.cpp for `gguf`."""
+    litert for `litert`, executorch for `executorch`, llama.cpp for `gguf`."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the student's codes; the others write floats."""
     lengths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)

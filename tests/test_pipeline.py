@@ -295,19 +295,20 @@ def test_the_metric_of_a_stage_is_told_by_its_own_name():
 
 
 def test_every_format_of_a_classifier_is_verified_and_bundled_from_the_same_codes(built):
-    for package in ("openvino", "litert_torch"):
+    for package in ("openvino", "litert_torch", "executorch"):
         pytest.importorskip(package)
     root, _ = built
     more = RECIPE.replace('targets = ["laptop-x86", "pixel-8"]', 'targets = ["laptop-x86"]')
-    for name, target in (("ort", "pixel-8"), ("openvino", "laptop-x86"), ("litert", "laptop-x86")):
+    others = dict.fromkeys(("openvino", "litert", "executorch"), "laptop-x86")
+    for name, target in {"ort": "pixel-8", **others}.items():
         more = more.replace("[bench]", f'[[export]]\nformat = "{name}"\ntargets = ["{target}"]\n[bench]')
     (root / "formats.toml").write_text(more)
     shutil.copytree(root / "out", root / "out-formats")  # trained already
     result = build(load_recipe(str(root / "formats.toml")), root / "out-formats")
     assert result.exit_code == 0
     found = {export.format: export for export in result.exports}
-    assert set(found) == {"onnx", "ort", "openvino", "litert"}
-    for name in ("openvino", "litert"):
+    assert set(found) == {"onnx", "ort", *others}
+    for name in others:
         assert found[name].parity.runtime.startswith(f"{name} ")
     for name, export in found.items():
         bundle = root / "out-formats" / export.bundle

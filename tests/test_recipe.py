@@ -501,3 +501,35 @@ LITERT = VALID.replace(
 def test_what_litert_cannot_hold_is_said_before_anything_runs(tmp_path, old, new, complaint):
     assert load_recipe(write(tmp_path, LITERT)).exports[0].runtime == "litert"
     assert complaint in problem(tmp_path, LITERT.replace(old, new))
+
+
+EXECUTORCH = LITERT.replace('format = "litert"', 'format = "executorch"')
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (
+            "bits = 8",
+            "bits = 4\ngroup_size = 32",
+            "stage.1.bits: executorch has no kernel for 4-bit symmetric codes in groups of 32 with wide scales",
+        ),
+        (
+            "bits = 8",
+            'bits = 8\noverrides = [{ pattern = "*.dense", activations = "float" }]',
+            "stage.1.overrides.0: executorch has no kernel for 8-bit symmetric codes with float activations",
+        ),
+        (
+            "bits = 8",
+            "bits = 8\nembeddings = 4\nembeddings_group_size = 32",
+            "stage.1.embeddings: executorch has no kernel",
+        ),
+        ('format = "executorch"', 'format = "executorch"\nprecision = "float16"', "export.0.precision: found float16"),
+        ('targets = ["laptop-x86"]', 'targets = ["pixel-8"]', "found 'executorch', which 'pixel-8' does not ship"),
+    ],
+)
+def test_what_executorch_cannot_hold_is_said_before_anything_runs(tmp_path, old, new, complaint):
+    assert load_recipe(write(tmp_path, EXECUTORCH)).exports[0].runtime == "executorch"
+    narrow = EXECUTORCH.replace("bits = 8", "bits = 4\ngroup_size = 32\nnarrow_scales = true")
+    assert load_recipe(write(tmp_path, narrow)).exports[0].format == "executorch"
+    assert complaint in problem(tmp_path, EXECUTORCH.replace(old, new))

@@ -1,9 +1,9 @@
-"""What llama.cpp, OpenVINO and LiteRT do with a linear's input: they round it to 8 bits in their own ways.
+"""What llama.cpp, OpenVINO, LiteRT and ExecuTorch do with a linear's input: they round it to 8 bits in their own ways.
 
 llama.cpp rounds in blocks of 32 whatever the codes' scheme says, OpenVINO where the file asks for it and the processor
-has the instructions; LiteRT rounds each row. A block is a scale, the largest of 32 values over 127, and 32 codes
-(llama.cpp's `block_q8_0`); torch does the same here, but for the order of sums. How far that moves logits is the
-measure for such a file of the same codes: see `language_limits.py` and `check_stage.py`.
+has the instructions; LiteRT and ExecuTorch round each row. A block is a scale, the largest of 32 values over 127, and
+32 codes (llama.cpp's `block_q8_0`); torch does the same here, but for the order of sums. How far that moves logits is
+the measure for such a file of the same codes: see `language_limits.py` and `check_stage.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def rounding_in_blocks(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def rounding_in_rows(linears: Sequence[QuantizedLinear]) -> Iterator[None]:
-    """Rounds the input of each linear inside the `with` block, as LiteRT's XNNPACK does."""
+    """Rounds the input of each linear inside the `with` block, as XNNPACK does under LiteRT and ExecuTorch."""
     with _rounding(linears, round_rows):
         yield
 

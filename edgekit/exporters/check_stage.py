@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OWN_FACTOR = 3.0
 _EXACT = {"max_abs_diff": 1e-3, "mean_abs_diff": 1e-4}
 _ROUNDED = {"max_abs_diff": 0.05, "mean_abs_diff": 5e-3}
-_OWN_ROUNDING = ("openvino", "litert")
+_OWN_ROUNDING = ("openvino", "litert", "executorch")
 """Formats whose runtime rounds activations in a way of its own."""
 
 
@@ -164,7 +164,7 @@ def _roughened(
 
     if kind == "openvino":
         return rounding_in_blocks(network)
-    return rounding_in_rows(rounded) if kind == "litert" else disturbed(network, seed=seed)
+    return rounding_in_rows(rounded) if kind in _OWN_ROUNDING else disturbed(network, seed=seed)
 
 
 def _draw_texts(inputs: StageInputs, config: CheckConfig, seed: int) -> list[str]:

@@ -79,6 +79,15 @@ class LiteRTDescription(ExportDescription):
     """Modules whose weights are codes."""
 
 
+class ExecuTorchDescription(ExportDescription):
+    """The same of a .pte file."""
+
+    longest: int
+    """Tokens of the longest text that it takes."""
+    coded_weights: list[str]
+    """Modules whose weights are codes."""
+
+
 def write_description(directory: Path, description: ExportDescription) -> None:
     """Writes `export.json`."""
     (directory / EXPORT_FILE).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -16,8 +16,8 @@ class ExportConfig(StageConfig):
     """In which format a model is written, and what its reader can read."""
 
     format: FormatName = "onnx"
-    """The file format; `ort` (onnxruntime in mobile apps), `openvino` and `litert` hold classifiers, `gguf` (llama.cpp)
-    language models."""
+    """The file format; `ort` (onnxruntime in mobile apps), `openvino`, `litert` and `executorch` hold classifiers,
+    `gguf` (llama.cpp) language models."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the model's codes. `float32` and `float16` write floats in their place; `float16` stores them in
     two bytes and computes in float32."""
@@ -47,7 +47,7 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
     """Writes a model as an artifact of the format's kind: a directory that the format's tools open unchanged.
 
     `onnx`: onnxruntime, transformers.js and optimum. `ort`: onnxruntime's build for mobile apps. `openvino`: OpenVINO
-    and optimum-intel. `litert`: LiteRT and TensorFlow Lite. `gguf`: llama.cpp.
+    and optimum-intel. `litert`: LiteRT and TensorFlow Lite. `executorch`: ExecuTorch with XNNPACK. `gguf`: llama.cpp.
 
     Raises:
         UnsupportedError: the format cannot hold such a model, it cannot be traced, a scheme has no operator, or a
@@ -72,6 +72,8 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
             from edgekit.exporters.openvino import export_openvino_artifact as write
         case "litert":
             from edgekit.exporters.litert import export_litert_artifact as write
+        case "executorch":
+            from edgekit.exporters.executorch import export_executorch_artifact as write
         case "gguf":
             from edgekit.exporters.gguf_stage import export_gguf_artifact as write
     return write(inputs, config, context)

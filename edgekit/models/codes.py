@@ -51,6 +51,8 @@ class Scheme:
     """What the weight is multiplied with."""
     reduce_range: bool = False
     """Keep neighbouring codes small enough together that x86 processors without VNNI do not saturate."""
+    narrow_scales: bool = False
+    """Keep scales positive and to the 8 significant bits of a bfloat16, as XNNPACK's kernel for 4-bit groups does."""
 
     def __post_init__(self) -> None:
         """Refuses values that no kernel has."""
@@ -62,6 +64,8 @@ class Scheme:
             raise UnsupportedError(f"activations: found '{self.activations}', expected 'float' or 'dynamic-int8'.")
         if self.reduce_range and (self.bits != 8 or not self.symmetric or self.group_size is not None):
             raise UnsupportedError("reduce_range: needs symmetric 8-bit codes with one scale for each output channel.")
+        if self.narrow_scales and (self.bits != 4 or not self.symmetric or self.group_size is None):
+            raise UnsupportedError("narrow_scales: needs symmetric 4-bit codes in groups.")
 
     @property
     def code_min(self) -> int:

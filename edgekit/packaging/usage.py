@@ -70,7 +70,27 @@ for label, score in zip(manifest["labels"], scores):
     print(f"{label}\\t{score:.4f}")
 '''
 
-_USAGES = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "litert": _LITERT}
+_EXECUTORCH = '''\
+"""Classifies a text: python usage.py "A fine film." It needs executorch, torch and tokenizers."""
+import json, pathlib, sys
+import tokenizers, torch
+from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+from executorch.runtime import Runtime
+
+here = pathlib.Path(__file__).parent
+manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
+tokenizer = tokenizers.Tokenizer.from_file(str(here / manifest["tokenizer"]))
+tokenizer.enable_truncation(manifest["max_length"])
+_unsafe_reset_threadpool(manifest["session"]["threads"])  # before a method is loaded
+program = Runtime.get().load_program(here / manifest["model"])
+ids = torch.tensor([tokenizer.encode(" ".join(sys.argv[1:])).ids], dtype=torch.int64)
+given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+logits = program.load_method("forward").execute([given[name] for name in manifest["inputs"]])[0][0]
+for label, score in zip(manifest["labels"], logits.double().softmax(0).tolist()):
+    print(f"{label}\\t{score:.4f}")
+'''
+
+_USAGES = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "litert": _LITERT, "executorch": _EXECUTORCH}
 
 
 _DISTRIBUTIONS = {"litert": "ai-edge-litert"}

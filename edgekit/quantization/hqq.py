@@ -14,7 +14,7 @@ any size; the best of all iterations is kept, group by group. It knows nothing o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def _alternate(groups: Tensor, scheme: Scheme, config: HqqConfig) -> tuple[Tenso
 def _start(groups: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     """Returns the scales that use the whole range of codes for the whole range of weights, float32."""
     flat = groups.flatten(1)
-    wide = Scheme(bits=scheme.bits, group_size=groups.shape[2], symmetric=scheme.symmetric)
+    wide = replace(scheme, group_size=groups.shape[2], activations="float")
     scales, zeros = choose_scales(flat, wide, "range")
     return scales.float(), zeros.float()
 
@@ -111,5 +111,5 @@ def _fit(target: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, scheme: S
     centered = codes - zeros.unsqueeze(2)
     fitted = (centered * target).sum(dim=2) / centered.square().sum(dim=2)
     stored = storable(fitted.nan_to_num(), scheme).float()
-    usable = torch.isfinite(stored) & (stored != 0)
+    usable = torch.isfinite(stored) & ((stored > 0) if scheme.narrow_scales else (stored != 0))
     return torch.where(usable, stored, scales), zeros

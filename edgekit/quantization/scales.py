@@ -7,7 +7,8 @@
 
 Up to 4 bits, symmetric codes use their whole range (-8 to 7): the largest weight may fall on -8, and the scale then has
 the opposite sign, as in llama.cpp's blocks. An asymmetric scale of up to 4 bits keeps so few significant bits that
-`zero_point * scale` is a float16 value too, since some formats store that in place of the zero point.
+`zero_point * scale` is a float16 value too, since some formats store that in place of the zero point. Narrow scales are
+positive and keep the significant bits of a bfloat16.
 Nothing here knows models or files.
 """
 
@@ -32,7 +33,8 @@ _SHARES = {
     3: (1.05, 0.97, 0.89, 0.81, 0.73, 0.65, 0.57),
     2: (1.0, 0.89, 0.78, 0.67, 0.56, 0.45, 0.34),
 }
-_FLOAT16_BITS = 11
+_FLOAT16_BITS, _BFLOAT16_BITS = 11, 8
+"""Significant bits, the one that is not stored included."""
 # Keeps columns that no calibration text excites from having no say at all.
 _LEAST_IMPORTANCE = 1e-4
 
@@ -138,13 +140,17 @@ class _Search:
 
 
 def _search_symmetric(search: _Search) -> None:
-    """Tries both signs: the largest weight on the lowest code, which reaches further, or on the highest."""
+    """Tries both signs: the largest weight on the lowest code, which reaches further, or on the highest.
+
+    A narrow scale stays positive: where the largest weight is, the lowest code may then clip it.
+    """
     high, low = search.groups.amax(dim=2), search.groups.amin(dim=2)
     extreme = torch.where(high > -low, high, low)
     zeros = torch.zeros_like(extreme)
     for share in _SHARES[search.scheme.bits]:
         for code in (search.scheme.code_min, search.scheme.code_max):
-            search.offer(extreme * (share / code), zeros)
+            scales = extreme * (share / code)
+            search.offer(scales.abs() if search.scheme.narrow_scales else scales, zeros)
 
 
 def _search_asymmetric(search: _Search) -> None:
@@ -159,7 +165,7 @@ def _search_asymmetric(search: _Search) -> None:
 
 def storable(scales: Tensor, scheme: Scheme) -> Tensor:
     """Returns the values next to `scales` that every format holds, as float16."""
-    if scheme.symmetric or scheme.bits == 8:
+    if not scheme.narrow_scales and (scheme.symmetric or scheme.bits == 8):
         return scales.half()
     mantissas, exponents = torch.frexp(scales)
     return torch.ldexp(torch.round(torch.ldexp(mantissas, _kept(scheme))), exponents - _kept(scheme)).half()
@@ -174,8 +180,8 @@ def _storable_above(scales: Tensor, scheme: Scheme) -> Tensor:
 
 
 def _kept(scheme: Scheme) -> Tensor:
-    """Significant bits that leave room for those of a zero point."""
-    return torch.tensor(_FLOAT16_BITS - scheme.bits)
+    """Significant bits of a narrow scale, or those that leave room for a zero point's."""
+    return torch.tensor(_BFLOAT16_BITS if scheme.narrow_scales else _FLOAT16_BITS - scheme.bits)
 
 
 def _group_importance(importance: Tensor | None, columns: int, scheme: Scheme) -> Tensor | None:
@@ -194,6 +200,8 @@ def _symmetric_range(groups: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
         return _round_up(_largest_pair(groups) / scheme.code_max), zero_points
     if scheme.code_min < -scheme.code_max:
         high, low = groups.amax(dim=2), groups.amin(dim=2)
+        if scheme.narrow_scales:
+            return storable(torch.maximum(high / scheme.code_max, low / scheme.code_min), scheme), zero_points
         return (torch.where(high > -low, high, low) / scheme.code_min).half(), zero_points
     largest = groups.abs().amax(dim=2)
     scales = (largest.float() / scheme.code_max).half()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -75,6 +75,9 @@ class QuantizeConfig(StageConfig):
     """Widen scales just enough that x86 processors without VNNI (AVX2) do not saturate; without it they compute some
     sums wrongly. Left out: wherever it applies, that is with symmetric 8-bit codes by channel and dynamic-int8
     activations. False suits fleets of ARM and VNNI processors only."""
+    narrow_scales: bool = False
+    """Keep the scales of symmetric 4-bit codes in groups positive and as short as a bfloat16: what ExecuTorch's kernel
+    for them (XNNPACK) reads. It costs a little accuracy; every format holds such scales."""
     embeddings: TableBits | None = 8
     """Bits a code of the large embedding tables; none: they stay float. A language model whose output layer shares its
     weight with the table stores the codes once and multiplies with them too."""
@@ -103,6 +106,8 @@ class QuantizeConfig(StageConfig):
         _check(_settings(self), "")
         for override in self.overrides:
             _check(_settings(self, override), f"overrides: '{override.pattern}': ")
+        if self.narrow_scales and not any(part.narrow_scales for part in coded_parts(self).values()):
+            raise ValueError("narrow_scales: found no symmetric 4-bit codes in groups, to which alone it applies.")
         _check_table(self.embeddings, self.embeddings_group_size, "embeddings")
         _check_table(self.head, self.head_group_size, "head")
         return self
@@ -115,6 +120,8 @@ class CodedPart:
     bits: int
     group_size: int | None
     symmetric: bool
+    activations: Activations
+    narrow_scales: bool = False
 
 
 def coded_parts(config: QuantizeConfig) -> dict[str, CodedPart]:
@@ -122,15 +129,14 @@ def coded_parts(config: QuantizeConfig) -> dict[str, CodedPart]:
 
     Which of them a model has is not known here: a head that shares the table's weight takes the table's codes.
     """
-    parts = {"bits": CodedPart(config.bits, config.group_size, config.symmetric)}
-    for index, override in enumerate(config.overrides):
-        fields = _settings(config, override)
-        kept = ("bits", "group_size", "symmetric")
-        parts[f"overrides.{index}"] = CodedPart(**{name: fields[name] for name in kept})
+    settings = {"bits": _settings(config)}
+    settings |= {f"overrides.{index}": _settings(config, override) for index, override in enumerate(config.overrides)}
+    kept = [field.name for field in fields(CodedPart)]
+    parts = {key: CodedPart(**{name: values[name] for name in kept}) for key, values in settings.items()}
     if config.embeddings is not None:
-        parts["embeddings"] = CodedPart(config.embeddings, config.embeddings_group_size, symmetric=True)
+        parts["embeddings"] = CodedPart(config.embeddings, config.embeddings_group_size, True, "float")
     if config.head is not None:
-        parts["head"] = CodedPart(config.head, config.head_group_size, symmetric=True)
+        parts["head"] = CodedPart(config.head, config.head_group_size, True, config.activations)
     return parts
 
 
@@ -243,7 +249,8 @@ def _settings(config: QuantizeConfig, override: QuantizeOverride | None = None) 
     inherited = override is not None and "reduce_range" not in overridden
     if settings["reduce_range"] is None or (inherited and settings["reduce_range"]):
         settings["reduce_range"] = _can_saturate(settings)
-    return settings
+    has_short_groups = settings["bits"] == 4 and settings["symmetric"] and settings["group_size"] is not None
+    return settings | {"narrow_scales": config.narrow_scales and has_short_groups}
 
 
 def _can_saturate(settings: dict[str, Any]) -> bool:

@@ -26,6 +26,7 @@ BUILT_IN = {
     "onnxruntime": "edgekit.runtimes.onnxruntime_runtime:OnnxRuntime",
     "openvino": "edgekit.runtimes.openvino_runtime:OpenVinoRuntime",
     "litert": "edgekit.runtimes.litert_runtime:LiteRTRuntime",
+    "executorch": "edgekit.runtimes.executorch_runtime:ExecuTorchRuntime",
     "onnxruntime-node": "edgekit.runtimes.node_runtime:OnnxRuntimeNode",
     "onnxruntime-web": "edgekit.runtimes.node_runtime:OnnxRuntimeWeb",
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 _LOCK = threading.RLock()
@@ -24,6 +27,19 @@ def silent_stderr() -> Iterator[None]:
         if sys.stderr is not None:
             sys.stderr.flush()
         yield from _redirected(kept)
+
+
+@contextmanager
+def silent_library() -> Iterator[None]:
+    """Keeps what a library and its C++ parts print, log and warn from the terminal, and leaves logging as it was."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with silent_stderr(), warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
 
 
 def _redirected(kept: int) -> Iterator[None]:

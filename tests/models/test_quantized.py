@@ -368,6 +368,8 @@ def test_the_number_of_groups_counts_a_short_one():
         ({"reduce_range": True, "bits": 4}, "reduce_range: needs symmetric 8-bit codes"),
         ({"reduce_range": True, "symmetric": False}, "reduce_range: needs symmetric 8-bit codes"),
         ({"reduce_range": True, "group_size": 32}, "reduce_range: needs symmetric 8-bit codes"),
+        ({"narrow_scales": True, "bits": 8, "group_size": 32}, "narrow_scales: needs symmetric 4-bit codes in groups"),
+        ({"narrow_scales": True, "bits": 4}, "narrow_scales: needs symmetric 4-bit codes in groups"),
     ],
 )
 def test_a_scheme_without_a_kernel_is_refused(values, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from edgekit.exporters.stage import ExportConfig, export
 from edgekit.models.source import load_model
 from edgekit.packaging.bundle import open_bundle, verify_bundle
 from edgekit.packaging.stage import PackageConfig, package
+from edgekit.quantization.stage import QuantizeConfig, quantize
 from tests.packaging.examples import facts
 from tests.pico import pico_model_artifact
 
@@ -47,6 +49,25 @@ def test_usage_example_runs_on_it(made: tuple[Artifact, Artifact]) -> None:
     ran = subprocess.run([sys.executable, "-I", str(script), TEXTS[0]], capture_output=True, text=True, check=True)
     scores = open_bundle(bundle.path).predict(TEXTS[:1])[0].scores
     assert ran.stdout.splitlines() == [f"{label}\t{score:.4f}" for label, score in scores.items()]
+
+
+def test_usage_example_of_an_executorch_file_runs_on_it(tmp_path: Path) -> None:
+    pytest.importorskip("executorch")
+    student = quantize(
+        StageInputs(model=pico_model_artifact(tmp_path, layers=1)), QuantizeConfig(), StageContext(tmp_path / "student")
+    )
+    exported = export(
+        StageInputs(model=student), ExportConfig(format="executorch"), StageContext(tmp_path / "executorch")
+    )
+    parity = facts(exported).parity.model_copy(update={"runtime": "executorch 1.5.1"})
+    settings = {"target": "laptop-x86", "name": "reviews", "facts": facts(exported, parity=parity)}
+    config = PackageConfig.model_validate(settings)
+    bundle = package(StageInputs(model=exported), config, StageContext(tmp_path / "bundle"))
+    command = [sys.executable, "-I", str(bundle.path / "usage.py"), TEXTS[0]]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    scores = open_bundle(bundle.path).predict(TEXTS[:1])[0].scores
+    assert ran.stdout.splitlines() == [f"{label}\t{score:.4f}" for label, score in scores.items()]
+    assert "pip install 'executorch>=1.5.1' tokenizers" in (bundle.path / "MODEL_CARD.md").read_text()
 
 
 def test_it_verifies_and_names_every_input_of_the_model(made: tuple[Artifact, Artifact]) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.models.codes import Scheme
+from edgekit.quantization.hqq import hqq_quantize
 from edgekit.quantization.round_to_nearest import quantize_tensor
 from edgekit.quantization.scales import _SHARES, choose_scales, storable
 
@@ -16,7 +17,7 @@ SCHEMES = [
     Scheme(bits=bits, group_size=16, symmetric=symmetric, activations="float")
     for bits in (4, 3, 2)
     for symmetric in (True, False)
-]
+] + [Scheme(bits=4, group_size=16, narrow_scales=True)]
 
 
 def squared_error(weight, scheme, choice, importance=None):
@@ -57,6 +58,34 @@ def test_never_worse_than_the_range_and_exact_in_every_format(scheme, seed, expo
     # Q4_1 stores the smallest value, -zero_point * scale, as a float16.
     offset = zero_points.double() * scales.double()
     assert torch.equal(offset.half().double(), offset)
+
+
+def test_a_narrow_scale_is_positive_and_the_largest_weight_still_fits():
+    scheme = Scheme(bits=4, group_size=4, narrow_scales=True)
+    rows = torch.tensor([[4.0, -1.0, 0.5, 2.0], [-4.0, 1.0, 0.5, 2.0], [0.0, 0.0, 0.0, 0.0]])
+    quantized = quantize_tensor(rows, scheme, "range")
+    # 4 / 7 = 1.142857 / 2, and 8 significant bits hold 146 / 128 = 1.140625 next to it.
+    assert quantized.scales.tolist() == [[146 / 256], [0.5], [1.0]]
+    assert quantized.codes.tolist() == [[7, -2, 1, 4], [-8, 2, 1, 4], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("algorithm", ["range", "least-error", "hqq"])
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), exponent=st.integers(-6, 3))
+def test_narrow_scales_are_positive_bfloat16_values(algorithm, seed, exponent):
+    generator = np.random.default_rng(seed)
+    weight = torch.from_numpy(generator.standard_t(3, size=(8, 64)) * 10.0**exponent).float()
+    weight[0, :32] = 0
+    scheme = Scheme(bits=4, group_size=32, narrow_scales=True)
+    quantized = hqq_quantize(weight, scheme) if algorithm == "hqq" else quantize_tensor(weight, scheme, algorithm)
+    scales = quantized.scales.float()
+    assert (scales > 0).all()
+    assert torch.equal(scales.to(torch.bfloat16).float(), scales)
+    if exponent > -4:  # below, float16 itself has fewer bits
+        wide = quantize_tensor(weight, Scheme(bits=4, group_size=32), "least-error")
+        narrow = quantize_tensor(weight, scheme, "least-error")
+        apart = [float((weight - each.dequantize()).norm()) for each in (narrow, wide)]
+        assert apart[0] < 1.25 * apart[1]
 
 
 @pytest.mark.parametrize("bits", [4, 3, 2])
@@ -105,6 +134,8 @@ def plain_search(weight, scheme, importance):
         if scheme.symmetric:
             extreme = torch.where(high > -low, high, low)
             offers = [(extreme * (share / code), torch.zeros_like(low)) for code in (scheme.code_min, scheme.code_max)]
+            if scheme.narrow_scales:
+                offers = [(tried.abs(), tried_zeros) for tried, tried_zeros in offers]
         else:
             tried = (high.clamp(min=0) - low.clamp(max=0)) * (share / scheme.code_max)
             near = torch.round((-low.clamp(max=0) * share / tried).nan_to_num())

@@ -76,6 +76,8 @@ def test_a_weight_that_is_not_finite_is_named_and_nothing_is_left(tmp_path):
         ({"embeddings": 4}, "embeddings_group_size"),
         ({"head": None, "head_group_size": 32}, "leave it out"),
         ({"bits": 4, "group_size": 32, "reduce_range": True}, "found reduce_range"),
+        ({"narrow_scales": True}, "narrow_scales: found no symmetric 4-bit codes in groups"),
+        ({"bits": 4, "group_size": 32, "narrow_scales": True, "symmetric": False}, "narrow_scales: found no symmetric"),
         ({"overrides": [{"pattern": "x", "bits": 4}]}, "overrides: 'x': found 4 bits"),
         ({"overrides": [{"pattern": "x", "bits": None}]}, "found bits = none"),
     ],
