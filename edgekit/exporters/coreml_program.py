@@ -1,0 +1,193 @@
+"""Writes edgekit's ONNX graph as a Core ML program (MIL), operator by operator from the table of `coreml_operators.py`.
+
+coremltools' own converters are not used: the graph is the one that every other format is made of, and codes stay what
+they are.
+
+    8 bits, one scale a row          constexpr_affine_dequantize (iOS 16)
+    other codes                      constexpr_blockwise_shift_scale on int8, uint8, int4, uint4 (iOS 18)
+    product with a constant          linear, the weight (out, in)
+    everything else                  as the table says
+
+Codes of 3 and 2 bits lie in the room of 4. It knows nothing of artifacts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.errors import UnsupportedError
+from edgekit.exporters.coreml_operators import OPERATORS, Call, Variable, stored
+from edgekit.exporters.graph import constant_of
+
+_LARGEST_RANK = 5
+_LINEAR_RANK = 3
+_FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
+
+
+@dataclass
+class ProgramWriter:
+    """Writes one graph; constants of one name are written once."""
+
+    builder: Any
+    """coremltools' `Builder`."""
+    blockwise: bool
+    """True: codes as iOS 18 reads them; False: as iOS 16 does, 8 bits with one scale a row."""
+    variables: dict[ir.Value, Variable] = field(default_factory=dict)
+    decoded: dict[str, Variable] = field(default_factory=dict)
+    """Name of codes to the variable that stands for their floats."""
+
+    def write(self, graph: ir.Graph, inputs: dict[str, Variable]) -> Variable:
+        """Writes every node; returns the logits.
+
+        Raises:
+            UnsupportedError: an operator is not in the table, or is used as Core ML does not have it.
+        """
+        for value in graph.inputs:
+            self.variables[value] = inputs[str(value.name)]
+        for node in graph:
+            if node.domain or (node.op_type not in OPERATORS and node.op_type != "DequantizeLinear"):
+                found = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+                raise UnsupportedError(
+                    f"coreml: found the operator {found}, which edgekit does not write for Core ML. Export as onnx."
+                )
+            self._write_node(node)
+        return self.variables[graph.outputs[0]]
+
+    def _write_node(self, node: ir.Node) -> None:
+        if node.op_type == "DequantizeLinear":
+            made = self._decode(node)
+        elif node.op_type == "MatMul" and (weight := self._weight(node)) is not None:
+            made = self._linear(node, weight)
+        elif node.op_type == "Transpose" and self._is_decoded(node.inputs[0]):
+            return  # read by `linear` as it lies
+        else:
+            operands = [None if value is None else self._variable(value) for value in node.inputs]
+            made = self._call(Call(self.builder, node, operands, name_of(node.outputs[0])))
+        for value, variable in zip(node.outputs, made if isinstance(made, (list, tuple)) else [made], strict=True):
+            if variable.rank > _LARGEST_RANK:
+                raise UnsupportedError(
+                    f"coreml: found {node.op_type} with {variable.rank} dimensions, expected at most {_LARGEST_RANK}. "
+                    "Export as onnx."
+                )
+            self.variables[value] = variable
+
+    def _call(self, call: Call) -> Any:
+        try:
+            return OPERATORS[call.node.op_type](call)
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            raise UnsupportedError(
+                f"coreml: coremltools does not write {call.node.op_type} as it is used here ({error}). Export as onnx."
+            ) from error
+
+    def _variable(self, value: ir.Value) -> Variable:
+        if value not in self.variables:
+            array = constant_of(value)
+            if array is None:
+                raise UnsupportedError(f"coreml: found '{value.name}', which nothing computes. Export as onnx.")
+            self.variables[value] = self.builder.const(val=stored(array), name=name_of(value))
+        return self.variables[value]
+
+    def _is_decoded(self, value: ir.Value | None) -> bool:
+        producer = None if value is None else value.producer()
+        return producer is not None and producer.op_type == "DequantizeLinear"
+
+    def _weight(self, node: ir.Node) -> Variable | None:
+        """Returns the constant second factor of a product, `(out, in)`; None where it is computed."""
+        factor = node.inputs[1]
+        if factor is None or self._variable_rank(node) > _LINEAR_RANK:
+            return None
+        producer = factor.producer()
+        if producer is not None:
+            is_ours = producer.op_type == "Transpose" and self._is_decoded(producer.inputs[0])
+            return self.variables[producer.inputs[0]] if is_ours and producer.inputs[0] is not None else None
+        array = constant_of(factor)
+        if array is None or array.ndim != 2:
+            return None
+        if factor not in self.variables:
+            weight = np.ascontiguousarray(stored(array).T)
+            self.variables[factor] = self.builder.const(val=weight, name=name_of(factor))
+        return self.variables[factor]
+
+    def _variable_rank(self, node: ir.Node) -> int:
+        first = node.inputs[0]
+        return int(self._variable(first).rank) if first is not None else 0
+
+    def _linear(self, node: ir.Node, weight: Variable) -> Variable:
+        inputs = self._variable(node.inputs[0])  # type: ignore[arg-type]
+        return self.builder.linear(x=inputs, weight=weight, name=name_of(node.outputs[0]))
+
+    def _decode(self, node: ir.Node) -> Variable:
+        """Writes codes `(rows, columns)` with their scales and zero points as what Core ML decodes itself."""
+        codes, scales, zeros = (*node.inputs, None)[:3]
+        if codes is None or scales is None or codes.name in self.decoded:
+            return self.decoded[str(codes.name)] if codes is not None else None
+        name = codes_name(str(codes.name))
+        kind = codes.dtype
+        columns = codes.shape[1] if codes.shape is not None else 0
+        parts = {
+            "codes": integers_of(codes),
+            "scales": _required(scales).astype(np.float32),
+            "zero_points": None if zeros is None else integers_of(zeros),
+        }
+        write = self._decode_blocks if self.blockwise else self._decode_rows
+        if columns % parts["scales"].shape[1]:
+            raise UnsupportedError(
+                f"coreml: '{codes.name}': found rows of {columns} in {parts['scales'].shape[1]} groups, expected "
+                "groups of one size. Choose a group size that divides the rows."
+            )
+        self.decoded[str(codes.name)] = write(name, parts, is_narrow=kind in _FOUR_BITS)
+        return self.decoded[str(codes.name)]
+
+    def _decode_rows(self, name: str, parts: dict[str, Any], *, is_narrow: bool) -> Variable:
+        codes, scales, zeros = parts["codes"], parts["scales"], parts["zero_points"]
+        if is_narrow or scales.shape[1] != 1:
+            raise UnsupportedError(f"coreml: '{name}': these codes need iOS 18.")
+        zero_point = np.zeros(codes.shape[0], codes.dtype) if zeros is None else zeros[:, 0]
+        return self.builder.constexpr_affine_dequantize(
+            quantized_data=codes, zero_point=zero_point, scale=scales[:, 0], axis=np.int32(0), name=name
+        )
+
+    def _decode_blocks(self, name: str, parts: dict[str, Any], *, is_narrow: bool) -> Variable:
+        def typed(array: np.ndarray | None) -> Any:
+            return _narrow(array) if is_narrow and array is not None else array
+
+        given = {} if parts["zero_points"] is None else {"offset": typed(parts["zero_points"])}
+        return self.builder.constexpr_blockwise_shift_scale(
+            data=typed(parts["codes"]), scale=parts["scales"], **given, name=name
+        )
+
+
+def name_of(value: ir.Value) -> str:
+    """Returns a graph's name as MIL spells names: letters, digits and underscores."""
+    return re.sub(r"\W", "_", str(value.name), flags=re.ASCII)
+
+
+def codes_name(name: str) -> str:
+    """Returns what the floats of the codes called `name` in the graph are called in the program."""
+    return re.sub(r"\W", "_", name.removesuffix(".codes"), flags=re.ASCII) + "_decoded"
+
+
+def integers_of(value: ir.Value) -> np.ndarray:
+    """Returns codes or zero points as int8 or uint8, one a byte, whatever the bits."""
+    signed = value.dtype in (ir.DataType.INT8, ir.DataType.INT4)
+    return _required(value).astype(np.int8 if signed else np.uint8)
+
+
+def _required(value: ir.Value) -> np.ndarray:
+    found = constant_of(value)
+    if found is None:
+        raise UnsupportedError(f"coreml: found '{value.name}' computed, expected constant codes. Export as onnx.")
+    return found
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """Returns codes in the element type that coremltools writes two a byte."""
+    from coremltools.converters.mil.mil import types
+
+    kind = types.int4 if array.dtype == np.int8 else types.uint4
+    return array.astype(types.nptype_from_builtin(kind))
