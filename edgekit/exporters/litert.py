@@ -9,11 +9,6 @@ weights in the file and in memory; a text is padded up to the next of them.
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -28,9 +23,9 @@ from edgekit.events import Event
 from edgekit.exporters.description import LiteRTDescription, write_description
 from edgekit.exporters.litert_codes import coded_weights, require_codes, store_codes
 from edgekit.exporters.litert_needs import require_converter
+from edgekit.exporters.quiet_conversion import quiet_conversion
 from edgekit.formats import FORMATS
 from edgekit.models.quantized import replace_module
-from edgekit.runtimes.silence import silent_stderr
 
 if TYPE_CHECKING:
     from edgekit.exporters.stage import ExportConfig
@@ -99,7 +94,7 @@ def convert(loaded: LoadedModel, lengths: list[int]) -> bytes:
 
     names = input_names(loaded)
     wrapped = _Logits(with_plain_norms(loaded.model), names).eval()
-    with _quiet_converter():
+    with quiet_conversion():
         import litert_torch
 
         converter: Any = litert_torch
@@ -205,16 +200,3 @@ def _require_precision(config: ExportConfig) -> None:
         raise UnsupportedError(
             "litert: precision: found float16, expected as-is or float32. Export float32, or as onnx."
         )
-
-
-@contextmanager
-def _quiet_converter() -> Iterator[None]:
-    """Keeps what the converter and its C++ parts print from the terminal, and leaves Python's logging as it was."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with silent_stderr(), warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
