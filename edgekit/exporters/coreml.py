@@ -30,7 +30,7 @@ from edgekit.exporters.coreml_file import MODEL, StoredCodes, read_package
 from edgekit.exporters.coreml_needs import require_coremltools
 from edgekit.exporters.coreml_program import ProgramWriter, codes_name
 from edgekit.exporters.coreml_vectors import make_vectors, require_interpreted, write_vectors
-from edgekit.exporters.description import CoreMLDescription, write_description
+from edgekit.exporters.description import CoreMLDescription, TensorDescription, write_description
 from edgekit.exporters.packing import concatenate
 from edgekit.exporters.quiet_conversion import quiet_conversion
 from edgekit.models.quantized import QuantizedLinear, QuantizedModule, QuantizedTensor
@@ -100,11 +100,17 @@ def export_coreml_artifact(inputs: StageInputs, config: ExportConfig, context: S
             deployment_target=_OLDEST[blockwise],
             computes_in=computed,
             max_length=loaded.task.max_length,
+            inputs=[_tensor(name, "int32", [1, "length"]) for name in input_names(loaded)],
+            outputs=[_tensor("logits", computed, [1, len(loaded.task.labels)])],
             coded_weights=held,
             interpreted_max_abs_diff=difference,
         )
         write_description(directory, description)
     return Artifact.open(context.out)
+
+
+def _tensor(name: str, kind: str, shape: list[int | str]) -> TensorDescription:
+    return TensorDescription(name=name, type=kind, shape=shape)
 
 
 def rounds_activations(network: nn.Module) -> bool:

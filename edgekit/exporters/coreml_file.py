@@ -49,7 +49,8 @@ class StoredCodes:
         codes = self.codes.astype(self.scales.dtype)
         if self.zero_points is not None:
             codes = codes - np.repeat(self.zero_points.astype(self.scales.dtype), size, axis=1)
-        return codes * scales
+        floats: np.ndarray = codes * scales
+        return floats
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def read_package(package: Path) -> WrittenProgram:
         model.ParseFromString((package / MODEL).read_bytes())
         weights = (package / WEIGHTS).read_bytes() if (package / WEIGHTS).is_file() else b""
     except (OSError, ValueError) as error:
-        raise ModelError(f"{package}: cannot be read as a Core ML package ({error}). Export the model again.") from error
+        raise ModelError(
+            f"{package}: cannot be read as a Core ML package ({error}). Export the model again."
+        ) from error
     functions = model.mlProgram.functions
     if list(functions) != ["main"] or len(functions["main"].block_specializations) != 1:
         raise ModelError(f"{package}: found the functions {sorted(functions)}, expected 'main' alone. Export again.")
@@ -113,7 +116,9 @@ class _Reader:
         elif operation.type.startswith("constexpr_"):
             self.written.codes[outputs[0]] = self._codes(operation)
         else:
-            inputs = {key: [self._argument(entry) for entry in value.arguments] for key, value in operation.inputs.items()}
+            inputs = {
+                key: [self._argument(entry) for entry in value.arguments] for key, value in operation.inputs.items()
+            }
             self.written.operations.append(Operation(operation.type, inputs, outputs))
 
     def _argument(self, argument: Any) -> str:

@@ -1,8 +1,9 @@
 """Computes in numpy what a written Core ML program says: interpreted, not run.
 
-Core ML runs on Apple's systems alone. Elsewhere this tells whether the program that lies in the file, with the constants
-that lie in the file, says what torch computes; how Core ML computes it is seen on a Mac alone. Every operator follows
-Apple's description of it, not the code that wrote it. Floats are float32, also where the program asks for float16.
+Core ML runs on Apple's systems alone. Elsewhere this tells whether the program that lies in the file, with the
+constants that lie in the file, says what torch computes; how Core ML computes it is seen on a Mac alone. Every operator
+follows Apple's description of it, not the code that wrote it. Floats are float32, also where the program asks for
+float16.
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ def _gelu(given: Arguments) -> Any:
     if mode == "TANH_APPROXIMATION":
         return (0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))).astype(np.float32)
     raise UnsupportedError(f"coreml: found gelu in the mode '{mode}', which cannot be interpreted.")
+
+
+def _cast(given: Arguments) -> Any:
+    with np.errstate(invalid="ignore"):  # the logarithm of zero as an integer, which no later operator takes
+        return given["x"].astype(_CASTS[given["dtype"]])
 
 
 def _softmax(given: Arguments) -> Any:
@@ -176,7 +182,7 @@ def _reduced(function: Callable[..., Any]) -> Callable[[Arguments], Any]:
 _OPERATORS: dict[str, Callable[[Arguments], Any]] = {
     "abs": _one(np.abs),
     "add": _both(np.add),
-    "cast": lambda given: given["x"].astype(_CASTS[given["dtype"]]),
+    "cast": _cast,
     "ceil": _one(np.ceil),
     "concat": lambda given: np.concatenate(given["values"], axis=int(given["axis"])),
     "cos": _one(np.cos),

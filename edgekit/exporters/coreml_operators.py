@@ -36,7 +36,8 @@ class Call:
     builder: Any
     """coremltools' `Builder`."""
     node: ir.Node
-    inputs: Sequence[Variable | None]
+    inputs: Sequence[Variable]
+    """The node's inputs in the program; None where it leaves one out."""
     name: str
     """What the operator that gives the node's output is called."""
 
@@ -51,6 +52,18 @@ class Call:
         if default is None:
             raise UnsupportedError(f"coreml: found {self.node.op_type} without '{name}', expected it. Export as onnx.")
         return default
+
+    def is_float(self) -> bool:
+        """Returns whether the first input holds floats."""
+        return self._type() == ir.DataType.FLOAT
+
+    def is_boolean(self) -> bool:
+        """Returns whether the first input holds booleans."""
+        return self._type() == ir.DataType.BOOL
+
+    def _type(self) -> ir.DataType | None:
+        first = self.node.inputs[0]
+        return None if first is None else first.dtype
 
     def integers(self, index: int) -> list[int]:
         """Returns the values of an input that must be constant.
@@ -73,16 +86,17 @@ Lowering = Callable[[Call], Any]
 def stored(array: np.ndarray) -> np.ndarray:
     """Returns a constant in a type that Core ML has: int64 as int32 (bounds of slices may be larger), half as float."""
     if array.dtype == np.int64:
-        return np.clip(array, _INT32.min, _INT32.max).astype(np.int32)
+        array = np.clip(array, _INT32.min, _INT32.max).astype(np.int32)
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _plain(operator: str, *keys: str) -> Lowering:
-    """Returns what writes one operator that takes the node's inputs by `keys`."""
+def _plain(operator: str, *keys: str, **defaults: int) -> Lowering:
+    """Returns what writes one operator that takes the node's inputs by `keys`, and integer attributes by their name."""
 
     def lower(call: Call) -> Variable:
         given = dict(zip(keys, call.inputs, strict=True))
-        return getattr(call.builder, operator)(**given, name=call.name)
+        attributes = {name: call.attribute(name, default) for name, default in defaults.items()}
+        return getattr(call.builder, operator)(**given, **attributes, name=call.name)
 
     return lower
 
@@ -150,43 +164,39 @@ def _split(call: Call) -> Variable:
 
 
 def _slice(call: Call) -> Variable:
-    """Slices along constant axes; bounds may be computed."""
-    source, starts, ends, *rest = call.inputs
-    axes = call.integers(3) if len(rest) > 0 and rest[0] is not None else list(range(len(call.integers(1))))
-    steps = call.integers(4) if len(rest) > 1 else [1] * len(axes)
-    rank = source.rank
-    axes = [axis % rank for axis in axes]
-    begin, end, stride = [0] * rank, [0] * rank, [1] * rank
-    begins_open, ends_open = [True] * rank, [True] * rank
-    for place, axis in enumerate(axes):
-        stride[axis] = steps[place]
-        begin[axis] = call.integers(1)[place]
-        begins_open[axis] = False
-        if ends.val is None:  # the length of the text, for one axis
-            if len(axes) != 1:
-                raise UnsupportedError("coreml: found a Slice with several computed ends. Export as onnx.")
-            ends_open[axis] = False
-            continue
-        end[axis] = call.integers(2)[place]
-        ends_open[axis] = end[axis] == _INT32.max
-    last: Variable = end
-    if ends.val is None:
-        pieces = [np.zeros(axes[0], np.int32), ends, np.zeros(rank - axes[0] - 1, np.int32)]
-        last = call.builder.concat(values=[piece for piece in pieces if piece is ends or len(piece)], axis=0)
+    """Slices along constant axes from constant starts; the end may be computed, such as the length of the text."""
+    source, ends = call.inputs[0], call.inputs[2]
+    starts, rank = call.integers(1), source.rank
+    axes = [axis % rank for axis in (call.integers(3) if len(call.inputs) > 3 else range(len(starts)))]
+    steps = call.integers(4) if len(call.inputs) > 4 else [1] * len(axes)
+    begin, stride, kept = [0] * rank, [1] * rank, [True] * rank
+    for axis, start, step in zip(axes, starts, steps, strict=True):
+        begin[axis], stride[axis], kept[axis] = start, step, False
+    end, open_ended = _ends(call, axes, rank) if ends.val is not None else _computed_end(call, axes, rank)
     return call.builder.slice_by_index(
-        x=source,
-        begin=begin,
-        end=last,
-        stride=stride,
-        begin_mask=begins_open,
-        end_mask=ends_open,
-        name=call.name,
+        x=source, begin=begin, end=end, stride=stride, begin_mask=kept, end_mask=open_ended, name=call.name
     )
 
 
-def _gather(call: Call) -> Variable:
-    axis = call.attribute("axis", 0)
-    return call.builder.gather(x=call.inputs[0], indices=call.inputs[1], axis=axis, name=call.name)
+def _ends(call: Call, axes: Sequence[int], rank: int) -> tuple[list[int], list[bool]]:
+    """Returns constant ends, and where a slice goes on to the last element."""
+    end, open_ended = [0] * rank, [True] * rank
+    for axis, value in zip(axes, call.integers(2), strict=True):
+        end[axis], open_ended[axis] = value, value == _INT32.max
+    return end, open_ended
+
+
+def _computed_end(call: Call, axes: Sequence[int], rank: int) -> tuple[Variable, list[bool]]:
+    """Returns the same for one axis whose end is computed.
+
+    Raises:
+        UnsupportedError: there are several.
+    """
+    if len(axes) != 1:
+        raise UnsupportedError("coreml: found a Slice with several computed ends, expected one. Export as onnx.")
+    around = [np.zeros(axes[0], np.int32), call.inputs[2], np.zeros(rank - axes[0] - 1, np.int32)]
+    pieces = [piece for place, piece in enumerate(around) if place == 1 or len(piece)]
+    return call.builder.concat(values=pieces, axis=0), [axis != axes[0] for axis in range(rank)]
 
 
 def _gather_nd(call: Call) -> Variable:
@@ -194,43 +204,32 @@ def _gather_nd(call: Call) -> Variable:
     if call.attribute("batch_dims", 0):
         raise UnsupportedError("coreml: found GatherND with batch dimensions, expected none. Export as onnx.")
     source, indices = call.inputs
-    if call.node.inputs[0].dtype != ir.DataType.BOOL:
+    if not call.is_boolean():
         return call.builder.gather_nd(x=source, indices=indices, name=call.name)
     numbers = call.builder.gather_nd(x=call.builder.cast(x=source, dtype="int32"), indices=indices)
     return call.builder.cast(x=numbers, dtype="bool", name=call.name)
 
 
-def _gather_elements(call: Call) -> Variable:
-    axis = call.attribute("axis", 0)
-    return call.builder.gather_along_axis(x=call.inputs[0], indices=call.inputs[1], axis=axis, name=call.name)
-
-
 def _expand(call: Call) -> Variable:
     """Broadcasts by multiplying with ones: exact, and Core ML has no operator of its own for computed shapes."""
     source, shape = call.inputs
-    kind = call.node.inputs[0].dtype
-    if kind == ir.DataType.BOOL:
-        ones = call.builder.fill(shape=shape, value=1)
+    if call.is_boolean():
+        ones = call.builder.fill(shape=shape, value=np.int32(1))
         numbers = call.builder.mul(x=call.builder.cast(x=source, dtype="int32"), y=ones)
         return call.builder.cast(x=numbers, dtype="bool", name=call.name)
-    one = 1.0 if kind == ir.DataType.FLOAT else 1
-    ones = call.builder.fill(shape=shape, value=np.float32(one) if kind == ir.DataType.FLOAT else np.int32(one))
+    ones = call.builder.fill(shape=shape, value=np.float32(1) if call.is_float() else np.int32(1))
     return call.builder.mul(x=source, y=ones, name=call.name)
 
 
-def _tile(call: Call) -> Variable:
-    return call.builder.tile(x=call.inputs[0], reps=call.inputs[1], name=call.name)
-
-
 def _clip(call: Call) -> Variable:
-    source, low, high = (*call.inputs, None, None)[:3]
+    clipped, low, high = (*call.inputs, None, None)[:3]
     if low is not None:
-        source = call.builder.maximum(x=source, y=low)
-    return source if high is None else call.builder.minimum(x=source, y=high, name=call.name)
+        clipped = call.builder.maximum(x=clipped, y=low)
+    return clipped if high is None else call.builder.minimum(x=clipped, y=high, name=call.name)
 
 
 def _negate(call: Call) -> Variable:
-    minus = np.float32(-1) if call.node.inputs[0].dtype == ir.DataType.FLOAT else np.int32(-1)
+    minus = np.float32(-1) if call.is_float() else np.int32(-1)
     return call.builder.mul(x=call.inputs[0], y=minus, name=call.name)
 
 
@@ -250,15 +249,6 @@ def _layer_norm(call: Call) -> Variable:
     axis = call.attribute("axis", -1) % source.rank
     axes = list(range(axis, source.rank))
     return call.builder.layer_norm(x=source, axes=axes, gamma=gain, **given, epsilon=epsilon, name=call.name)
-
-
-def _softmax(call: Call) -> Variable:
-    return call.builder.softmax(x=call.inputs[0], axis=call.attribute("axis", -1), name=call.name)
-
-
-def _range(call: Call) -> Variable:
-    start, limit, step = call.inputs
-    return call.builder.range_1d(start=start, end=limit, step=step, name=call.name)
 
 
 def _reduce(operator: str) -> Lowering:
@@ -282,8 +272,8 @@ OPERATORS: dict[str, Lowering] = {
     "Div": _plain("real_div", "x", "y"),
     "Equal": _plain("equal", "x", "y"),
     "Expand": _expand,
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
+    "Gather": _plain("gather", "x", "indices", axis=0),
+    "GatherElements": _plain("gather_along_axis", "x", "indices", axis=0),
     "GatherND": _gather_nd,
     "Gelu": _gelu,
     "Greater": _plain("greater", "x", "y"),
@@ -299,7 +289,7 @@ OPERATORS: dict[str, Lowering] = {
     "Neg": _negate,
     "Not": _plain("logical_not", "x"),
     "Or": _plain("logical_or", "x", "y"),
-    "Range": _range,
+    "Range": _plain("range_1d", "start", "end", "step"),
     "ReduceMean": _reduce("reduce_mean"),
     "ReduceSum": _reduce("reduce_sum"),
     "Relu": _plain("relu", "x"),
@@ -309,14 +299,14 @@ OPERATORS: dict[str, Lowering] = {
     "Sign": _plain("sign", "x"),
     "Sin": _plain("sin", "x"),
     "Slice": _slice,
-    "Softmax": _softmax,
+    "Softmax": _plain("softmax", "x", axis=-1),
     "Split": _split,
     "Sqrt": _plain("sqrt", "x"),
     "Squeeze": _squeeze,
     "Sub": _plain("sub", "x", "y"),
     "Sum": _chained("add"),
     "Tanh": _plain("tanh", "x"),
-    "Tile": _tile,
+    "Tile": _plain("tile", "x", "reps"),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Where": _plain("select", "cond", "a", "b"),

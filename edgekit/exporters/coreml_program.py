@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import UnsupportedError
+from edgekit.exporters.coreml_file import StoredCodes
 from edgekit.exporters.coreml_operators import OPERATORS, Call, Variable, stored
 from edgekit.exporters.graph import constant_of
 
@@ -124,41 +125,41 @@ class ProgramWriter:
     def _decode(self, node: ir.Node) -> Variable:
         """Writes codes `(rows, columns)` with their scales and zero points as what Core ML decodes itself."""
         codes, scales, zeros = (*node.inputs, None)[:3]
-        if codes is None or scales is None or codes.name in self.decoded:
-            return self.decoded[str(codes.name)] if codes is not None else None
-        name = codes_name(str(codes.name))
-        kind = codes.dtype
-        columns = codes.shape[1] if codes.shape is not None else 0
-        parts = {
-            "codes": integers_of(codes),
-            "scales": _required(scales).astype(np.float32),
-            "zero_points": None if zeros is None else integers_of(zeros),
-        }
-        write = self._decode_blocks if self.blockwise else self._decode_rows
-        if columns % parts["scales"].shape[1]:
-            raise UnsupportedError(
-                f"coreml: '{codes.name}': found rows of {columns} in {parts['scales'].shape[1]} groups, expected "
-                "groups of one size. Choose a group size that divides the rows."
+        if codes is None or scales is None:
+            raise UnsupportedError("coreml: found codes without scales, expected both. Export as onnx.")
+        name = str(codes.name)
+        if name not in self.decoded:
+            weight = StoredCodes(
+                integers_of(codes),
+                _required(scales).astype(np.float32),
+                None if zeros is None else integers_of(zeros),
             )
-        self.decoded[str(codes.name)] = write(name, parts, is_narrow=kind in _FOUR_BITS)
-        return self.decoded[str(codes.name)]
+            if weight.codes.shape[1] % weight.scales.shape[1]:
+                raise UnsupportedError(
+                    f"coreml: '{name}': found rows of {weight.codes.shape[1]} in {weight.scales.shape[1]} groups, "
+                    "expected groups of one size. Choose a group size that divides the rows."
+                )
+            write = self._decode_blocks if self.blockwise else self._decode_rows
+            self.decoded[name] = write(codes_name(name), weight, is_narrow=codes.dtype in _FOUR_BITS)
+        return self.decoded[name]
 
-    def _decode_rows(self, name: str, parts: dict[str, Any], *, is_narrow: bool) -> Variable:
-        codes, scales, zeros = parts["codes"], parts["scales"], parts["zero_points"]
-        if is_narrow or scales.shape[1] != 1:
-            raise UnsupportedError(f"coreml: '{name}': these codes need iOS 18.")
-        zero_point = np.zeros(codes.shape[0], codes.dtype) if zeros is None else zeros[:, 0]
+    def _decode_rows(self, name: str, weight: StoredCodes, *, is_narrow: bool) -> Variable:
+        if is_narrow or weight.scales.shape[1] != 1:
+            raise UnsupportedError(f"coreml: '{name}': found codes in groups or of 4 bits, which need iOS 18.")
+        zeros = weight.zero_points
         return self.builder.constexpr_affine_dequantize(
-            quantized_data=codes, zero_point=zero_point, scale=scales[:, 0], axis=np.int32(0), name=name
+            quantized_data=weight.codes,
+            zero_point=np.zeros(len(weight.codes), weight.codes.dtype) if zeros is None else zeros[:, 0],
+            scale=weight.scales[:, 0],
+            axis=np.int32(0),
+            name=name,
         )
 
-    def _decode_blocks(self, name: str, parts: dict[str, Any], *, is_narrow: bool) -> Variable:
-        def typed(array: np.ndarray | None) -> Any:
-            return _narrow(array) if is_narrow and array is not None else array
-
-        given = {} if parts["zero_points"] is None else {"offset": typed(parts["zero_points"])}
+    def _decode_blocks(self, name: str, weight: StoredCodes, *, is_narrow: bool) -> Variable:
+        typed = _narrow if is_narrow else np.asarray
+        given = {} if weight.zero_points is None else {"offset": typed(weight.zero_points)}
         return self.builder.constexpr_blockwise_shift_scale(
-            data=typed(parts["codes"]), scale=parts["scales"], **given, name=name
+            data=typed(weight.codes), scale=weight.scales, **given, name=name
         )
 
 

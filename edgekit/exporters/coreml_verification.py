@@ -7,21 +7,28 @@ found to `verified.json` in the working directory, and exits with 0 where all ar
 edgekit copies this file as it is beside every package: on Linux, where Core ML does not run, a package is unverified.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 PROGRAM = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+Inputs = dict[str, np.ndarray]
+Predict = Callable[[Inputs], Any]
+
 UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 
 
-def package_digest(package):
+def package_digest(package: Path) -> str:
     """Returns the SHA-256 of a package's program, followed by its weights."""
     digest = hashlib.sha256()
     for name in (PROGRAM, WEIGHTS):
@@ -30,7 +37,7 @@ def package_digest(package):
     return digest.hexdigest()
 
 
-def compare(vectors, predict):
+def compare(vectors: list[dict[str, Any]], predict: Predict) -> dict[str, float]:
     """Returns what `predict(inputs) -> logits` is off on every vector: largest, mean, and share of equal labels."""
     differences, agreeing = [], 0
     for vector in vectors:
@@ -49,12 +56,12 @@ def compare(vectors, predict):
     }
 
 
-def conclude(found, tolerance):
+def is_within(found: dict[str, float], tolerance: float) -> bool:
     """Returns whether every logit is within the tolerance; NaN is not."""
     return bool(found["max_abs_diff"] <= tolerance)
 
 
-def core_ml(package, units):
+def core_ml(package: Path, units: str) -> Predict:
     """Returns a function that runs the package with Core ML."""
     import coremltools
 
@@ -62,7 +69,7 @@ def core_ml(package, units):
     return lambda inputs: model.predict(inputs)["logits"]
 
 
-def main(arguments=None, opener=core_ml):
+def main(arguments: list[str] | None = None, opener: Callable[[Path, str], Predict] = core_ml) -> int:
     """Runs the vectors, writes `verified.json` and returns the exit code."""
     parser = argparse.ArgumentParser(description="Runs a Core ML package's test vectors on this Mac.")
     parser.add_argument("--directory", type=Path, default=Path(__file__).parent, help="where the package lies")
@@ -79,7 +86,7 @@ def main(arguments=None, opener=core_ml):
     except Exception as error:  # whatever Core ML raises: nothing is verified
         sys.stderr.write(f"Not verified: {error}\n")
         return 2
-    passed = conclude(found, content["tolerance"])
+    passed = is_within(found, content["tolerance"])
     result = {
         "format": 1,
         "passed": passed,

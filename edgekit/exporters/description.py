@@ -90,6 +90,8 @@ class CoreMLDescription(ExportDescription):
     """Type of activations."""
     max_length: int
     """Tokens of the longest text; the package takes one text of 1 to so many."""
+    inputs: list[TensorDescription]
+    outputs: list[TensorDescription]
     coded_weights: list[str]
     """Modules whose weights are codes."""
     interpreted_max_abs_diff: float
