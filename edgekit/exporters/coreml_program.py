@@ -40,7 +40,7 @@ class ProgramWriter:
     """True: codes as iOS 18 reads them; False: as iOS 16 does, 8 bits with one scale a row."""
     variables: dict[ir.Value, Variable] = field(default_factory=dict)
     decoded: dict[str, Variable] = field(default_factory=dict)
-    """Name of codes to the variable that stands for their floats."""
+    """Name of codes to the variable that stands for their floats; of floats, transposed, to theirs."""
 
     def write(self, graph: ir.Graph, inputs: dict[str, Variable]) -> Variable:
         """Writes every node; returns the logits.
@@ -60,15 +60,15 @@ class ProgramWriter:
         return self.variables[graph.outputs[0]]
 
     def _write_node(self, node: ir.Node) -> None:
+        if node.op_type == "Transpose" and is_decoded(node.inputs[0]):
+            return  # products read the codes as they lie
         if node.op_type == "DequantizeLinear":
             made = self._decode(node)
-        elif node.op_type == "MatMul" and (weight := self._weight(node)) is not None:
-            made = self._linear(node, weight)
-        elif node.op_type == "Transpose" and self._is_decoded(node.inputs[0]):
-            return  # read by `linear` as it lies
+        elif node.op_type == "MatMul" and (weight := self._weight(node.inputs[1])) is not None:
+            inputs = [self._variable(value) for value in node.inputs[:1] if value is not None]
+            made = self._product(Call(self.builder, node, inputs, name_of(node.outputs[0])), weight)
         else:
-            operands = [None if value is None else self._variable(value) for value in node.inputs]
-            made = self._call(Call(self.builder, node, operands, name_of(node.outputs[0])))
+            made = self._call(self._operands(node))
         for value, variable in zip(node.outputs, made if isinstance(made, (list, tuple)) else [made], strict=True):
             if variable.rank > _LARGEST_RANK:
                 raise UnsupportedError(
@@ -86,41 +86,43 @@ class ProgramWriter:
             ) from error
 
     def _variable(self, value: ir.Value) -> Variable:
+        """Returns what stands for a value, written when it is first read where it is a constant."""
         if value not in self.variables:
-            array = constant_of(value)
-            if array is None:
+            producer, array = value.producer(), constant_of(value)
+            if producer is not None and producer.op_type == "Transpose":  # of codes, and no product reads it
+                self.variables[value] = OPERATORS["Transpose"](self._operands(producer))
+            elif array is None:
                 raise UnsupportedError(f"coreml: found '{value.name}', which nothing computes. Export as onnx.")
-            self.variables[value] = self.builder.const(val=stored(array), name=name_of(value))
+            else:
+                self.variables[value] = self.builder.const(val=stored(array), name=name_of(value))
         return self.variables[value]
 
-    def _is_decoded(self, value: ir.Value | None) -> bool:
-        producer = None if value is None else value.producer()
-        return producer is not None and producer.op_type == "DequantizeLinear"
+    def _operands(self, node: ir.Node) -> Call:
+        operands = [None if value is None else self._variable(value) for value in node.inputs]
+        return Call(self.builder, node, operands, name_of(node.outputs[0]))
 
-    def _weight(self, node: ir.Node) -> Variable | None:
-        """Returns the constant second factor of a product, `(out, in)`; None where it is computed."""
-        factor = node.inputs[1]
-        if factor is None or self._variable_rank(node) > _LINEAR_RANK:
+    def _weight(self, factor: ir.Value | None) -> Variable | None:
+        """Returns the constant second factor of a product as `(out, in)`; None where it is computed."""
+        if factor is None:
             return None
-        producer = factor.producer()
+        producer, array = factor.producer(), constant_of(factor)
         if producer is not None:
-            is_ours = producer.op_type == "Transpose" and self._is_decoded(producer.inputs[0])
-            return self.variables[producer.inputs[0]] if is_ours and producer.inputs[0] is not None else None
-        array = constant_of(factor)
+            source = producer.inputs[0]
+            is_codes = producer.op_type == "Transpose" and source is not None and is_decoded(source)
+            return self.variables[source] if is_codes and source is not None else None
         if array is None or array.ndim != 2:
             return None
-        if factor not in self.variables:
-            weight = np.ascontiguousarray(stored(array).T)
-            self.variables[factor] = self.builder.const(val=weight, name=name_of(factor))
-        return self.variables[factor]
+        name = f"{name_of(factor)}_out_in"
+        if name not in self.decoded:
+            self.decoded[name] = self.builder.const(val=np.ascontiguousarray(stored(array).T), name=name)
+        return self.decoded[name]
 
-    def _variable_rank(self, node: ir.Node) -> int:
-        first = node.inputs[0]
-        return int(self._variable(first).rank) if first is not None else 0
-
-    def _linear(self, node: ir.Node, weight: Variable) -> Variable:
-        inputs = self._variable(node.inputs[0])  # type: ignore[arg-type]
-        return self.builder.linear(x=inputs, weight=weight, name=name_of(node.outputs[0]))
+    def _product(self, call: Call, weight: Variable) -> Variable:
+        """Multiplies with a constant: `linear` where the inputs have as few dimensions as it takes."""
+        inputs = call.inputs[0]
+        if inputs.rank <= _LINEAR_RANK:
+            return self.builder.linear(x=inputs, weight=weight, name=call.name)
+        return self.builder.matmul(x=inputs, y=weight, transpose_y=True, name=call.name)
 
     def _decode(self, node: ir.Node) -> Variable:
         """Writes codes `(rows, columns)` with their scales and zero points as what Core ML decodes itself."""
@@ -161,6 +163,12 @@ class ProgramWriter:
         return self.builder.constexpr_blockwise_shift_scale(
             data=typed(weight.codes), scale=weight.scales, **given, name=name
         )
+
+
+def is_decoded(value: ir.Value | None) -> bool:
+    """Returns whether a value is what codes stand for."""
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
 
 
 def name_of(value: ir.Value) -> str:
