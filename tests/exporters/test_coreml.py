@@ -71,7 +71,8 @@ def largest_difference(model, made):
     return largest
 
 
-@pytest.mark.parametrize("architecture", SORTS)
+# Elsewhere floats are written as the float parts of a model on codes are.
+@pytest.mark.parametrize("architecture", ["bert", "deberta-v2"])
 def test_the_program_that_was_written_says_what_torch_computes(architecture, tmp_path):
     model = pico_model_artifact(tmp_path / "model", architecture=architecture, layers=2)
     made = edgekit.export(model, PACKAGE, out=tmp_path / "package")
