@@ -91,24 +91,19 @@ def test_the_package_holds_every_code_as_coremltools_itself_reads_it(name, tmp_p
     student, made = export(SCHEMES[name], tmp_path)
     network = load_model(student).model
     modules = {key: module for key, module in network.named_modules() if isinstance(module, QuantizedModule)}
+    groups: dict[str, list[str]] = {}
+    for key in modules:
+        prefix, _, last = key.rpartition(".")
+        joined = f"{prefix}.query_key_value" if last in ("query", "key", "value") else key
+        groups.setdefault(joined.replace(".", "_"), []).append(key)
     held = floats_by_coremltools(made.path / "model.mlpackage")
-    seen = set()
-    for key, floats in held.items():
-        for names in ([key], [f"{key.rpartition('_self_')[0]}_self_{part}" for part in ("query", "key", "value")]):
-            found = [each for each in modules if each.replace(".", "_") in names]
-            if len(found) == len(names) or key.endswith("query_key_value"):
-                wanted = [modules[each].quantized_weight().dequantize().numpy() for each in sorted(found, key=order)]
-                if wanted and len(np.concatenate(wanted)) == len(floats):
-                    np.testing.assert_array_equal(floats, np.concatenate(wanted))
-                    seen.update(found)
-    assert seen == set(modules)
+    assert set(held) == set(groups)
+    for joined, keys in groups.items():
+        wanted = np.concatenate([modules[key].quantized_weight().dequantize().numpy() for key in keys])
+        np.testing.assert_array_equal(held[joined], wanted, err_msg=joined)
     blocks = SCHEMES[name]["bits"] != 8 or "group_size" in SCHEMES[name]
     assert described(made)["deployment_target"] == ("iOS18" if blocks else "iOS16")
     assert largest_difference(student, made) < 1e-5
-
-
-def order(name):
-    return ("query", "key", "value").index(name.rpartition(".")[2]) if "self" in name else 0
 
 
 def floats_by_coremltools(package):
