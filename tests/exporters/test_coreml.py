@@ -22,8 +22,10 @@ from edgekit.exporters.parity import read_parity, require_parity
 from edgekit.exporters.reference import load_reference
 from edgekit.models.quantized import QuantizedModule
 from edgekit.models.source import load_model
+from edgekit.packaging.manifest import read_versions
 from edgekit.results import Unverified
 from edgekit.runtimes.protocol import model_bytes, runtime_for
+from edgekit.target import load_target
 from tests.exporters.test_onnx import SCHEMES, SORTS
 from tests.pico import pico_data_artifact, pico_model_artifact, pico_texts, publish_model
 from tests.pico_decoders import pico_decoder
@@ -245,6 +247,17 @@ def _lacks():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     return export(EIGHT, tmp_path_factory.mktemp("coreml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "system"), [("iphone-15", "15.4", "iOS 16"), ("laptop-apple-m", "12", "macOS 13")]
+)
+def test_a_target_whose_system_is_too_old_is_refused(name, version, system, made):
+    target = load_target(name)
+    assert read_versions(made[1], target, target.runtime("coreml")).runtime == "coreml"
+    old = target.runtime("coreml").model_copy(update={"version": version})
+    with pytest.raises(UnsupportedError, match=f"reads since {system}, but '{name}' promises {version}"):
+        read_versions(made[1], target, old)
 
 
 def script_of(made):
