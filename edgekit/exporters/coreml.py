@@ -135,7 +135,8 @@ def write_package(exported: OnnxExport, package: Path, max_length: int, *, block
 
     graph = exported.model.graph
     oldest = coremltools.target[_OLDEST[blockwise]]
-    length = coremltools.RangeDim(1, max_length, default=max_length, symbol="length")
+    # without a name of its own: coremltools keeps a name that a refused export took
+    length = coremltools.RangeDim(1, max_length, default=max_length)
     names = [str(value.name) for value in graph.inputs]
     taken = [coremltools.TensorType(name=name, shape=(1, length), dtype=np.int32) for name in names]
     passes = coremltools.PassPipeline.DEFAULT

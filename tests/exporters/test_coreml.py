@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import edgekit
@@ -17,7 +18,7 @@ from edgekit.exporters.block_rounding import multiply_floats
 from edgekit.exporters.coreml_file import MODEL, WEIGHTS, read_package
 from edgekit.exporters.coreml_interpreter import interpret
 from edgekit.exporters.coreml_operators import OPERATORS
-from edgekit.exporters.coreml_program import codes_name
+from edgekit.exporters.coreml_program import ProgramWriter, codes_name
 from edgekit.exporters.parity import read_parity, require_parity
 from edgekit.exporters.reference import load_reference
 from edgekit.models.quantized import QuantizedModule
@@ -165,12 +166,22 @@ def test_an_operator_that_is_not_in_the_table_is_refused_by_name(tmp_path, monke
     monkeypatch.delitem(OPERATORS, "Gelu")
     with pytest.raises(UnsupportedError, match=r"coreml: found the operator Gelu, which edgekit does not write"):
         export(EIGHT, tmp_path)
+    monkeypatch.undo()
+    export(EIGHT, tmp_path / "next")  # a refusal leaves nothing behind
 
 
-def test_groups_that_do_not_divide_the_rows_are_refused(tmp_path):
-    settings = {"bits": 8, "group_size": 24, "activations": "float", "embeddings": None}
-    with pytest.raises(UnsupportedError, match=r"found rows of 32 in 2 groups, expected groups of one size"):
-        export(settings, tmp_path)
+def test_groups_that_do_not_divide_the_rows_are_refused():
+    codes, scales = (
+        ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(kind), const_value=ir.tensor(array))
+        for name, array, kind in (
+            ("a.codes", np.zeros((4, 32), np.int8), ir.DataType.INT8),
+            ("a.scales", np.ones((4, 3), np.float32), ir.DataType.FLOAT),
+        )
+    )
+    node = ir.node("DequantizeLinear", [codes, scales], {"axis": 1, "block_size": 11})
+    graph = ir.Graph([], node.outputs, nodes=[node], initializers=[codes, scales], opset_imports={"": 21})
+    with pytest.raises(UnsupportedError, match=r"'a\.codes': found rows of 32 in 3 groups, expected groups of one"):
+        ProgramWriter(None, blockwise=True).write(graph, {})
 
 
 def test_it_says_everywhere_that_nobody_has_run_it(tmp_path):
