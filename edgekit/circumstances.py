@@ -31,7 +31,8 @@ def judged_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
 
 
 def _version(runtime: str, *, writes: bool) -> str | None:
-    if not writes:
-        return get_runtime(runtime).version()
-    found = load_generation_runtime(list_generation_runtimes()[runtime])
+    if writes:
+        writer = load_generation_runtime(list_generation_runtimes()[runtime])
+        return None if writer.unavailable_reason() is not None else writer.version()
+    found = get_runtime(runtime, must_be_here=False)
     return None if found.unavailable_reason() is not None else found.version()

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from edgekit.artifact import Artifact
-from edgekit.benchmarking.budget import check_budget, host_matches
+from edgekit.benchmarking.budget import check_budget, check_unseen, host_matches
 from edgekit.benchmarking.estimates import check_estimates, estimate_all
 from edgekit.benchmarking.machine import machine_fingerprint, usable_cores
 from edgekit.benchmarking.result_files import read_comparison, read_measurement, read_quality
@@ -99,6 +99,9 @@ def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportRes
         budget=BudgetResult(met=False, checks=[]),
         notes=notes,
     )
+    if isinstance(parity, Unverified) and entry.unverified == "allow":
+        unseen = check_unseen(merged_budget(chain.recipe, entry, target), file_bytes=result.bytes)
+        return _bundle(chain, entry, target, (exported, result.model_copy(update={"budget": unseen})))
     if not parity.passed or any(other.file_differs for other in others):
         return result
     return _bundle(chain, entry, target, (exported, _judge(chain, entry, target, (exported, result))))
@@ -160,7 +163,8 @@ def _bundle(
     exported, result = judged
     if not result.budget.met:
         return result
-    package = PackageConfig(target=target, name=chain.recipe.name, facts=BundleFacts.of(result))
+    facts = BundleFacts.of(result)
+    package = PackageConfig(target=target, name=chain.recipe.name, facts=facts, unverified=entry.unverified)
     try:
         bundle = chain.cache.run("package", StageInputs(model=exported), package).artifact
     except BundleSizeError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-FormatName = Literal["onnx", "openvino", "ort", "litert", "executorch", "gguf"]
+FormatName = Literal["onnx", "openvino", "ort", "litert", "executorch", "coreml", "gguf"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Format:
     """Whether a target's operator set and IR version bound what the file may hold."""
     converter: str | None = None
     """The package that writes the file from a graph, whose version decides on it; None: edgekit writes it."""
+    runs_elsewhere: bool = False
+    """Whether it is written on systems that cannot run it: there it is unverified."""
 
 
 FORMATS: dict[str, Format] = {
@@ -69,6 +71,16 @@ FORMATS: dict[str, Format] = {
         "language models are written as onnx, gguf alone",
         False,
         "executorch",
+    ),
+    "coreml": Format(
+        "model.mlpackage/Data/com.apple.CoreML/model.mlmodel",
+        "weights/*",
+        "coreml",
+        ("text-classification",),
+        "language models are written as onnx, gguf alone",
+        False,
+        "coremltools",
+        runs_elsewhere=True,
     ),
     "gguf": Format("model.gguf", "{name}*", "llama.cpp", ("causal-lm",), "llama.cpp runs language models", False),
 }

@@ -13,11 +13,13 @@ from edgekit.data.stage import source_problems
 from edgekit.errors import ModelError, RecipeError
 from edgekit.events import Event, EventSink
 from edgekit.exporters import executorch_needs, litert_needs
+from edgekit.exporters.coreml_needs import require_coremltools
 from edgekit.models.source import find_local, is_on_hub
 from edgekit.models.tasks import require_trained_head
 from edgekit.recipe import Recipe, merged_budget
+from edgekit.recipe_parts import ExportEntry
 from edgekit.runtimes.generation import missing_runtime
-from edgekit.runtimes.protocol import get_runtime
+from edgekit.runtimes.protocol import MissingRuntime, get_runtime, runtime_elsewhere
 
 _LEAST_DIFFERING = 0.02
 _USUAL_ACCURACY = 0.9
@@ -32,14 +34,21 @@ def check_before(recipe: Recipe, events: EventSink) -> None:
     Raises:
         RecipeError: a source is not found; one line for each.
         DataError: the questions are missing or wrong.
-        EnvironmentLacksError: a package that a source is in is not installed, or a classifier's runtime.
+        EnvironmentLacksError: a package that a source is in is not installed, or a classifier's runtime, unless the
+            format is one that other systems run.
     """
     require_sources(recipe)
     if recipe.evaluate.multiple_choice is not None:
         read_questions(recipe.evaluate.multiple_choice)
     if recipe.task.kind != "causal-lm":
         for entry in recipe.exports:
-            get_runtime(entry.runtime)
+            if entry.format == "coreml":
+                require_coremltools()
+            missing = runtime_elsewhere(entry.format, entry.runtime)
+            if missing is None:
+                get_runtime(entry.runtime)
+            else:
+                _tell_unverified(entry, missing, events)
             if entry.format == "litert":
                 litert_needs.require_converter()
             elif entry.format == "executorch":
@@ -48,10 +57,13 @@ def check_before(recipe: Recipe, events: EventSink) -> None:
     for entry in recipe.exports:
         missing = missing_runtime(entry.format, entry.runtime)
         if missing is not None:
-            text = (
-                f"{entry.format} will be unverified and not bundled, for {missing.name} is not here: {missing.reason}"
-            )
-            events(Event("message", stage="build", text=text))
+            _tell_unverified(entry, missing, events)
+
+
+def _tell_unverified(entry: ExportEntry, missing: MissingRuntime, events: EventSink) -> None:
+    bundled = "bundled all the same" if entry.unverified == "allow" else "not bundled"
+    text = f"{entry.format} will be unverified and {bundled}, for {missing.name} is not here: {missing.reason}"
+    events(Event("message", stage="build", text=text))
 
 
 def require_sources(recipe: Recipe) -> None:

@@ -160,7 +160,8 @@ def bundle_name(recipe: Recipe, entry: ExportEntry, target: Target) -> str:
     """Returns the directory name of a bundle; no two exports of a recipe share one."""
     variant = "" if entry.precision == "as-is" else f"-{entry.precision}"
     written = "" if entry.format == "onnx" else f"-{entry.format}"
-    return f"{recipe.name}-{target.name}{written}{variant}"
+    mark = "-unverified" if entry.unverified == "allow" else ""
+    return f"{recipe.name}-{target.name}{written}{variant}{mark}"
 
 
 def merged_budget(recipe: Recipe, entry: ExportEntry, target: Target) -> Budget:

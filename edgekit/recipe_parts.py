@@ -5,7 +5,7 @@ Whether they fit together is `recipe_checks.py`'s matter.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,14 +24,17 @@ class ExportEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: FormatName = "onnx"
-    """The file format; `ort`, `openvino`, `litert` and `executorch` hold classifiers, `gguf` language models."""
+    """The file format; `ort`, `openvino`, `litert`, `executorch` and `coreml` hold classifiers, `gguf` language models."""
     runtime: str = "onnxruntime"
     """The runtime that ships it: it is checked and measured with this one. Unless given: openvino for `openvino`,
-    litert for `litert`, executorch for `executorch`, llama.cpp for `gguf`."""
+    litert for `litert`, executorch for `executorch`, coreml for `coreml`, llama.cpp for `gguf`."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the student's codes; the others write floats."""
     lengths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
     """`litert`: tokens of each signature besides what the model reads at most; left out: 16, 32, 64 and so on."""
+    unverified: Literal["refuse", "allow"] = "refuse"
+    """`coreml`, which nothing but Apple's systems runs: `allow` bundles it without a check, marked unverified; the
+    build's exit code is 4 nevertheless."""
     targets: list[str] = Field(min_length=1)
     """Names of built-in targets, or paths to target files."""
     budget: Budget = Budget()
@@ -43,6 +46,16 @@ class ExportEntry(BaseModel):
         """Fills in the runtime that usually runs the format."""
         written = FORMATS.get(str(values.get("format"))) if isinstance(values, dict) else None
         return values if written is None else {"runtime": written.runtime, **values}
+
+    @model_validator(mode="after")
+    def _check_unverified(self) -> Self:
+        if self.unverified == "allow" and not FORMATS[self.format].runs_elsewhere:
+            known = " or ".join(name for name, row in FORMATS.items() if row.runs_elsewhere)
+            raise ValueError(
+                f"unverified: found 'allow' for {self.format}, expected it for {known} alone: what runs here is "
+                "verified here. Remove it."
+            )
+        return self
 
 
 class RecipeStage(BaseModel):

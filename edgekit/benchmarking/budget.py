@@ -32,6 +32,8 @@ from edgekit.target import Budget, Target
 
 _ELSEWHERE = "This machine is not such a device, and its figure would not be the device's. Measure it there."
 
+_UNSEEN = "Nobody has run the file. Evaluate it where it runs."
+
 
 def host_mismatch(target: Target, machine: Machine | None = None) -> str | None:
     """Returns why figures of `machine` (this one by default) are not the target's; None when they are.
@@ -75,6 +77,18 @@ def check_budget(
             checks.append(_on_device(name, limit, measurement, measured_on_target))
     checks += check_quality(budget, quality)
     return BudgetResult(met=all(check.status in ("met", "not-measured") for check in checks), checks=checks)
+
+
+def check_unseen(budget: Budget, *, file_bytes: int) -> BudgetResult:
+    """Returns the same for a file that nobody has run: its size is judged, and nothing else is measured."""
+    sizes = budget.model_copy(update={"quality_drop": None})
+    found = check_budget(sizes, file_bytes=file_bytes, measurement=None, quality=None, measured_on_target=False)
+    if budget.quality_drop is None:
+        return found
+    unknown = BudgetCheck(
+        name="quality_drop", limit=budget.quality_drop, value=None, status="not-measured", explanation=_UNSEEN
+    )
+    return found.model_copy(update={"checks": [*found.checks, unknown]})
 
 
 def _check_size(name: str, limit: float, value: int, subject: str) -> BudgetCheck:

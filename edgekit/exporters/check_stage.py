@@ -27,6 +27,8 @@ _EXACT = {"max_abs_diff": 1e-3, "mean_abs_diff": 1e-4}
 _ROUNDED = {"max_abs_diff": 0.05, "mean_abs_diff": 5e-3}
 _OWN_ROUNDING = ("openvino", "litert", "executorch")
 """Formats whose runtime rounds activations in a way of its own."""
+_FLOAT_ACTIVATIONS = ("coreml",)
+"""Formats whose runtime multiplies floats with what codes stand for, whatever the scheme says."""
 
 
 class CheckConfig(StageConfig):
@@ -76,22 +78,27 @@ class CheckConfig(StageConfig):
 def check(inputs: StageInputs, config: CheckConfig, context: StageContext) -> Artifact:
     """Compares an export (`model`) with the torch model it came from (`reference`) and keeps the result.
 
-    A failed check is a result too: pass it to `require_parity` to turn it into an error. So is a language model's that
-    was not compared, because the runtime is not here: it has not passed, and says what to install.
+    A failed check is a result too: pass it to `require_parity` to turn it into an error. So is that of a language
+    model, or of a Core ML package, that was not compared because the runtime is not here: it has not passed, and says
+    what to do.
 
     Raises:
         DataError: no such split, or it is empty.
         ModelError: the runtime cannot open the export, or the model cannot be read.
         ArtifactError: edgekit did not write the export, so nothing tells what it should compute.
     """
-    from edgekit.exporters.parity import PARITY_FILE, Evidence, conclude
+    from edgekit.exporters.parity import PARITY_FILE, Evidence, conclude, unverified
     from edgekit.models.tasks import read_task
+    from edgekit.runtimes.protocol import runtime_elsewhere
 
     model, reference = inputs.require("model", "check"), inputs.require("reference", "check")
     texts = _draw_texts(inputs, config, context.seed)
     tokens = _compare_tokenizers(model, reference, texts, read_task(model).max_length)
+    parity: AnyParity
     if read_task(model).kind == "causal-lm":
         parity = _check_language(inputs, config, context, (texts, tokens))
+    elif (missing := runtime_elsewhere(model.kind, config.runtime)) is not None:
+        parity = unverified(missing, model.digest)
     else:
         runtime, differences, own = _compare_logits(inputs, config, context, texts)
         evidence = Evidence(differences, own, tokens, len(texts), runtime, model.digest)
@@ -106,19 +113,14 @@ def _check_language(
 ) -> AnyParity:
     """Returns the result, or why nothing was compared."""
     from edgekit.exporters.language_check import check_language_model
-    from edgekit.results import Unverified
+    from edgekit.exporters.parity import unverified
     from edgekit.runtimes.generation import missing_runtime
 
     model = inputs.require("model", "check")
     missing = missing_runtime(model.kind, config.runtime)
     if missing is None:
         return check_language_model(inputs, config, context, *material)
-    return Unverified(
-        runtime=missing.name,
-        reason=missing.reason,
-        failures=[f"Unverified under {missing.name}: {missing.reason}"],
-        model_digest=model.digest,
-    )
+    return unverified(missing, model.digest)
 
 
 def _compare_logits(
@@ -141,8 +143,8 @@ def _compare_logits(
     network = load_reference(reference, model)
     original = TorchSession(network, exported.input_names, threads=1)
     differences, own = Differences(), Differences()
-    rounds = _rounds_activations(model, reference)
-    rounded = multiply_floats(network) if model.kind in _OWN_ROUNDING else []
+    rounds = _rounds_activations(model, reference) and model.kind not in _FLOAT_ACTIVATIONS
+    rounded = multiply_floats(network) if model.kind in (*_OWN_ROUNDING, *_FLOAT_ACTIVATIONS) else []
     for batch in track(batches, context.events, stage="check", text="comparing", total=len(batches), unit="batches"):
         expected = run(original, batch)
         differences.add(expected, run(exported, batch))

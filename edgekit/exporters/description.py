@@ -88,6 +88,25 @@ class ExecuTorchDescription(ExportDescription):
     """Modules whose weights are codes."""
 
 
+class CoreMLDescription(ExportDescription):
+    """The same of a Core ML package, which nobody has run where it was written."""
+
+    verified: Literal[False] = False
+    """Core ML runs on Apple's systems alone."""
+    deployment_target: str
+    """Oldest system that reads the package, as coremltools calls it: `iOS16` is macOS 13 too, `iOS18` macOS 15."""
+    computes_in: Literal["float32", "float16"]
+    """Type of activations."""
+    max_length: int
+    """Tokens of the longest text; the package takes one text of 1 to so many."""
+    inputs: list[TensorDescription]
+    outputs: list[TensorDescription]
+    coded_weights: list[str]
+    """Modules whose weights are codes."""
+    interpreted_max_abs_diff: float
+    """Largest difference of a logit between the program, interpreted in numpy on some of the vectors, and torch."""
+
+
 def write_description(directory: Path, description: ExportDescription) -> None:
     """Writes `export.json`."""
     (directory / EXPORT_FILE).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")

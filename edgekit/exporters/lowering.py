@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -46,6 +47,8 @@ class StandardOperators:
 
     round_activations: bool
     """False: dynamic schemes, too, are decoded and multiplied as floats, as runtimes with no such operators do."""
+    gather_codes: bool = True
+    """Tables of 8 bits: look up codes and scales, and multiply; False: look up what the runtime decodes."""
 
 
 def lower(model: ir.Model, modules: Mapping[str, nn.Module], standard: StandardOperators | None = None) -> None:
@@ -60,7 +63,8 @@ def lower(model: ir.Model, modules: Mapping[str, nn.Module], standard: StandardO
         _lower_linears(editor, group, modules, standard)
     for node in list(model.graph):
         if node.domain == DOMAIN and node.op_type == "Embedding":
-            lower_embedding(editor, node, modules, standard_table if standard else None)
+            look_up = partial(standard_table, gather_codes=standard.gather_codes) if standard else None
+            lower_embedding(editor, node, modules, look_up)
         elif node.domain == DOMAIN and node.op_type == "RmsNorm":
             _lower_rms_norm(editor, node, modules)
         elif node.domain == DOMAIN or (node.op_type == "Gelu" and not node.domain):

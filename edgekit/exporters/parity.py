@@ -22,7 +22,7 @@ from edgekit.errors import ArtifactError, EnvironmentLacksError, ParityError
 from edgekit.results import AnyParity, Parity, TokenizerVector, Unverified
 
 if TYPE_CHECKING:
-    from edgekit.runtimes.protocol import Session
+    from edgekit.runtimes.protocol import MissingRuntime, Session
 
 PARITY_FILE = "parity.json"
 
@@ -202,6 +202,16 @@ def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
         passed=not failures,
         failures=failures,
         model_digest=evidence.model_digest,
+    )
+
+
+def unverified(missing: MissingRuntime, model_digest: str) -> Unverified:
+    """Returns the result for an export that was not compared, because the runtime that ships it is not here."""
+    return Unverified(
+        runtime=missing.name,
+        reason=missing.reason,
+        failures=[f"Unverified under {missing.name}: {missing.reason}"],
+        model_digest=model_digest,
     )
 
 

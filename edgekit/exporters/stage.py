@@ -16,11 +16,11 @@ class ExportConfig(StageConfig):
     """In which format a model is written, and what its reader can read."""
 
     format: FormatName = "onnx"
-    """The file format; `ort` (onnxruntime in mobile apps), `openvino`, `litert` and `executorch` hold classifiers,
-    `gguf` (llama.cpp) language models."""
+    """The file format; `ort` (onnxruntime in mobile apps), `openvino`, `litert`, `executorch` and `coreml` (unverified
+    until a Mac has run it) hold classifiers, `gguf` (llama.cpp) language models."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the model's codes. `float32` and `float16` write floats in their place; `float16` stores them in
-    two bytes and computes in float32."""
+    two bytes and computes in float32; `coreml` computes in float16 then."""
     dialect: Literal["onnxruntime", "standard"] = "onnxruntime"
     """Classifiers in `onnx`: `onnxruntime` uses its own operators, the fastest there; `standard` uses operators of the
     ONNX standard alone, for other runtimes."""
@@ -47,13 +47,15 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
     """Writes a model as an artifact of the format's kind: a directory that the format's tools open unchanged.
 
     `onnx`: onnxruntime, transformers.js and optimum. `ort`: onnxruntime's build for mobile apps. `openvino`: OpenVINO
-    and optimum-intel. `litert`: LiteRT and TensorFlow Lite. `executorch`: ExecuTorch with XNNPACK. `gguf`: llama.cpp.
+    and optimum-intel. `litert`: LiteRT and TensorFlow Lite. `executorch`: ExecuTorch with XNNPACK. `coreml`: Core ML on
+    iOS and macOS. `gguf`: llama.cpp.
 
     Raises:
         UnsupportedError: the format cannot hold such a model, it cannot be traced, a scheme has no operator, or a
             ceiling is too low.
         ModelError: the model cannot be read, or a weight is not finite.
-        ParityError: a language model's file computes something else than the model.
+        ParityError: a language model's file, or a Core ML program as it is interpreted, computes something else than
+            the model.
         EnvironmentLacksError: the format's own library is not installed.
     """
     from edgekit.models.tasks import read_task
@@ -74,6 +76,8 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
             from edgekit.exporters.litert import export_litert_artifact as write
         case "executorch":
             from edgekit.exporters.executorch import export_executorch_artifact as write
+        case "coreml":
+            from edgekit.exporters.coreml import export_coreml_artifact as write
         case "gguf":
             from edgekit.exporters.gguf_stage import export_gguf_artifact as write
     return write(inputs, config, context)

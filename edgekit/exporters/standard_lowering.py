@@ -49,10 +49,10 @@ def standard_kernel(scheme: Scheme, name: str, *, round_activations: bool) -> Ke
     )
 
 
-def standard_table(site: Site, table: QuantizedEmbedding) -> ir.Value:
+def standard_table(site: Site, table: QuantizedEmbedding, *, gather_codes: bool = True) -> ir.Value:
     """Returns the rows of the ids that `site` reads, before any `embed_scale`."""
     weight = table.quantized_weight()
-    if weight.scheme.bits == 8 and weight.scheme.group_size is None and weight.scheme.symmetric:
+    if gather_codes and weight.scheme.bits == 8 and weight.scheme.group_size is None and weight.scheme.symmetric:
         return coded_rows(site, weight)
     return site.add("Gather", [_floats(site, weight), site.inputs], suffix="rows")
 

@@ -16,10 +16,18 @@ from edgekit.models.tokenizer import NASTY_TEXTS, TOKENIZER_FILE, load_bare_toke
 from edgekit.packaging.bundle import LABELS_FILE, VECTORS_FILE, check_behaviour, check_contents
 from edgekit.packaging.config import PackageConfig
 from edgekit.packaging.language_bundle import describe_language, language_files
-from edgekit.packaging.manifest import Manifest, SessionSettings, read_versions, summarize, write_manifest
+from edgekit.packaging.manifest import (
+    Manifest,
+    SessionSettings,
+    read_description,
+    read_versions,
+    summarize,
+    write_manifest,
+)
 from edgekit.packaging.model_card import CARD_FILE, CardTexts, render_card
 from edgekit.packaging.platforms import platform_of
 from edgekit.packaging.usage import usage_files
+from edgekit.results import Unverified
 from edgekit.runtimes.onnxruntime_runtime import SESSION_SETTINGS
 from edgekit.runtimes.openvino_runtime import session_settings
 from edgekit.runtimes.protocol import SessionConfig, get_runtime, model_file
@@ -33,7 +41,7 @@ _SETTINGS: dict[str, Callable[[str], dict[str, str]]] = {
 
 
 def fill(staging: Path, model: Artifact, config: PackageConfig) -> None:
-    """Writes every file of the bundle, then opens it and runs tokenizer and model as an app would.
+    """Writes every file of the bundle, then opens it and runs tokenizer and model as an app would, where they run.
 
     Raises:
         BundleSizeError: the bundle is larger than the target's store allows.
@@ -66,9 +74,10 @@ def _classifier_files(manifest: Manifest) -> dict[str, str]:
 def _describe(model: Artifact, config: PackageConfig) -> Manifest:
     """Returns the manifest, still without files."""
     task = read_task(model)
-    runtime = config.checked_with()[0]
+    runtime = config.shipped_with()
     shipped = config.target.runtime(runtime)
-    session = get_runtime(runtime).open(model, SessionConfig())
+    unseen = config.facts.parity if isinstance(config.facts.parity, Unverified) else None
+    taken, given = _arrays(model, runtime) if unseen is None else _described_arrays(model)
     return Manifest(
         name=config.name,
         target=summarize(config.target),
@@ -79,8 +88,9 @@ def _describe(model: Artifact, config: PackageConfig) -> Manifest:
         pad_id=_pad_id(model.path / "config.json"),
         model=model_file(model).relative_to(model.path).as_posix(),
         tokenizer=TOKENIZER_FILE,
-        inputs=list(session.input_names),
-        outputs=list(session.output_names),
+        inputs=taken,
+        outputs=given,
+        unverified=None if unseen is None else unseen.reason,
         session=SessionSettings(threads=shipped.threads, entries=_settings(runtime, model.kind)),
         versions=read_versions(model, config.target, shipped),
         facts=config.facts,
@@ -88,6 +98,18 @@ def _describe(model: Artifact, config: PackageConfig) -> Manifest:
         files={},
         total_bytes=0,
     )
+
+
+def _arrays(model: Artifact, runtime: str) -> tuple[list[str], list[str]]:
+    """Returns the names of inputs and outputs as the runtime finds them in the file."""
+    session = get_runtime(runtime).open(model, SessionConfig())
+    return list(session.input_names), list(session.output_names)
+
+
+def _described_arrays(model: Artifact) -> tuple[list[str], list[str]]:
+    """Returns the same as the export says, of a file that nothing here opens."""
+    found = read_description(model)
+    return [entry.name for entry in found.inputs], [entry.name for entry in found.outputs]
 
 
 def _settings(runtime: str, kind: str) -> dict[str, str]:

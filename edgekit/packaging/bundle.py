@@ -95,6 +95,8 @@ def check_behaviour(directory: Path, manifest: Manifest) -> list[str]:
     """
     if manifest.writing is not None:
         return [check_tokenizer(directory, manifest), *check_language(LanguageBundle(directory, manifest))]
+    if manifest.unverified is not None:
+        return [check_tokenizer(directory, manifest), f"the model is UNVERIFIED: {manifest.unverified}"]
     classifier = open_classifier(directory, manifest)
     return [check_tokenizer(directory, manifest), _check_logits(directory, classifier)]
 

@@ -6,13 +6,14 @@ The `json_schema_input_type` of a field is what a command line or a recipe may g
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from edgekit.contract import StageConfig
 from edgekit.errors import UsageError
 from edgekit.packaging.facts import BundleFacts
+from edgekit.results import Unverified
 from edgekit.target import Target, load_target
 
 
@@ -48,6 +49,14 @@ class PackageConfig(StageConfig):
     """SPDX identifier of the licence of the weights."""
     facts: Annotated[BundleFacts, BeforeValidator(_read_facts, json_schema_input_type=list[str])] = BundleFacts()
     """The evidence: paths of parity, quality and measurement artifacts, or the facts themselves."""
+    unverified: Literal["refuse", "allow"] = "refuse"
+    """`allow` bundles a format that only other systems run (`coreml`) without a check, and marks the bundle."""
+
+    def shipped_with(self) -> str:
+        """Returns the name of the runtime that ships the export: one that it was checked with, or is for."""
+        if isinstance(self.facts.parity, Unverified):
+            return self.facts.parity.runtime
+        return self.checked_with()[0]
 
     def checked_with(self) -> list[str]:
         """Returns the names of the runtimes under which the export passed, the one that ships it first."""

@@ -17,6 +17,8 @@ from edgekit.target import READERS_OF_ONNX, RuntimeOnTarget, Target
 
 MANIFEST_FILE = "manifest.json"
 EXPORT_FILE = "export.json"
+_MACOS = {"iOS16": "13", "iOS18": "15"}
+"""The macOS that came with an iOS."""
 
 
 class TargetSummary(Result):
@@ -90,6 +92,8 @@ class Manifest(Result):
     outputs: list[str]
     """`logits`: float32 (rows, labels); for a language model (rows, tokens, vocabulary), and keys and values."""
     session: SessionSettings
+    unverified: str | None = None
+    """Why nobody has run the file; None: it was compared with torch under its runtime."""
     writing: WritingSettings | None = None
     """How to speak to a language model; None for a classifier."""
     versions: Versions
@@ -115,6 +119,14 @@ class OldestReader(Result):
     remedy: str
 
 
+class NamedArray(Result):
+    """An input or output of a file."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    name: str
+
+
 class ExportDescription(Result):
     """What packaging reads of an export's `export.json`; the exporter writes more."""
 
@@ -123,6 +135,10 @@ class ExportDescription(Result):
     opset: int | None = None
     ir_version: int | None = None
     oldest_reader: OldestReader | None = None
+    deployment_target: str | None = None
+    """Core ML: the oldest iOS that reads it."""
+    inputs: list[NamedArray] = []
+    outputs: list[NamedArray] = []
 
 
 def is_handheld(target: TargetSummary) -> bool:
@@ -141,6 +157,33 @@ def summarize(target: Target) -> TargetSummary:
     )
 
 
+def read_description(export: Artifact) -> ExportDescription:
+    """Returns what an export says of itself.
+
+    Raises:
+        ArtifactError: `export.json` is missing or not valid.
+    """
+    file = export.path / EXPORT_FILE
+    try:
+        return ExportDescription.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(f"{file}: missing or not valid. Export the model again.") from error
+
+
+def _require_system(export: Artifact, found: ExportDescription, target: Target, shipped: RuntimeOnTarget) -> None:
+    """Refuses a Core ML package that the target's system is too old for; its version is Core ML's."""
+    if found.deployment_target is None:
+        return
+    handheld = is_handheld(summarize(target))
+    needed = found.deployment_target.removeprefix("iOS") if handheld else _MACOS[found.deployment_target]
+    if shipped.is_older_than(needed):
+        system = "iOS" if handheld else "macOS"
+        raise UnsupportedError(
+            f"{export.path}: found codes that Core ML reads since {system} {needed}, but '{target.name}' promises "
+            f"{shipped.version}. Raise the version in the target's file, or quantize to 8 bits by channel."
+        )
+
+
 def read_versions(export: Artifact, target: Target, shipped: RuntimeOnTarget) -> Versions:
     """Returns the versions of an exported file, after checking them against what the target ships.
 
@@ -148,11 +191,8 @@ def read_versions(export: Artifact, target: Target, shipped: RuntimeOnTarget) ->
         ArtifactError: `export.json` is missing or not valid.
         UnsupportedError: the target's runtime does not read such a file.
     """
-    file = export.path / EXPORT_FILE
-    try:
-        found = ExportDescription.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise ArtifactError(f"{file}: missing or not valid. Export the model again.") from error
+    found = read_description(export)
+    _require_system(export, found, target, shipped)
     for what, value, ceiling in (
         ("operator set", found.opset, shipped.opset),
         ("IR version", found.ir_version, shipped.ir_version),

@@ -32,7 +32,8 @@ def render_card(manifest: Manifest, texts: CardTexts) -> str:
     """Returns the card, with the front matter that model hubs read."""
     parts = [
         _front_matter(manifest, texts),
-        f"# {flat(manifest.name)} for {manifest.target.name}",
+        f"# {flat(manifest.name)} for {manifest.target.name}{'' if manifest.unverified is None else ' (UNVERIFIED)'}",
+        *_unverified(manifest),
         _what(manifest, texts),
         f"## How to use it\n\n{platform_of(manifest).instructions(manifest)}",
         f"## Quality\n\n{quality_text(manifest.facts.quality)}",
@@ -61,10 +62,11 @@ def _front_matter(manifest: Manifest, texts: CardTexts) -> str:
     """Returns YAML; every value is JSON, which YAML reads."""
     task = _HUB_TASKS.get(manifest.task, manifest.task)
     lines = [f"license: {json.dumps(texts.license)}"] if texts.license else []
+    tags = ["edgekit", manifest.format, manifest.target.name, *(["unverified"] if manifest.unverified else [])]
     lines += [
         f"pipeline_tag: {task}",
         f"library_name: {manifest.versions.runtime}",
-        f"tags: {json.dumps(['edgekit', manifest.format, manifest.target.name])}",
+        f"tags: {json.dumps(tags)}",
     ]
     quality = manifest.facts.quality
     if quality is not None:
@@ -77,6 +79,13 @@ def _front_matter(manifest: Manifest, texts: CardTexts) -> str:
             f"    metrics: [{{type: {quality.headline.metric}, value: {quality.headline.value:.4f}}}]",
         ]
     return "\n".join(["---", *lines, "---"])
+
+
+def _unverified(manifest: Manifest) -> list[str]:
+    """Returns the warning of a file that nobody has run."""
+    if manifest.unverified is None:
+        return []
+    return [f"**UNVERIFIED: nobody has run this file.** {flat(manifest.unverified)}"]
 
 
 def _what(manifest: Manifest, texts: CardTexts) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgekit.packaging import browser, ios, language_platforms, laptop, phone, single_board
+from edgekit.packaging import browser, coreml, ios, language_platforms, laptop, phone, single_board
 from edgekit.packaging.manifest import Manifest, is_handheld
 
 
@@ -20,6 +20,7 @@ class Platform:
 
 
 _WRITING = Platform(lambda manifest: {}, language_platforms.instructions)
+_CORE_ML = Platform(lambda manifest: {}, coreml.instructions)
 _LAPTOP = Platform(laptop.app_files, laptop.instructions)
 PLATFORMS: dict[str, Platform] = {
     "android": Platform(phone.app_files, phone.instructions),
@@ -35,9 +36,11 @@ PLATFORMS: dict[str, Platform] = {
 def platform_of(manifest: Manifest) -> Platform:
     """Returns the platform of the manifest's target; a phone of an older manifest, which names no system, is Android's.
 
-    A language model is run alike everywhere: its platform has one row.
+    A language model is run alike everywhere: its platform has one row. So is a Core ML package on Apple's systems.
     """
     if manifest.writing is not None:
         return _WRITING
+    if manifest.format == "coreml":
+        return _CORE_ML
     target = manifest.target
     return PLATFORMS[(target.operating_system or "android") if is_handheld(target) else target.form_factor]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.errors import BudgetError, EnvironmentLacksError, ParityError, UsageError
@@ -17,7 +19,8 @@ def package(inputs: StageInputs, config: PackageConfig, context: StageContext) -
     """Makes a bundle: the export's files unchanged, with manifest, labels, vectors, model card and usage examples.
 
     Requires an exported artifact whose parity check passed and whose budget, if it has one, is met. Ensures
-    that the bundle's tokenizer and model were run as an app runs them before it was published.
+    that the bundle's tokenizer and model were run as an app runs them before it was published. A format that only other
+    systems run may be bundled unseen where the configuration allows it, and the bundle says so.
 
     Raises:
         UsageError: no model, no parity check, or evidence about another model.
@@ -34,15 +37,15 @@ def package(inputs: StageInputs, config: PackageConfig, context: StageContext) -
             f"package: {model.path}: found kind '{model.kind}', expected an export: {' or '.join(FORMATS)}. Export it "
             "first."
         )
-    require_evidence(model, config.facts)
+    require_evidence(model, config.facts, unverified=config.unverified)
     lineage = lineage_of("package", inputs, config, context)
     with publish(context.out, kind="bundle", lineage=lineage) as staging:
         fill(staging, model, config)
     return Artifact.open(context.out, kind="bundle", verify=False)
 
 
-def require_evidence(model: Artifact, facts: BundleFacts) -> None:
-    """Refuses what may not ship.
+def require_evidence(model: Artifact, facts: BundleFacts, *, unverified: Literal["refuse", "allow"]) -> None:
+    """Refuses what may not ship; `unverified` says whether a file that only other systems run may, unseen.
 
     Raises:
         UsageError: no parity check, or evidence about another model.
@@ -56,8 +59,11 @@ def require_evidence(model: Artifact, facts: BundleFacts) -> None:
             "in `facts`."
         )
     if isinstance(facts.parity, Unverified):
-        raise EnvironmentLacksError(f"package: the export is unverified: {facts.parity.reason} Nothing was bundled.")
-    if not facts.parity.passed:
+        if unverified == "refuse" or not FORMATS[model.kind].runs_elsewhere:
+            raise EnvironmentLacksError(
+                f"package: the export is unverified: {facts.parity.reason} Nothing was bundled."
+            )
+    elif not facts.parity.passed:
         raise ParityError(f"package: the parity check failed: {' '.join(facts.parity.failures)} Nothing was bundled.")
     if facts.budget is not None and not facts.budget.met:
         failed = [check for check in facts.budget.checks if check.status in ("missed", "inconclusive")]

@@ -80,9 +80,9 @@ def verdict(result: BuildResult) -> Verdict:
     if result.exit_code == 4:
         unseen = [export for export in result.exports if isinstance(export.parity, Unverified)]
         where = join_words([f"{export.format} for {export.target}" for export in unseen])
-        return Verdict(
-            "Not verified", f"The runtime that ships it is not here, so nothing ships: {where}.", "uncertain"
-        )
+        allowed = [export for export in unseen if export.bundle is not None]
+        outcome = "so nothing ships" if not allowed else "and the recipe allows bundles that are UNVERIFIED"
+        return Verdict("Not verified", f"The runtime that ships it is not here, {outcome}: {where}.", "uncertain")
     if result.exit_code == 1:
         failed = [(export, check) for export, check in budget_checks(result) if check.status == "missed"]
         open_ones = [(export, check) for export, check in budget_checks(result) if check.status == "inconclusive"]

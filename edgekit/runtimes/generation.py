@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from edgekit.errors import EnvironmentLacksError, UsageError
-from edgekit.runtimes.protocol import format_of
+from edgekit.runtimes.protocol import MissingRuntime, format_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,15 +181,6 @@ def get_generation_runtime(name: str) -> GenerationRuntime:
     if reason is not None:
         raise EnvironmentLacksError(f"runtime '{name}' is not available: {reason}")
     return runtime
-
-
-@dataclass(frozen=True)
-class MissingRuntime:
-    """A runtime that is known and not here."""
-
-    name: str
-    reason: str
-    """What is missing, and how to install it."""
 
 
 def missing_runtime(kind: str, name: str | None = None) -> MissingRuntime | None:

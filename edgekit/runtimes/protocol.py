@@ -27,6 +27,7 @@ BUILT_IN = {
     "openvino": "edgekit.runtimes.openvino_runtime:OpenVinoRuntime",
     "litert": "edgekit.runtimes.litert_runtime:LiteRTRuntime",
     "executorch": "edgekit.runtimes.executorch_runtime:ExecuTorchRuntime",
+    "coreml": "edgekit.runtimes.coreml_runtime:CoreMLRuntime",
     "onnxruntime-node": "edgekit.runtimes.node_runtime:OnnxRuntimeNode",
     "onnxruntime-web": "edgekit.runtimes.node_runtime:OnnxRuntimeWeb",
 }
@@ -96,6 +97,15 @@ class Runtime(Protocol):
         Raises:
             ModelError: the runtime cannot open the file.
         """
+
+
+@dataclass(frozen=True)
+class MissingRuntime:
+    """A runtime that is known and not here."""
+
+    name: str
+    reason: str
+    """What is missing, and how to install it."""
 
 
 @runtime_checkable
@@ -174,6 +184,21 @@ def runtime_for(model: ModelOnDisk, name: str | None = None, *, must_be_here: bo
     if not fitting:
         raise UsageError(f"{model.path}: no runtime opens artifacts of kind '{kind}'. Export the model first.")
     return get_runtime(fitting[0], must_be_here=must_be_here)
+
+
+def runtime_elsewhere(kind: str, name: str | None = None) -> MissingRuntime | None:
+    """Returns the runtime of a format that is written where it cannot run, if it is not here; `name` may be another's.
+
+    None: it is here, or such a file is only written where its runtime is.
+
+    Raises:
+        UsageError: no such runtime.
+    """
+    if kind not in FORMATS or not FORMATS[kind].runs_elsewhere:
+        return None
+    runtime = get_runtime(name or FORMATS[kind].runtime, must_be_here=False)
+    reason = runtime.unavailable_reason()
+    return None if reason is None else MissingRuntime(runtime.name, reason)
 
 
 def available_runtimes_for(kind: str) -> list[Runtime]:

@@ -178,7 +178,8 @@ def test_evidence_about_another_model_or_none_is_refused(tmp_path: Path, evidenc
 def test_model_artifact_of_another_kind_is_refused(tmp_path: Path) -> None:
     made = bundle(tmp_path)
     config = PackageConfig(target=target(), facts=BundleFacts())
-    with pytest.raises(UsageError, match="expected an export: onnx or openvino or ort or litert or executorch or gguf"):
+    expected = "expected an export: onnx or openvino or ort or litert or executorch or coreml or gguf"
+    with pytest.raises(UsageError, match=expected):
         package(StageInputs(model=made), config, StageContext(tmp_path / "again"))
 
 
