@@ -122,12 +122,13 @@ def tell_facts(request: Message) -> Message:
     from edgekit.benchmarking.machine import load_average, machine_facts, rank_cores
 
     def version_of(library: str) -> str | None:
-        if find_spec(library) is None:
+        package = library.partition(".")[0]
+        if find_spec(package) is None:
             return None
         try:
-            return version(library)
+            return version(distribution_of(library))
         except PackageNotFoundError:  # installed under another name, such as onnxruntime-gpu
-            return str(getattr(importlib.import_module(library), "__version__", "unknown"))
+            return str(getattr(importlib.import_module(package), "__version__", "unknown"))
 
     return {
         "machine": machine_facts(),
@@ -135,6 +136,11 @@ def tell_facts(request: Message) -> Message:
         "ranked_cores": rank_cores(),
         "libraries": {library: version_of(library) for library in request["libraries"]},
     }
+
+
+def distribution_of(library: str) -> str:
+    """Returns what pip calls the package of a module, which is how it is spelled but for the underscores."""
+    return library.partition(".")[0].replace("_", "-")
 
 
 def open_model(request: Message) -> tuple[Measured, Message]:
