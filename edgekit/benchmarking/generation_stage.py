@@ -8,7 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
-from edgekit.benchmarking.devices import HERE
+from edgekit.benchmarking.devices import HERE, refuse_emulated
 from edgekit.benchmarking.generation import PRECISION, GenerationSampling, measure_generation
 from edgekit.benchmarking.generation_process import GenerationProcess, GenerationSubject
 from edgekit.benchmarking.memory_limit import find_smallest_limit
@@ -38,6 +38,7 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
     """
     if config.scenario != "single-stream":
         raise UsageError(f"bench: scenario {config.scenario} is for classifiers; found a language model.")
+    refuse_emulated(config.device)
     if config.device != HERE.name:
         raise UsageError(
             f"bench: device {config.device} is for classifiers so far; found a language model. Leave it out."

@@ -4,8 +4,10 @@ It reads one JSON object a line from stdin and answers each with one line; `proc
 
     {"command": "open", "runtime": "module:Class", "path": ..., "kind": ..., "threads": 1, "cores": [1],
      "memory_limit_bytes": null, ...}
-        -> {"load_ms": ..., "input_names": [...], "cores": [...], "baseline_bytes": ..., "library_bytes": ...}
+        -> {"load_ms": ..., "input_names": [...], "output_names": [...], "cores": [...], "baseline_bytes": ...,
+            "library_bytes": ...}
     {"command": "inputs", "input_ids": [[[...]]]}      a list of batches, used in turn -> {}
+    {"command": "run", "inputs": {"input_ids": [[...]]}} -> {"outputs": {"logits": [[...]]}}   nothing is timed
     {"command": "sample", "runs": 10, "seconds": 1.0}  -> {"samples_ns": [...]}
     {"command": "serve", "arrivals_ns": [...], "give_up_ns": ...} -> {"latencies_ns": [...]}
     {"command": "look", "cores": [1]}                  -> {"ticks": {...}, "frequency_mhz": ...}
@@ -68,6 +70,13 @@ class Measured:
             self.batches.append(select_inputs(self.session.input_names, input_ids, numpy.ones_like(input_ids)))
         self._next = 0
         return {}
+
+    def run(self, request: Message) -> Message:
+        """Runs the model once on the arrays given, for its results."""
+        import numpy
+
+        given = {name: numpy.array(rows, dtype=numpy.int64) for name, rows in request["inputs"].items()}
+        return {"outputs": {name: array.tolist() for name, array in self.session.run(given).items()}}
 
     def sample(self, request: Message) -> Message:
         """Times `runs` calls, fewer when `seconds` pass first, at least one; the garbage collector waits."""
@@ -148,7 +157,8 @@ def open_model(request: Message) -> tuple[Measured, Message]:
     runtime = load_runtime(request["runtime"])
     config = SessionConfig(request["threads"], request["graph_optimization"])
     session, answer = timed_open(request, runtime.libraries, lambda location: runtime.open(location, config))
-    return Measured(session), {**answer, "input_names": list(session.input_names)}
+    names = {"input_names": list(session.input_names), "output_names": list(session.output_names)}
+    return Measured(session), {**answer, **names}
 
 
 def timed_open(
@@ -222,7 +232,13 @@ class _Classifying:
             return _OF_PROCESS[command](request)
         if self._measured is None:
             raise ValueError(f"'{command}' before 'open'")
-        answers = {"inputs": self._measured.set_inputs, "serve": self._measured.serve, "sample": self._measured.sample}
+        measured = self._measured
+        answers = {
+            "inputs": measured.set_inputs,
+            "run": measured.run,
+            "serve": measured.serve,
+            "sample": measured.sample,
+        }
         return answers[command](request)
 
 
