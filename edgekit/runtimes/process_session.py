@@ -11,6 +11,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from edgekit import errors
@@ -100,7 +101,8 @@ def _end(process: subprocess.Popen[str], error_output: IO[bytes]) -> None:
     """Ends the process: it stops at the end of its input."""
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            stream.close()
+            with suppress(OSError):  # of a process that is gone; the stream is closed all the same
+                stream.close()
     try:
         process.wait(timeout=2)
     except subprocess.TimeoutExpired:
