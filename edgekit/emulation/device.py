@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,22 @@ class EmulatedDevice:
             )
         return answer
 
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Returns what a worker says of the processor and the packages there, asked once.
+
+        Raises:
+            EnvironmentLacksError: it does not start.
+        """
+        return self.ask({"command": "facts", "libraries": [name.replace("-", "_") for name in WHEELS]})
+
     def describe(self) -> Emulation:
         """Returns what the emulated processor is, as a worker on it sees it.
 
         Raises:
             EnvironmentLacksError: a worker does not start.
         """
-        machine = self.ask({"command": "facts", "libraries": []})["machine"]
+        machine = self.facts["machine"]
         return Emulation(
             device=self.name,
             cpu=f"{self.processor.title} ({machine['cpu']})",
@@ -160,8 +170,7 @@ class EmulatedRuntime:
         Raises:
             EnvironmentLacksError: a worker does not start there.
         """
-        answer = self._device.ask({"command": "facts", "libraries": list(self.libraries)})
-        return str(answer["libraries"][self.libraries[-1]])
+        return str(self._device.facts["libraries"][self.libraries[-1].partition(".")[0]])
 
     def open(self, model: ModelOnDisk, config: SessionConfig) -> Session:
         """Returns a session in an emulated process of its own, which ends with it.

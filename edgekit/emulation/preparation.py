@@ -165,9 +165,8 @@ def _require_versions(device: EmulatedDevice) -> None:
     Raises:
         EnvironmentLacksError: it does not start, or finds others.
     """
-    modules = [name.replace("-", "_") for name in WHEELS]
-    found = device.ask({"command": "facts", "libraries": modules})["libraries"]
-    if found != dict(zip(modules, WHEELS.values(), strict=True)):
+    found = {module.replace("_", "-"): version for module, version in device.facts["libraries"].items()}
+    if found != WHEELS:
         raise EnvironmentLacksError(f"{device.name}: found the packages {found}, expected {WHEELS}. Prepare it anew.")
 
 
