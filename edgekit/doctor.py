@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.errors import EnvironmentLacksError
 from edgekit.extras import install_command
 from edgekit.resources import INSTALLED_BY
 
@@ -43,6 +44,7 @@ def examine(directory: Path = Path()) -> list[Finding]:
         *_packages(),
         *_recipe_data(),
         *_runtimes(),
+        *_emulated_devices(),
         _processor(),
         _memory(),
         _disk(directory),
@@ -97,6 +99,25 @@ def _runtimes() -> list[Finding]:
         reason = generating.unavailable_reason()
         found = generating.version() if reason is None else "unavailable"
         findings.append(Finding(f"runtime: {name}", reason is None, found, reason or ""))
+    return findings
+
+
+def _emulated_devices() -> list[Finding]:
+    """Returns the devices that can be emulated for parity, prepared or not."""
+    from edgekit.emulation.device import open_emulated, read_record
+    from edgekit.emulation.processors import PROCESSORS
+
+    findings = []
+    for processor in PROCESSORS.values():
+        name = f"device: {processor.device}"
+        try:
+            place = open_emulated(processor.device).place
+        except EnvironmentLacksError as error:
+            findings.append(Finding(name, False, "not prepared", str(error)))
+            continue
+        prepared = read_record(place)
+        found = "" if prepared is None else f"{prepared.python}, onnxruntime {prepared.wheels['onnxruntime']}"
+        findings.append(Finding(name, True, found))
     return findings
 
 

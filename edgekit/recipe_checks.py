@@ -222,12 +222,13 @@ def misplaced_questions(frame: Frame, where: str) -> list[str]:
 
 
 def misplaced_device(frame: Frame, where: str) -> list[str]:
-    """Returns a problem where a build is to measure on another machine, whose results would count as this one's."""
-    if frame.bench.device == "local":
-        return []
+    """Returns a problem where a build is to measure or check elsewhere, whose results would count as this machine's."""
+    named = {"bench": (frame.bench.device, "measures"), "check": (frame.parity.device, "checks")}
     return [
-        f"{where}: bench.device: found '{frame.bench.device}', expected 'local': a build measures where it runs. "
-        "Measure its exports there with `edgekit bench EXPORT OUT --device`."
+        f"{where}: {'parity' if command == 'check' else command}.device: found '{device}', expected 'local': a build "
+        f"{does} where it runs. Give its exports to `edgekit {command} EXPORT OUT --device` afterwards."
+        for command, (device, does) in named.items()
+        if device != "local"
     ]
 
 

@@ -24,7 +24,8 @@ class ExportEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: FormatName = "onnx"
-    """The file format; `ort`, `openvino`, `litert`, `executorch` and `coreml` hold classifiers, `gguf` language models."""
+    """The file format; `ort`, `openvino`, `litert`, `executorch` and `coreml` hold classifiers, `gguf` language
+    models."""
     runtime: str = "onnxruntime"
     """The runtime that ships it: it is checked and measured with this one. Unless given: openvino for `openvino`,
     litert for `litert`, executorch for `executorch`, coreml for `coreml`, llama.cpp for `gguf`."""

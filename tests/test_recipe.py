@@ -401,6 +401,8 @@ def test_a_file_in_onnxruntimes_own_format_asks_for_a_newer_one(tmp_path, versio
 def test_a_build_measures_where_it_runs(tmp_path):
     recipe = VALID.replace("[budget]", '[bench]\ndevice = "ssh://pi@board"\n[budget]')
     assert "bench.device: found 'ssh://pi@board', expected 'local'" in problem(tmp_path, recipe)
+    recipe = VALID.replace("[budget]", '[parity]\ndevice = "qemu:cortex-a76"\n[budget]')
+    assert "parity.device: found 'qemu:cortex-a76', expected 'local': a build checks" in problem(tmp_path, recipe)
 
 
 def test_lengths_that_nobody_set_are_no_problem(tmp_path):

@@ -18,6 +18,7 @@ from typing import IO, Protocol
 from edgekit import errors
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.machine import choose_cores, load_average, machine_fingerprint, usable_cores
+from edgekit.emulation.processors import EMULATED
 from edgekit.errors import UsageError
 from edgekit.results import Machine
 from edgekit.runtimes.protocol import Runtime
@@ -144,6 +145,20 @@ def worker_environment(threads: int) -> dict[str, str]:
     return {**pools, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
+def refuse_emulated(name: str) -> None:
+    """Refuses to measure on an emulated device.
+
+    Raises:
+        UsageError: the device called `name` is one.
+    """
+    if name.startswith(EMULATED):
+        raise UsageError(
+            f"device: found '{name}', expected 'local' or '{SSH}USER@HOST': an emulated instruction takes this "
+            "machine's time and the emulator's memory, so latency and memory of the device are not to be had from it. "
+            "It is for parity: edgekit check EXPORT OUT --reference MODEL --data DATA --device " + name
+        )
+
+
 @contextmanager
 def _pinned(cores: list[int]) -> Iterator[None]:
     """Pins this thread, and so what it starts, while the block runs."""
@@ -167,9 +182,10 @@ def open_device(name: str, python: str) -> Iterator[Device]:
         python: the interpreter on another machine, a name or a path there.
 
     Raises:
-        UsageError: the name is none of these.
+        UsageError: the name is none of these, or an emulated device.
         EnvironmentLacksError: the device cannot be reached, or has no such Python.
     """
+    refuse_emulated(name)
     if name == HERE.name:
         yield HERE
         return

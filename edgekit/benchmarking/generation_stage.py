@@ -8,7 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, publish
-from edgekit.benchmarking.devices import HERE
+from edgekit.benchmarking.devices import HERE, refuse_emulated
 from edgekit.benchmarking.generation import PRECISION, GenerationSampling, measure_generation
 from edgekit.benchmarking.generation_load import NUMBERS, Load, serve_prompts, write_sustained, write_together
 from edgekit.benchmarking.generation_process import GenerationProcess, GenerationSubject
@@ -39,6 +39,7 @@ def bench_language_model(inputs: StageInputs, config: BenchConfig, context: Stag
         MeasurementError: a measuring process died or hung.
         UnsupportedError: several conversations at once, and the runtime writes one only.
     """
+    refuse_emulated(config.device)
     if config.device != HERE.name:
         raise UsageError(
             f"bench: device {config.device} is for classifiers so far; found a language model. Leave it out."

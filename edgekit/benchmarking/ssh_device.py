@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from edgekit import errors
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.devices import WORKER_FLAGS, Launch, worker_environment
+from edgekit.benchmarking.worker import distribution_of
 from edgekit.errors import EnvironmentLacksError, MeasurementError, UsageError
 from edgekit.results import Machine
 from edgekit.runtimes.protocol import Runtime, model_files
@@ -38,9 +39,11 @@ WORKER_FILES = (
     "benchmarking/processor_time.py",
     "benchmarking/worker.py",
     "runtimes/__init__.py",
+    "runtimes/litert_runtime.py",
     "runtimes/onnxruntime_runtime.py",
     "runtimes/openvino_runtime.py",
     "runtimes/protocol.py",
+    "runtimes/silence.py",
 )
 """All of edgekit that a device gets."""
 
@@ -149,10 +152,10 @@ class SshDevice:
         if not type(runtime).__module__.startswith("edgekit.") or file not in WORKER_FILES:
             raise UsageError(
                 f"{self.name}: found the runtime '{runtime.name}', expected one that a device runs without all of "
-                "edgekit: onnxruntime or openvino. Export the model, or name another runtime."
+                "edgekit: onnxruntime, openvino or litert. Export the model, or name another runtime."
             )
         versions = self._ask("facts", libraries=list(runtime.libraries))["libraries"]
-        missing = [library for library, version in versions.items() if version is None]
+        missing = [distribution_of(library) for library, version in versions.items() if version is None]
         if missing:
             raise EnvironmentLacksError(
                 f"{self.name}: {' and '.join(missing)} not installed for '{self._python}' there. Install there: "

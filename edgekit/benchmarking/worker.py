@@ -4,8 +4,10 @@ It reads one JSON object a line from stdin and answers each with one line; `proc
 
     {"command": "open", "runtime": "module:Class", "path": ..., "kind": ..., "threads": 1, "cores": [1],
      "memory_limit_bytes": null, ...}
-        -> {"load_ms": ..., "input_names": [...], "cores": [...], "baseline_bytes": ..., "library_bytes": ...}
+        -> {"load_ms": ..., "input_names": [...], "output_names": [...], "cores": [...], "baseline_bytes": ...,
+            "library_bytes": ...}
     {"command": "inputs", "input_ids": [[[...]]]}      a list of batches, used in turn -> {}
+    {"command": "run", "inputs": {"input_ids": [[...]]}} -> {"outputs": {"logits": [[...]]}}   nothing is timed
     {"command": "sample", "runs": 10, "seconds": 1.0}  -> {"samples_ns": [...]}
     {"command": "serve", "arrivals_ns": [...], "give_up_ns": ...} -> {"latencies_ns": [...]}
     {"command": "look", "cores": [1]}                  -> {"ticks": {...}, "frequency_mhz": ...}
@@ -69,6 +71,13 @@ class Measured:
         self._next = 0
         return {}
 
+    def run(self, request: Message) -> Message:
+        """Runs the model once on the arrays given, for its results."""
+        import numpy
+
+        given = {name: numpy.array(rows, dtype=numpy.int64) for name, rows in request["inputs"].items()}
+        return {"outputs": {name: array.tolist() for name, array in self.session.run(given).items()}}
+
     def sample(self, request: Message) -> Message:
         """Times `runs` calls, fewer when `seconds` pass first, at least one; the garbage collector waits."""
         deadline = time.perf_counter_ns() + int(request["seconds"] * 1e9)
@@ -122,12 +131,13 @@ def tell_facts(request: Message) -> Message:
     from edgekit.benchmarking.machine import load_average, machine_facts, rank_cores
 
     def version_of(library: str) -> str | None:
-        if find_spec(library) is None:
+        package = library.partition(".")[0]
+        if find_spec(package) is None:
             return None
         try:
-            return version(library)
+            return version(distribution_of(library))
         except PackageNotFoundError:  # installed under another name, such as onnxruntime-gpu
-            return str(getattr(importlib.import_module(library), "__version__", "unknown"))
+            return str(getattr(importlib.import_module(package), "__version__", "unknown"))
 
     return {
         "machine": machine_facts(),
@@ -137,12 +147,18 @@ def tell_facts(request: Message) -> Message:
     }
 
 
+def distribution_of(library: str) -> str:
+    """Returns what pip calls the package of a module, which is how it is spelled but for the underscores."""
+    return library.partition(".")[0].replace("_", "-")
+
+
 def open_model(request: Message) -> tuple[Measured, Message]:
     """Pins the process, imports the runtime's libraries, then opens the model and times that."""
     runtime = load_runtime(request["runtime"])
     config = SessionConfig(request["threads"], request["graph_optimization"])
     session, answer = timed_open(request, runtime.libraries, lambda location: runtime.open(location, config))
-    return Measured(session), {**answer, "input_names": list(session.input_names)}
+    names = {"input_names": list(session.input_names), "output_names": list(session.output_names)}
+    return Measured(session), {**answer, **names}
 
 
 def timed_open(
@@ -216,7 +232,13 @@ class _Classifying:
             return _OF_PROCESS[command](request)
         if self._measured is None:
             raise ValueError(f"'{command}' before 'open'")
-        answers = {"inputs": self._measured.set_inputs, "serve": self._measured.serve, "sample": self._measured.sample}
+        measured = self._measured
+        answers = {
+            "inputs": measured.set_inputs,
+            "run": measured.run,
+            "serve": measured.serve,
+            "sample": measured.sample,
+        }
         return answers[command](request)
 
 

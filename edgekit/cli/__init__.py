@@ -41,6 +41,10 @@ _OTHER_COMMANDS = {
     "init": ("edgekit.cli.init:init", "Write a recipe to start from."),
     "recipes": ("edgekit.cli.inspection:recipes", "List the built-in recipes."),
     "targets": ("edgekit.cli.inspection:targets", "List the targets, or show one."),
+    "prepare-device": (
+        "edgekit.cli.devices:prepare_device",
+        "Download once what an emulated device needs, for `edgekit check --device`.",
+    ),
     "doctor": ("edgekit.cli.inspection:doctor", "Say what this machine and environment can do, and what is missing."),
 }
 

@@ -144,6 +144,7 @@ def bench(
     from edgekit.api import run
     from edgekit.artifact import Artifact
     from edgekit.benchmarking.changes import Named
+    from edgekit.benchmarking.devices import refuse_emulated
     from edgekit.benchmarking.result_files import read_measurement
     from edgekit.benchmarking.stage import BenchConfig
     from edgekit.errors import UsageError
@@ -151,6 +152,7 @@ def bench(
     earlier = None if baseline is None else read_earlier(baseline, anyway=anyway)
     opened = Artifact.open(model)
     runtimes = _runtimes(opened, runtime, all_runtimes=all_runtimes)
+    refuse_emulated(device)
     if device != "local" and out is None:
         raise UsageError("edgekit bench: found --device without OUT, expected a place to keep what is measured.")
     settings = {

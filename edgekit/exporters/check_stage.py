@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
-from edgekit.errors import DataError
+from edgekit.errors import DataError, UsageError
 from edgekit.events import track
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from transformers import PreTrainedModel
 
     from edgekit.exporters.parity import Differences, Thresholds, TokenizerCheck
-    from edgekit.models.quantized import QuantizedLinear
-    from edgekit.results import AnyParity
+    from edgekit.results import AnyParity, Emulation
+    from edgekit.runtimes.protocol import Runtime
 
+_HERE = "local"
 _OWN_FACTOR = 3.0
 _EXACT = {"max_abs_diff": 1e-3, "mean_abs_diff": 1e-4}
 _ROUNDED = {"max_abs_diff": 0.05, "mean_abs_diff": 5e-3}
@@ -73,6 +76,9 @@ class CheckConfig(StageConfig):
     """Language models: tokens to write after each."""
     runtime: str | None = None
     """Runtime that ships the export; by default the one that opens it."""
+    device: str = _HERE
+    """Where the export runs: `local`, or for a classifier `qemu:cortex-a76`, an emulated ARM64 processor with its own
+    kernels; prepare that once with `edgekit prepare-device`."""
 
 
 def check(inputs: StageInputs, config: CheckConfig, context: StageContext) -> Artifact:
@@ -86,6 +92,8 @@ def check(inputs: StageInputs, config: CheckConfig, context: StageContext) -> Ar
         DataError: no such split, or it is empty.
         ModelError: the runtime cannot open the export, or the model cannot be read.
         ArtifactError: edgekit did not write the export, so nothing tells what it should compute.
+        UsageError: no such device, or it runs no such model or runtime.
+        EnvironmentLacksError: the runtime or the emulator is not installed, or the device is not prepared.
     """
     from edgekit.exporters.parity import PARITY_FILE, Evidence, conclude, unverified
     from edgekit.models.tasks import read_task
@@ -100,8 +108,10 @@ def check(inputs: StageInputs, config: CheckConfig, context: StageContext) -> Ar
     elif (missing := runtime_elsewhere(model.kind, config.runtime)) is not None:
         parity = unverified(missing, model.digest)
     else:
-        runtime, differences, own = _compare_logits(inputs, config, context, texts)
-        evidence = Evidence(differences, own, tokens, len(texts), runtime, model.digest)
+        run_by = _run_by(model, config, texts)
+        differences, own = _compare_logits(inputs, config, context, run_by)
+        name = f"{run_by.runtime.name} {run_by.runtime.version()}"
+        evidence = Evidence(differences, own, tokens, len(texts), name, model.digest, run_by.emulation)
         parity = conclude(evidence, _thresholds(config, own))
     with publish(context.out, kind="parity", lineage=lineage_of("check", inputs, config, context)) as directory:
         (directory / PARITY_FILE).write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -117,56 +127,91 @@ def _check_language(
     from edgekit.runtimes.generation import missing_runtime
 
     model = inputs.require("model", "check")
+    if config.device != _HERE:
+        raise UsageError(
+            f"check: device {config.device} is for classifiers so far; found a language model. Leave it out."
+        )
     missing = missing_runtime(model.kind, config.runtime)
     if missing is None:
         return check_language_model(inputs, config, context, *material)
     return unverified(missing, model.digest)
 
 
+@dataclass(frozen=True)
+class _RunBy:
+    """What runs a classifier's export, and on what."""
+
+    texts: list[str]
+    runtime: Runtime
+    emulation: Emulation | None
+    """The processor, where it is an emulated one."""
+
+
+def _run_by(model: Artifact, config: CheckConfig, texts: list[str]) -> _RunBy:
+    """Returns the runtime here or on the device that is asked for."""
+    from edgekit.runtimes.protocol import runtime_for
+
+    is_here = config.device == _HERE
+    runtime = runtime_for(model, config.runtime, must_be_here=is_here)
+    if is_here:
+        return _RunBy(texts, runtime, None)
+    from edgekit.emulation.device import open_emulated
+
+    device = open_emulated(config.device)
+    return _RunBy(texts, device.runtime(runtime), device.describe())
+
+
 def _compare_logits(
-    inputs: StageInputs, config: CheckConfig, context: StageContext, texts: list[str]
-) -> tuple[str, Differences, Differences | None]:
-    """Returns the runtime with its version, the export's differences from torch, and torch's own where it rounds."""
-    from edgekit.exporters.block_rounding import multiply_floats
+    inputs: StageInputs, config: CheckConfig, context: StageContext, run_by: _RunBy
+) -> tuple[Differences, Differences | None]:
+    """Returns how far the export's logits are from torch's, and torch's from its own where it rounds."""
     from edgekit.exporters.parity import Differences, make_batches, run
     from edgekit.exporters.reference import load_reference
     from edgekit.models.tasks import read_task
-    from edgekit.runtimes.protocol import SessionConfig, pad_token_id, runtime_for
+    from edgekit.runtimes.protocol import SessionConfig, pad_token_id
     from edgekit.runtimes.torch_runtime import TorchSession
 
     model, reference = inputs.require("model", "check"), inputs.require("reference", "check")
     max_length, pad_id = read_task(model).max_length, pad_token_id(model)
-    ids = _encode(model, texts, max_length)
+    ids = _encode(model, run_by.texts, max_length)
     batches = make_batches(ids, config.batch_sizes, pad_id=pad_id, max_length=max_length, seed=context.seed)
-    runtime = runtime_for(model, config.runtime)
-    exported = runtime.open(model, SessionConfig())
+    exported = run_by.runtime.open(model, SessionConfig())
     network = load_reference(reference, model)
     original = TorchSession(network, exported.input_names, threads=1)
     differences, own = Differences(), Differences()
     rounds = _rounds_activations(model, reference) and model.kind not in _FLOAT_ACTIVATIONS
-    rounded = multiply_floats(network) if model.kind in (*_OWN_ROUNDING, *_FLOAT_ACTIVATIONS) else []
+    roughened = _roughened(network, model.kind, run_by.emulation, context.seed)
     for batch in track(batches, context.events, stage="check", text="comparing", total=len(batches), unit="batches"):
         expected = run(original, batch)
         differences.add(expected, run(exported, batch))
         if rounds:
-            with _roughened(network, model.kind, rounded, context.seed):
+            with roughened():
                 own.add(expected, run(original, batch))
-    return f"{runtime.name} {runtime.version()}", differences, own if rounds else None
+    return differences, own if rounds else None
 
 
 def _roughened(
-    network: PreTrainedModel, kind: str, rounded: list[QuantizedLinear], seed: int
-) -> AbstractContextManager[None]:
-    """Returns what moves torch's logits as far as an export's may move inside the `with` block.
+    network: PreTrainedModel, kind: str, emulation: Emulation | None, seed: int
+) -> Callable[[], AbstractContextManager[None]]:
+    """Returns what moves torch's logits as far as an export's may move inside a `with` block.
 
-    Where the runtime rounds activations as torch does: noise. Others round in a way of their own: what that does.
+    Where the runtime rounds activations as torch does: noise. Others round in a way of their own: what that does, to
+    torch that multiplies floats from now on.
     """
-    from edgekit.exporters.block_rounding import rounding_in_blocks, rounding_in_rows
+    from edgekit.exporters.arm_rounding import FEATURE, multiply_floats_on_arm, rounding_on_arm
+    from edgekit.exporters.block_rounding import multiply_floats, rounding_in_blocks, rounding_in_rows
     from edgekit.exporters.sensitivity import disturbed
 
-    if kind == "openvino":
-        return rounding_in_blocks(network)
-    return rounding_in_rows(rounded) if kind in _OWN_ROUNDING else disturbed(network, seed=seed)
+    if kind in _OWN_ROUNDING:
+        rounded = multiply_floats(network)
+        return partial(rounding_in_blocks, network) if kind == "openvino" else partial(rounding_in_rows, rounded)
+    if kind in _FLOAT_ACTIVATIONS:
+        multiply_floats(network)
+    if emulation is not None and FEATURE in emulation.cpu_features:
+        rounded = multiply_floats_on_arm(network)
+        if rounded:
+            return partial(rounding_on_arm, rounded)
+    return partial(disturbed, network, seed=seed)
 
 
 def _draw_texts(inputs: StageInputs, config: CheckConfig, seed: int) -> list[str]:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from edgekit.artifact import Artifact
 from edgekit.errors import ArtifactError, EnvironmentLacksError, ParityError
-from edgekit.results import AnyParity, Parity, TokenizerVector, Unverified
+from edgekit.results import AnyParity, Emulation, Parity, TokenizerVector, Unverified
 
 if TYPE_CHECKING:
     from edgekit.runtimes.protocol import MissingRuntime, Session
@@ -175,6 +175,8 @@ class Evidence:
     """The runtime and its version."""
     model_digest: str
     """Digest of the export."""
+    emulation: Emulation | None = None
+    """The processor that it ran on, where it was emulated."""
 
 
 def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
@@ -188,6 +190,7 @@ def conclude(evidence: Evidence, thresholds: Thresholds) -> Parity:
         )
     return Parity(
         runtime=evidence.runtime,
+        emulation=evidence.emulation,
         rows=evidence.texts,
         max_abs_diff=_printable(differences.largest),
         mean_abs_diff=_printable(differences.mean),

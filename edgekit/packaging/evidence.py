@@ -103,8 +103,10 @@ def _parity(parity: AnyParity) -> str:
     tokenizer = f"{parity.tokenizer_mismatches} of {parity.tokenizer_texts} texts are tokenized otherwise."
     difference = f"the largest difference of a logit is {parity.max_abs_diff:.2g}, the mean {parity.mean_abs_diff:.2g}"
     if not isinstance(parity, LanguageParity):
+        emulation = parity.emulation
+        place = "" if emulation is None else f" on {emulation.cpu}, emulated by {emulation.emulator}"
         return (
-            f"Against torch, under {parity.runtime}, on {parity.rows:,} texts: {difference}, and "
+            f"Against torch, under {parity.runtime}{place}, on {parity.rows:,} texts: {difference}, and "
             f"{_percent(parity.label_agreement)} of the labels agree. {tokenizer}"
         )
     greedy = ""

@@ -6,7 +6,7 @@ The only module of reporting that knows which kind of parity check it has before
 from __future__ import annotations
 
 from edgekit.reporting import wording
-from edgekit.results import AnyParity, CheckStatus, LanguageParity, Unverified
+from edgekit.results import AnyParity, CheckStatus, Emulation, LanguageParity, Unverified
 
 METHOD = (
     "The exported file under the runtime that ships, against torch running the same weights, on real text; and the "
@@ -63,7 +63,8 @@ def sentence(parity: AnyParity) -> str:
     tokenizer = f"tokenizer: {parity.tokenizer_mismatches} of {parity.tokenizer_texts} texts differ"
     if not isinstance(parity, LanguageParity):
         labels = f"same label on {wording.percent(parity.label_agreement)}"
-        return f"{parity.rows} texts under {parity.runtime} against torch: {differences}, {labels}; {tokenizer}."
+        under = f"under {parity.runtime}{_emulated(parity.emulation)}"
+        return f"{parity.rows} texts {under} against torch: {differences}, {labels}; {tokenizer}."
     return (
         f"{parity.tokens:,} tokens of {parity.documents:,} texts under {parity.runtime} ({_DRIVINGS[parity.driving]}) "
         f"against torch: {differences}, KL {divergence(parity)}, same likeliest token on "
@@ -82,7 +83,7 @@ def rows(parity: AnyParity) -> list[tuple[str, str]]:
     tokenizer = ("tokenizer texts that differ", f"{parity.tokenizer_mismatches} of {parity.tokenizer_texts}")
     if not isinstance(parity, LanguageParity):
         same = ("same label", wording.percent(parity.label_agreement))
-        return [("texts", f"{parity.rows:,}"), *differences, same, tokenizer]
+        return [*_processor(parity.emulation), ("texts", f"{parity.rows:,}"), *differences, same, tokenizer]
     found = [
         ("driven with", _DRIVINGS[parity.driving]),
         ("texts", f"{parity.documents:,}"),
@@ -113,6 +114,21 @@ def greedy(parity: LanguageParity) -> str:
         f"greedy text equal for {wording.number(parity.greedy_equal_tokens)} of {parity.greedy_tokens} tokens, whole "
         f"after {wording.percent(parity.greedy_equal_share)} of {parity.greedy_prompts} prompts; "
     )
+
+
+def _processor(emulation: Emulation | None) -> list[tuple[str, str]]:
+    """Returns what an export ran on, where that was emulated."""
+    if emulation is None:
+        return []
+    features = ", ".join(emulation.cpu_features)
+    return [
+        ("device", f"{emulation.device}, emulated by {emulation.emulator}"),
+        ("processor", f"{emulation.cpu}, {emulation.architecture}: {features}"),
+    ]
+
+
+def _emulated(emulation: Emulation | None) -> str:
+    return "" if emulation is None else f" on {emulation.cpu}, emulated by {emulation.emulator},"
 
 
 def _template(parity: LanguageParity) -> str:

@@ -37,7 +37,7 @@ from edgekit.results.load import (
 from edgekit.results.machine import Machine
 from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement, Sweep, TurnRatio
 from edgekit.results.memory import MemoryLimit, MemorySplit, MemoryTrial
-from edgekit.results.parity import AnyParity, Driving, LanguageParity, Parity, TokenizerVector, Unverified
+from edgekit.results.parity import AnyParity, Driving, Emulation, LanguageParity, Parity, TokenizerVector, Unverified
 from edgekit.results.quality import (
     AnswersQuality,
     AnyQuality,
@@ -65,6 +65,7 @@ __all__ = [
     "ConversationsAtOnce",
     "DecodeFit",
     "Driving",
+    "Emulation",
     "Energy",
     "Estimate",
     "EstimateCheck",

@@ -22,11 +22,28 @@ class TokenizerVector(Result):
     """Token ids with special tokens, truncated to the model's length."""
 
 
+class Emulation(Result):
+    """The emulated processor that ran an export: it computes what the real one does, and tells nothing of its time."""
+
+    device: str
+    """As a person asked for it, for example `qemu:cortex-a76`."""
+    cpu: str
+    """The model of the processor."""
+    architecture: str
+    """Its instruction set."""
+    cpu_features: list[str]
+    """Vector extensions that the kernels could choose by."""
+    emulator: str
+    """The emulator and its version."""
+
+
 class Parity(Result):
     """How far an exported file, run by the runtime that ships, is from torch running the same weights."""
 
     runtime: str
     """The runtime and its version."""
+    emulation: Emulation | None = None
+    """What it ran on, where that was no processor of this machine."""
     rows: int
     """Texts compared."""
     max_abs_diff: float

@@ -10,17 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import threading
-import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgekit.errors import EnvironmentLacksError, ModelError
+from edgekit.errors import EnvironmentLacksError
+from edgekit.runtimes.process_session import ProcessSession
 from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, model_file
-
-if TYPE_CHECKING:
-    from numpy import ndarray
 
 LOCATION_VARIABLE = "EDGEKIT_NODE_MODULES"
 """Names the directory `node_modules` that is looked into instead of those of the working directory and above."""
@@ -57,7 +52,8 @@ class NodeRuntime:
             ModelError: onnxruntime cannot open the file.
             EnvironmentLacksError: Node.js or the package is missing.
         """
-        return NodeSession(self, model, config)
+        settings = {"threads": config.threads, "graph_optimization": config.graph_optimization}
+        return ProcessSession(self.program(), {**settings, **self.describe(model)})
 
     def program(self) -> list[str]:
         """Returns the command of a process that answers what `edgekit.benchmarking.worker` answers."""
@@ -100,61 +96,3 @@ def find_package(name: str) -> Path | None:
     here = Path.cwd()
     places = [Path(named).expanduser()] if named else [parent / "node_modules" for parent in (here, *here.parents)]
     return next((place / name for place in places if (place / name / "package.json").is_file()), None)
-
-
-class NodeSession:
-    """A model that is open in a Node process."""
-
-    def __init__(self, runtime: NodeRuntime, model: ModelOnDisk, config: SessionConfig) -> None:
-        """Starts the process and opens the model there.
-
-        Raises:
-            ModelError: onnxruntime cannot open the file.
-        """
-        self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            runtime.program(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        )
-        self._end = weakref.finalize(self, _end, self._process)
-        opened = self._ask(
-            "open",
-            threads=config.threads,
-            graph_optimization=config.graph_optimization,
-            **runtime.describe(model),
-        )
-        self.input_names: list[str] = opened["input_names"]
-        self.output_names: list[str] = opened["output_names"]
-
-    def run(self, inputs: dict[str, ndarray]) -> dict[str, ndarray]:
-        """Runs the model once."""
-        import numpy
-
-        answer = self._ask("run", inputs={name: inputs[name].tolist() for name in self.input_names})
-        return {name: numpy.array(rows, dtype=numpy.float32) for name, rows in answer["outputs"].items()}
-
-    def _ask(self, command: str, **fields: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with self._lock:
-            try:
-                self._process.stdin.write(json.dumps({"command": command, **fields}) + "\n")
-                self._process.stdin.flush()
-                line = self._process.stdout.readline()
-            except BrokenPipeError:
-                line = ""
-        answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
-        if "error" in answer:
-            raise ModelError(str(answer["error"]))
-        return answer
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ends the process: it stops at the end of its input."""
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()
-    try:
-        process.wait(timeout=2)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

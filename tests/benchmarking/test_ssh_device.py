@@ -11,6 +11,8 @@ import sys
 import tempfile
 import threading
 import time
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -165,6 +167,27 @@ def test_a_python_that_is_missing_old_or_without_the_runtime_is_told_with_the_re
     assert f"numpy and onnxruntime not installed for '{bare}' there. Install there: {bare} -m pip" in problem(bare)
 
 
+@needs_sshd
+def test_litert_and_openvino_run_there_or_the_package_to_install_is_named(sshd, onnx, tmp_path):
+    pytest.importorskip("litert_torch")
+    model = pico_model_artifact(tmp_path / "model", layers=1)
+    made = edgekit.export(model, edgekit.ExportConfig(format="litert", lengths=[8]), out=tmp_path / "litert")
+    config = BenchConfig(device=sshd[1], runtime="litert", **QUICK)
+    found = read_measurement(bench(StageInputs(model=made), config, StageContext(tmp_path / "out")))
+    assert (found.runtime, found.runtime_version) == ("litert", version("ai-edge-litert"))
+    assert found.p50_ms > 0
+    assert found.peak_rss_bytes > found.library_rss_bytes > found.baseline_rss_bytes > 0
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    bare = tmp_path / "bare" / "bin" / "python"
+    config = config.model_copy(update={"device_python": str(bare)})
+    with pytest.raises(EnvironmentLacksError, match=f"Install there: {bare} -m pip install numpy ai-edge-litert$"):
+        bench(StageInputs(model=made), config, StageContext(tmp_path / "none"))
+    if find_spec("openvino") is not None:
+        config = BenchConfig(device=sshd[1], runtime="openvino", **QUICK)
+        other = read_measurement(bench(StageInputs(model=onnx), config, StageContext(tmp_path / "openvino")))
+        assert other.runtime_version == version("openvino")
+
+
 def test_a_device_that_cannot_be_reached_is_told(onnx, tmp_path):
     if shutil.which("ssh") is None:
         pytest.skip("needs ssh: apt-get install openssh-client")
@@ -229,7 +252,8 @@ def test_the_worker_needs_no_more_than_its_files_and_the_standard_library(tmp_pa
         (tmp_path / "edgekit" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(edgekit.__file__).parent / file, tmp_path / "edgekit" / file)
     modules = ["edgekit.benchmarking.worker"]
-    modules += [f"edgekit.runtimes.{name}_runtime" for name in ("onnxruntime", "openvino")]
+    modules += [f"edgekit.runtimes.{name}_runtime" for name in ("litert", "onnxruntime", "openvino")]
+    modules += ["edgekit.runtimes.silence"]  # imported when a file is opened
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import {', '.join(modules)}\n"
         "from edgekit.benchmarking.worker import tell_facts\n"

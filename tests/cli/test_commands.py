@@ -32,7 +32,11 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "kind", [*STAGES, "build", "verify", "init", "targets", "recipes", "doctor", "predict", "chat", "compare"]
+    "kind",
+    [
+        *STAGES,
+        *["build", "verify", "init", "targets", "recipes", "doctor", "predict", "chat", "compare", "prepare-device"],
+    ],
 )
 def test_every_command_has_help(kind, capsys):
     assert run([kind, "--help"]) == 0
