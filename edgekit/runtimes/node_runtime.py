@@ -1,37 +1,31 @@
 """Runs ONNX files with onnxruntime's JavaScript packages in Node.js, in a process that speaks JSON lines.
 
-`onnxruntime-node` is what desktop apps on Electron and servers ship; `onnxruntime-web` is the WebAssembly build that
-browsers run, here in Node's engine, which is Chromium's. Both are measured by `node_worker.mjs` itself, so that no
-time of another process is in a sample; only results, for parity and quality, come through the pipe.
+`onnxruntime-node` is what desktop apps on Electron and servers ship; `onnxruntime-web-node` is the package
+onnxruntime-web, the WebAssembly that browsers run, in Node's engine, which is Chromium's: for machines without a
+browser (`browser_runtime.py` has one). Both are measured by `node_worker.mjs` itself, so that no time of another
+process is in a sample; only results, for parity and quality, come through the pipe.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import threading
-import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgekit.errors import EnvironmentLacksError, ModelError
+from edgekit.errors import EnvironmentLacksError
+from edgekit.runtimes.npm_packages import missing_package, package_version, require_package
+from edgekit.runtimes.own_process import ProgramSession
 from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, model_file
-
-if TYPE_CHECKING:
-    from numpy import ndarray
-
-LOCATION_VARIABLE = "EDGEKIT_NODE_MODULES"
-"""Names the directory `node_modules` that is looked into instead of those of the working directory and above."""
 
 WORKER = Path(__file__).with_name("node_worker.mjs")
 
 
 class NodeRuntime:
-    """What the runtimes of this module share; each is the name of an npm package."""
+    """What the runtimes of this module share: each runs one npm package."""
 
     name: str
+    package: str
+    """The npm package."""
     formats: tuple[str, ...] = ("onnx", "ort")
     libraries: tuple[str, ...] = ()
 
@@ -39,16 +33,15 @@ class NodeRuntime:
         """Returns None when Node.js and the package are at hand, else how to install what is not."""
         if shutil.which("node") is None:
             return "the program 'node' is not installed. Install Node.js 18 or newer: apt-get install nodejs npm"
-        if find_package(self.name) is not None:
-            return None
-        return (
-            f"found no npm package '{self.name}'. Install it here: npm install {self.name} - or name the directory "
-            f"node_modules that holds it in the environment variable {LOCATION_VARIABLE}."
-        )
+        return missing_package(self.package)
 
     def version(self) -> str:
-        """Returns the version that the package's own file names."""
-        return str(json.loads((self._package() / "package.json").read_text(encoding="utf-8"))["version"])
+        """Returns the version that the package's own file names.
+
+        Raises:
+            EnvironmentLacksError: the package is missing.
+        """
+        return package_version(self.package)
 
     def open(self, model: ModelOnDisk, config: SessionConfig) -> Session:
         """Returns a session in a Node process of its own, which ends with it.
@@ -56,11 +49,16 @@ class NodeRuntime:
         Raises:
             ModelError: onnxruntime cannot open the file.
             EnvironmentLacksError: Node.js or the package is missing.
+            MeasurementError: its process ended.
         """
-        return NodeSession(self, model, config)
+        return ProgramSession(self, model, config)
 
     def program(self) -> list[str]:
-        """Returns the command of a process that answers what `edgekit.benchmarking.worker` answers."""
+        """Returns the command of a process that answers what `edgekit.benchmarking.worker` answers.
+
+        Raises:
+            EnvironmentLacksError: there is no Node.js.
+        """
         node = shutil.which("node")
         if node is None:
             raise EnvironmentLacksError(f"runtime '{self.name}': {self.unavailable_reason()}")
@@ -72,89 +70,18 @@ class NodeRuntime:
         Raises:
             EnvironmentLacksError: the package is missing.
         """
-        package = self._package()
-        return {"package": self.name, "modules": str(package.parent), "file": str(model_file(model).resolve())}
-
-    def _package(self) -> Path:
-        found = find_package(self.name)
-        if found is None:
-            raise EnvironmentLacksError(f"runtime '{self.name}' is not available: {self.unavailable_reason()}")
-        return found
+        modules = require_package(self.package).parent
+        return {"package": self.package, "modules": str(modules), "file": str(model_file(model).resolve())}
 
 
 class OnnxRuntimeNode(NodeRuntime):
     """The runtime `onnxruntime-node`."""
 
-    name = "onnxruntime-node"
+    name = package = "onnxruntime-node"
 
 
-class OnnxRuntimeWeb(NodeRuntime):
-    """The runtime `onnxruntime-web`: WebAssembly with SIMD, in Node."""
+class OnnxRuntimeWebNode(NodeRuntime):
+    """The runtime `onnxruntime-web-node`: WebAssembly with SIMD, in Node."""
 
-    name = "onnxruntime-web"
-
-
-def find_package(name: str) -> Path | None:
-    """Returns the directory of an npm package, or None."""
-    named = os.environ.get(LOCATION_VARIABLE)
-    here = Path.cwd()
-    places = [Path(named).expanduser()] if named else [parent / "node_modules" for parent in (here, *here.parents)]
-    return next((place / name for place in places if (place / name / "package.json").is_file()), None)
-
-
-class NodeSession:
-    """A model that is open in a Node process."""
-
-    def __init__(self, runtime: NodeRuntime, model: ModelOnDisk, config: SessionConfig) -> None:
-        """Starts the process and opens the model there.
-
-        Raises:
-            ModelError: onnxruntime cannot open the file.
-        """
-        self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            runtime.program(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        )
-        self._end = weakref.finalize(self, _end, self._process)
-        opened = self._ask(
-            "open",
-            threads=config.threads,
-            graph_optimization=config.graph_optimization,
-            **runtime.describe(model),
-        )
-        self.input_names: list[str] = opened["input_names"]
-        self.output_names: list[str] = opened["output_names"]
-
-    def run(self, inputs: dict[str, ndarray]) -> dict[str, ndarray]:
-        """Runs the model once."""
-        import numpy
-
-        answer = self._ask("run", inputs={name: inputs[name].tolist() for name in self.input_names})
-        return {name: numpy.array(rows, dtype=numpy.float32) for name, rows in answer["outputs"].items()}
-
-    def _ask(self, command: str, **fields: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with self._lock:
-            try:
-                self._process.stdin.write(json.dumps({"command": command, **fields}) + "\n")
-                self._process.stdin.flush()
-                line = self._process.stdout.readline()
-            except BrokenPipeError:
-                line = ""
-        answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
-        if "error" in answer:
-            raise ModelError(str(answer["error"]))
-        return answer
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ends the process: it stops at the end of its input."""
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()
-    try:
-        process.wait(timeout=2)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    name = "onnxruntime-web-node"
+    package = "onnxruntime-web"

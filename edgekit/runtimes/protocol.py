@@ -27,7 +27,8 @@ BUILT_IN = {
     "openvino": "edgekit.runtimes.openvino_runtime:OpenVinoRuntime",
     "litert": "edgekit.runtimes.litert_runtime:LiteRTRuntime",
     "onnxruntime-node": "edgekit.runtimes.node_runtime:OnnxRuntimeNode",
-    "onnxruntime-web": "edgekit.runtimes.node_runtime:OnnxRuntimeWeb",
+    "onnxruntime-web": "edgekit.runtimes.browser_runtime:OnnxRuntimeWeb",
+    "onnxruntime-web-node": "edgekit.runtimes.node_runtime:OnnxRuntimeWebNode",
 }
 
 _OWN_WEIGHTS = "model.safetensors"
