@@ -43,6 +43,7 @@ def examine(directory: Path = Path()) -> list[Finding]:
         *_packages(),
         *_recipe_data(),
         *_runtimes(),
+        *_browser(),
         _processor(),
         _memory(),
         _disk(directory),
@@ -98,6 +99,23 @@ def _runtimes() -> list[Finding]:
         found = generating.version() if reason is None else "unavailable"
         findings.append(Finding(f"runtime: {name}", reason is None, found, reason or ""))
     return findings
+
+
+def _browser() -> list[Finding]:
+    """Returns what a page finds in the browser, which is started for that; nothing where there is none."""
+    from edgekit.errors import EdgekitError
+    from edgekit.runtimes.browser_runtime import ask_browser, missing_browser
+
+    if missing_browser() is not None:
+        return []
+    try:
+        page = ask_browser()
+    except EdgekitError as error:
+        return [Finding("browser: page", False, "does not start", str(error))]
+    isolated = bool(page["cross_origin_isolated"])
+    found = f"cross-origin isolated, a clock of {page['clock_resolution_us']} us, WebGPU: {page['webgpu']}"
+    advice = "Threads need isolation: use another browser." if not isolated else ""
+    return [Finding("browser: page", isolated, found if isolated else f"not {found}", advice)]
 
 
 def _processor() -> Finding:

@@ -66,7 +66,7 @@ def run_offline(
             process.set_inputs(make_scenario(batch))
             process.sample(2, timeout_s)  # memory of the new shapes is made here
             taken: list[int] = []
-            while len(taken) < _LEAST_CALLS or sum(taken) < _BATCH_S * 1e9:
+            while len(taken) < _LEAST_CALLS or process.calls_per_sample * sum(taken) < _BATCH_S * 1e9:
                 taken += process.sample(_LEAST_CALLS, _BATCH_S)
             samples[batch] += taken
     batches = [_throughput(batch, taken) for batch, taken in samples.items()]
@@ -131,8 +131,8 @@ def run_sustained(subject: Subject, seconds: float, timeout_s: float, events: Ev
         process.sample(20, timeout_s)
         while start < seconds or len(windows) < 2:
             samples = process.sample(_MANY, window_s)
-            windows.append(_window(start, samples))
-            start += sum(samples) / 1e9
+            windows.append(_window(start, samples, process.calls_per_sample))
+            start += process.calls_per_sample * sum(samples) / 1e9
             _tell(events, "sustained", min(round(start), round(seconds)), round(seconds), "s")
     quarter = max(1, len(windows) // 4)
     first = median(window.p50_ms for window in windows[:quarter])
@@ -191,14 +191,14 @@ def _throughput(batch: int, samples_ns: list[int]) -> OfflineBatch:
     )
 
 
-def _window(start_s: float, samples_ns: list[int]) -> SustainedWindow:
+def _window(start_s: float, samples_ns: list[int], calls_per_sample: int) -> SustainedWindow:
     import numpy as np
 
     return SustainedWindow(
         start_s=start_s,
         p50_ms=median(samples_ns) / 1e6,
         p95_ms=float(np.quantile(samples_ns, 0.95)) / 1e6,
-        calls=len(samples_ns),
+        calls=len(samples_ns) * calls_per_sample,
     )
 
 

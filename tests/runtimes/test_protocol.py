@@ -61,7 +61,15 @@ def test_every_registered_runtime_has_what_the_protocol_asks_for():
 
 def test_built_in_runtimes_are_found_in_a_checkout_that_was_never_installed(monkeypatch):
     register(monkeypatch)
-    expected = ["litert", "onnxruntime", "onnxruntime-node", "onnxruntime-web", "openvino", "torch"]
+    expected = [
+        "litert",
+        "onnxruntime",
+        "onnxruntime-node",
+        "onnxruntime-web",
+        "onnxruntime-web-node",
+        "openvino",
+        "torch",
+    ]
     assert list(list_runtimes()) == expected
     assert "onnx" in get_runtime("onnxruntime").formats
 
