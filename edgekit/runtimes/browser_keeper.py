@@ -115,7 +115,10 @@ def _kill(pid: int) -> None:
 
 
 def _tail(file: Path) -> str:
-    return file.read_bytes()[-_TAIL_BYTES:].decode("utf-8", errors="replace").strip()
+    try:
+        return file.read_bytes()[-_TAIL_BYTES:].decode("utf-8", errors="replace").strip()
+    except OSError:  # somebody removed the profile
+        return ""
 
 
 def _remove(directory: Path) -> None:

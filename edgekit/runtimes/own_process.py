@@ -36,9 +36,12 @@ class ProgramSession:
             MeasurementError: it ended.
         """
         self._program = Program(runtime.program())
-        opened = self._program.ask(
-            "open", threads=config.threads, graph_optimization=config.graph_optimization, **runtime.describe(model)
-        )
+        settings = {"threads": config.threads, "graph_optimization": config.graph_optimization}
+        try:
+            opened = self._program.ask("open", **settings, **runtime.describe(model))
+        except BaseException:
+            self._program.end()
+            raise
         self.input_names: list[str] = opened["input_names"]
         self.output_names: list[str] = opened["output_names"]
 
