@@ -3,7 +3,8 @@
 `onnxruntime-node` is what desktop apps on Electron and servers ship; `onnxruntime-web-node` is the package
 onnxruntime-web, the WebAssembly that browsers run, in Node's engine, which is Chromium's: for machines without a
 browser (`browser_runtime.py` has one). Both are measured by `node_worker.mjs` itself, so that no time of another
-process is in a sample; only results, for parity and quality, come through the pipe.
+process is in a sample; only results, for parity and quality, come through the pipe. `transformers.js` runs its models on the first of
+them.
 """
 
 from __future__ import annotations
@@ -70,8 +71,14 @@ class NodeRuntime:
         Raises:
             EnvironmentLacksError: the package is missing.
         """
-        modules = require_package(self.package).parent
-        return {"package": self.package, "modules": str(modules), "file": str(model_file(model).resolve())}
+        modules = require_package(self.package).parents[self.package.count("/")]
+        file = model_file(model).resolve()
+        return {
+            "package": self.package,
+            "modules": str(modules),
+            "file": str(file),
+            "directory": str(model.path.resolve()),
+        }
 
 
 class OnnxRuntimeNode(NodeRuntime):
@@ -85,3 +92,14 @@ class OnnxRuntimeWebNode(NodeRuntime):
 
     name = "onnxruntime-web-node"
     package = "onnxruntime-web"
+
+
+class TransformersJs(NodeRuntime):
+    """The runtime `transformers.js` in Node: its own class of models, which finds and opens `onnx/model.onnx` itself.
+
+    It is given ids: whether its tokenizer makes the same of a text is for `tests/peers` to say.
+    """
+
+    name = "transformers.js"
+    package = "@huggingface/transformers"
+    formats = ("onnx",)

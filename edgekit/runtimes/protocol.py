@@ -29,6 +29,7 @@ BUILT_IN = {
     "onnxruntime-node": "edgekit.runtimes.node_runtime:OnnxRuntimeNode",
     "onnxruntime-web": "edgekit.runtimes.browser_runtime:OnnxRuntimeWeb",
     "onnxruntime-web-node": "edgekit.runtimes.node_runtime:OnnxRuntimeWebNode",
+    "transformers.js": "edgekit.runtimes.node_runtime:TransformersJs",
 }
 
 _OWN_WEIGHTS = "model.safetensors"

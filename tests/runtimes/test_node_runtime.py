@@ -15,7 +15,7 @@ from edgekit.benchmarking.stage import BenchConfig, bench
 from edgekit.contract import StageContext, StageInputs
 from edgekit.errors import EnvironmentLacksError, MemoryLimitError, ModelError
 from edgekit.exporters.parity import read_parity
-from edgekit.runtimes.node_runtime import OnnxRuntimeNode, OnnxRuntimeWebNode
+from edgekit.runtimes.node_runtime import OnnxRuntimeNode, OnnxRuntimeWebNode, TransformersJs
 from edgekit.runtimes.npm_packages import LOCATION_VARIABLE, find_package
 from edgekit.runtimes.protocol import SessionConfig, get_runtime
 from tests.pico import pico_data_artifact, pico_model_artifact, pico_tokenizer
@@ -41,7 +41,7 @@ def onnx(tmp_path_factory):
 
 
 @needs_node
-@pytest.mark.parametrize("kind", RUNTIMES)
+@pytest.mark.parametrize("kind", [*RUNTIMES, TransformersJs])
 @pytest.mark.parametrize("scheme", [{"bits": 8}, {"bits": 4, "group_size": 32, "activations": "float"}])
 def test_logits_are_those_of_python(kind, scheme, tmp_path):
     student = edgekit.quantize(
@@ -88,6 +88,17 @@ def test_a_wrong_file_is_told_and_the_process_ends_with_the_session(kind, onnx, 
     (broken.path / "onnx" / "model.onnx").write_bytes(b"no model")
     with pytest.raises(ModelError, match=f"{kind.package} cannot open it"):
         kind().open(broken, SessionConfig())
+
+
+@needs_node
+def test_transformers_js_is_measured_and_names_a_directory_that_it_cannot_open(onnx, tmp_path):
+    made = edgekit.export(pico_model_artifact(tmp_path / "model", layers=1), out=tmp_path / "onnx")
+    config = BenchConfig(runtime="transformers.js", **QUICK)
+    found = read_measurement(bench(StageInputs(model=made), config, StageContext(tmp_path / "out")))
+    assert found.runtime_version == TransformersJs().version()
+    assert found.peak_rss_bytes > found.library_rss_bytes > found.baseline_rss_bytes > 0
+    with pytest.raises(ModelError, match="transformers cannot open it"):  # its config.json names no architecture
+        TransformersJs().open(onnx, SessionConfig())
 
 
 @needs_node
