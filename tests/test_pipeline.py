@@ -329,6 +329,7 @@ def for_browsers(built, monkeypatch):
     root, _ = built
     monkeypatch.setenv(LOCATION_VARIABLE, str(PEERS))
     text = RECIPE.replace('targets = ["laptop-x86", "pixel-8"]', 'runtime = "onnxruntime-web"\ntargets = ["browser"]')
+    text = text.replace('scenario = "offline"', "pairs = 5\nmin_samples = 5")
     (root / "browser.toml").write_text(text)
     return root
 

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from edgekit.runtimes.browser_processes import Renderer, find_renderer
@@ -42,6 +43,7 @@ _FLAGS = (
     "--enable-blink-features=ForceEagerMeasureMemory",  # else the page's memory is told some ten seconds later
     "--js-flags=--expose-gc",
 )
+_START_S = 120.0
 _LAST_WORDS_S = 1.0
 """How long a browser whose page is gone may take to end too, so that what is told is the cause."""
 
@@ -67,10 +69,11 @@ class Browser:
         )
         self._last_words: Message = {}
         self._ended = threading.Event()
+        self._late = time.monotonic() + _START_S
         self.renderer: Renderer | None = None
         threading.Thread(target=self._listen, daemon=True).start()
         try:
-            self.about = self.ask({"command": "about"})
+            self.about = self.site.ask({"command": "about"}, self._lost_at_start)
             self.renderer = find_renderer(self._keeper.pid)
         except BaseException:
             self.close()
@@ -98,6 +101,11 @@ class Browser:
         code, output = self._last_words["exit_code"], self._last_words["error_output"]
         fate = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"the browser {fate}." + (f" The end of its error output:\n{output}" if output else "")
+
+    def _lost_at_start(self) -> str | None:
+        """Says the same, and that a browser which runs but shows no page has had its time."""
+        late = f"its page did not answer within {_START_S:.0f} s." if time.monotonic() > self._late else None
+        return self._lost() or late
 
     def _listen(self) -> None:
         """Waits for what the keeper tells when the browser has ended."""

@@ -3,8 +3,8 @@
 `onnxruntime-node` is what desktop apps on Electron and servers ship; `onnxruntime-web-node` is the package
 onnxruntime-web, the WebAssembly that browsers run, in Node's engine, which is Chromium's: for machines without a
 browser (`browser_runtime.py` has one). Both are measured by `node_worker.mjs` itself, so that no time of another
-process is in a sample; only results, for parity and quality, come through the pipe. `transformers.js` runs its models on the first of
-them.
+process is in a sample; only results, for parity and quality, come through the pipe. `transformers.js` runs
+its models on the first of them.
 """
 
 from __future__ import annotations

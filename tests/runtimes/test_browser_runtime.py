@@ -279,6 +279,20 @@ def test_the_package_is_missing_too(monkeypatch, tmp_path):
     assert "npm install onnxruntime-web" in OnnxRuntimeWeb().unavailable_reason()
 
 
+def test_a_browser_that_shows_no_page_is_told(tmp_path, place):
+    program = tmp_path / "browser"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    lines = (
+        "import sys; from edgekit.runtimes import browser_worker; browser_worker._START_S = 1.0",
+        "print(browser_worker.Worker(sys.argv[1]).answer({'command': 'about'})['error'])",
+    )
+    command = [sys.executable, "-c", "\n".join(lines), str(program)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told == f"{program}: its page did not answer within 1 s.\n"
+    assert_nothing_is_left(place)
+
+
 def test_a_program_that_is_no_browser_is_told(monkeypatch, tmp_path, place):
     program = tmp_path / "browser"
     program.write_text("#!/bin/sh\necho 'no display' >&2\nexit 3\n")
