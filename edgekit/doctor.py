@@ -45,6 +45,7 @@ def examine(directory: Path = Path()) -> list[Finding]:
         *_recipe_data(),
         *_runtimes(),
         *_emulated_devices(),
+        *_browser(),
         _processor(),
         _memory(),
         _disk(directory),
@@ -119,6 +120,23 @@ def _emulated_devices() -> list[Finding]:
         found = "" if prepared is None else f"{prepared.python}, onnxruntime {prepared.wheels['onnxruntime']}"
         findings.append(Finding(name, True, found))
     return findings
+
+
+def _browser() -> list[Finding]:
+    """Returns what a page finds in the browser, which is started for that; nothing where there is none."""
+    from edgekit.errors import EdgekitError
+    from edgekit.runtimes.browser_runtime import ask_browser, missing_browser
+
+    if missing_browser() is not None:
+        return []
+    try:
+        page = ask_browser()
+    except EdgekitError as error:
+        return [Finding("browser: page", False, "does not start", str(error))]
+    isolated = bool(page["cross_origin_isolated"])
+    found = f"cross-origin isolated, a clock of {page['clock_resolution_us']} us, WebGPU: {page['webgpu']}"
+    advice = "Threads need isolation: use another browser." if not isolated else ""
+    return [Finding("browser: page", isolated, found if isolated else f"not {found}", advice)]
 
 
 def _processor() -> Finding:

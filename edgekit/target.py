@@ -17,8 +17,8 @@ from edgekit.errors import TargetError
 from edgekit.spelling import did_you_mean
 from edgekit.validation import explain
 
-READERS_OF_ONNX = ("onnxruntime", "onnxruntime-web")
-"""Runtimes of one source and one numbering: what a version of the first reads, that version of the second reads."""
+READERS_OF_ONNX = ("onnxruntime", "onnxruntime-web", "onnxruntime-web-node")
+"""Runtimes of one source and one numbering: what a version of the first reads, that version of the others reads."""
 
 FormFactor = Literal["phone", "tablet", "laptop", "desktop", "single-board", "browser", "server"]
 

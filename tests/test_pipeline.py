@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,15 +15,18 @@ import pytest
 import edgekit
 from edgekit.artifact import Artifact
 from edgekit.cli import run
-from edgekit.errors import ModelError
+from edgekit.errors import EnvironmentLacksError, ModelError
 from edgekit.events import Event
 from edgekit.pipeline import _report_quality, build
 from edgekit.recipe import load_recipe
 from edgekit.results import BuildResult
+from edgekit.runtimes.browser_runtime import BROWSER_VARIABLE, find_browser
+from edgekit.runtimes.npm_packages import LOCATION_VARIABLE
 from tests.pico import pico_encoder, pico_texts
 from tests.reporting.examples import quality
 from tests.reporting.language_examples import with_parts
 
+PEERS = Path(__file__).parents[1] / ".peers" / "node_modules"
 RECIPE = """
 name = "pico"
 seed = 3
@@ -318,6 +322,40 @@ def test_every_format_of_a_classifier_is_verified_and_bundled_from_the_same_code
         shown = usage(bundle, "a fine film")
         expected = classifier.predict(["a fine film"])[0].scores
         assert shown == {label: f"{score:.4f}" for label, score in expected.items()}
+
+
+@pytest.fixture
+def for_browsers(built, monkeypatch):
+    """A recipe that ships to a browser, beside the build whose stages it shares."""
+    root, _ = built
+    monkeypatch.setenv(LOCATION_VARIABLE, str(PEERS))
+    text = RECIPE.replace('targets = ["laptop-x86", "pixel-8"]', 'runtime = "onnxruntime-web"\ntargets = ["browser"]')
+    text = text.replace('scenario = "offline"', "pairs = 5\nmin_samples = 5")
+    (root / "browser.toml").write_text(text)
+    return root
+
+
+@pytest.mark.runtime
+@pytest.mark.skipif(find_browser() is None or not PEERS.is_dir(), reason="needs Chromium and `make peers`")
+def test_a_browsers_export_is_verified_and_measured_in_chromium(for_browsers):
+    out = for_browsers / "out-browser"
+    shutil.copytree(for_browsers / "out", out)  # trained already
+    result = build(load_recipe(str(for_browsers / "browser.toml")), out)
+    assert result.exit_code == 0
+    (export,) = result.exports
+    assert re.fullmatch(r"onnxruntime-web \S+ in \w+ [\d.]+", export.parity.runtime)
+    assert export.measurement.runtime == "onnxruntime-web"
+    assert export.measurement.page_bytes > 0
+    assert not export.measured_on_target, "no machine calls itself wasm32"
+    classifier = edgekit.load(out / export.bundle)
+    assert classifier.manifest.versions.runtime == "onnxruntime-web"
+    assert classifier.predict(["a fine film"])[0].label in classifier.manifest.labels
+
+
+def test_without_a_browser_its_export_is_refused_before_anything_is_trained(for_browsers, monkeypatch):
+    monkeypatch.setenv(BROWSER_VARIABLE, "/no/browser")
+    with pytest.raises(EnvironmentLacksError, match=r"runtime 'onnxruntime-web' .* apt-get install chromium"):
+        build(load_recipe(str(for_browsers / "browser.toml")), for_browsers / "out-none")
 
 
 def usage(bundle: Path, text: str) -> dict[str, str]:

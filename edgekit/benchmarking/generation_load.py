@@ -17,7 +17,7 @@ import numpy as np
 
 from edgekit.benchmarking.file_cache import read_into_cache
 from edgekit.benchmarking.generation_process import GenerationProcess, GenerationSubject, Query, WrittenTogether
-from edgekit.benchmarking.load import RateSearch, Service, seek_rate, sustain
+from edgekit.benchmarking.load import RateSearch, Service, Taken, seek_rate, sustain
 from edgekit.benchmarking.statistics import mean_interval, quantile_interval
 from edgekit.events import Event, EventSink
 from edgekit.results import Conversations, ConversationsAtOnce, GenerationDepth, Interval, Server, Sustained
@@ -139,14 +139,14 @@ def write_sustained(subject: GenerationSubject, seconds: float, load: Load, even
     with _open(subject, load) as process:
         process.write(load.depth, load.new_tokens)
 
-        def take(window_s: float) -> tuple[list[int], int]:
+        def take(window_s: float) -> Taken:
             tokens: list[int] = []
             span_ns = 0
             while span_ns < window_s * 1e9:
                 run = process.write(load.depth, load.new_tokens)
                 tokens += run.token_ns
                 span_ns += run.first_token_ns + sum(run.token_ns)
-            return tokens, span_ns
+            return Taken(tokens, span_ns)
 
         return sustain(take, seconds, events)
 

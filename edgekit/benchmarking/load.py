@@ -60,6 +60,18 @@ class RateSearch:
     """Times that the rate is halved in between after it."""
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What was done in one window."""
+
+    samples_ns: list[int]
+    """Times of calls, or of tokens."""
+    span_ns: int
+    """Time of the window."""
+    calls_per_sample: int = 1
+    """Calls that a sample is the mean of."""
+
+
 Serving = Callable[[list[int], int], list[int]]
 """Arrivals and the latency that gives up, ns, to the latency of each, ns."""
 
@@ -81,7 +93,7 @@ def run_offline(
             process.set_inputs(make_scenario(batch))
             process.sample(2, timeout_s)  # memory of the new shapes is made here
             taken: list[int] = []
-            while len(taken) < _LEAST_CALLS or sum(taken) < _BATCH_S * 1e9:
+            while len(taken) < _LEAST_CALLS or process.calls_per_sample * sum(taken) < _BATCH_S * 1e9:
                 taken += process.sample(_LEAST_CALLS, _BATCH_S)
             samples[batch] += taken
     batches = [_throughput(batch, taken) for batch, taken in samples.items()]
@@ -150,22 +162,22 @@ def run_sustained(subject: Subject, seconds: float, timeout_s: float, events: Ev
     with MeasuringProcess(subject, timeout_s) as process:
         process.sample(20, timeout_s)
 
-        def take(window_s: float) -> tuple[list[int], int]:
+        def take(window_s: float) -> Taken:
             samples = process.sample(_MANY, window_s)
-            return samples, sum(samples)
+            return Taken(samples, process.calls_per_sample * sum(samples), process.calls_per_sample)
 
         return sustain(take, seconds, events)
 
 
-def sustain(take: Callable[[float], tuple[list[int], int]], seconds: float, events: EventSink) -> Sustained:
-    """Takes windows for `seconds`: each gives the times of its calls and its own, ns, when asked for some seconds."""
+def sustain(take: Callable[[float], Taken], seconds: float, events: EventSink) -> Sustained:
+    """Takes windows for `seconds`, each by a call of `take` with the seconds that it is to last."""
     window_s = max(_LEAST_WINDOW_S, seconds / _WINDOWS)
     windows: list[SustainedWindow] = []
     start = 0.0
     while start < seconds or len(windows) < 2:
-        samples, span_ns = take(window_s)
-        windows.append(_window(start, samples))
-        start += span_ns / 1e9
+        taken = take(window_s)
+        windows.append(_window(start, taken.samples_ns, taken.calls_per_sample))
+        start += taken.span_ns / 1e9
         _tell(events, "sustained", min(round(start), round(seconds)), round(seconds), "s")
     quarter = max(1, len(windows) // 4)
     first = median(window.p50_ms for window in windows[:quarter])
@@ -226,14 +238,14 @@ def _throughput(batch: int, samples_ns: list[int]) -> OfflineBatch:
     )
 
 
-def _window(start_s: float, samples_ns: list[int]) -> SustainedWindow:
+def _window(start_s: float, samples_ns: list[int], calls_per_sample: int) -> SustainedWindow:
     import numpy as np
 
     return SustainedWindow(
         start_s=start_s,
         p50_ms=median(samples_ns) / 1e6,
         p95_ms=float(np.quantile(samples_ns, 0.95)) / 1e6,
-        calls=len(samples_ns),
+        calls=len(samples_ns) * calls_per_sample,
     )
 
 

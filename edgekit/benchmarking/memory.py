@@ -23,8 +23,10 @@ class Memory:
     """RssFile: pages of mapped files, such as libraries and mapped weights; the kernel may drop and reread them."""
     shared_bytes: int = 0
     """RssShmem: shared memory."""
+    page_bytes: int | None = None
+    """In a browser: what it counts as the page's own, JavaScript and WebAssembly; None where it does not tell."""
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int | None]:
         """Returns the fields by name, for a JSON line."""
         return asdict(self)
 

@@ -32,6 +32,8 @@ class MeasuringProcess(WorkerProcess):
     """A fresh process that has opened one model; use it in a `with` statement, which ends it."""
 
     opened: Opened
+    calls_per_sample = 1
+    """Calls that were timed together, for a clock too coarse for one: a sample is their mean."""
 
     def __init__(self, subject: Subject, timeout_s: float) -> None:
         """Starts nothing yet; `timeout_s` is how long one answer may take beyond the sampling it was asked for."""
@@ -79,4 +81,5 @@ class MeasuringProcess(WorkerProcess):
         """
         answer = self.ask("sample", extra_s=seconds, watch=watch, runs=runs, seconds=seconds)
         samples: list[int] = answer["samples_ns"]
+        self.calls_per_sample = answer.get("calls_per_sample", 1)
         return samples

@@ -86,6 +86,9 @@ class Series:
     opened: list[Opened] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     largest: list[Memory] = field(default_factory=list)
+    calls: int = 0
+    spent_ns: int = 0
+    calls_per_sample: int = 1
     _process: MeasuringProcess | None = None
 
     def __post_init__(self) -> None:
@@ -95,8 +98,8 @@ class Series:
 
     @property
     def seconds(self) -> float:
-        """Returns the time of all samples."""
-        return sum(self.samples_ns) / 1e9
+        """Returns the time of all calls that were sampled."""
+        return self.spent_ns / 1e9
 
     @contextmanager
     def open(self, sampling: Sampling) -> Iterator[None]:
@@ -140,15 +143,21 @@ class Series:
         with self.surroundings.watch(self._process.look):
             samples = self._process.sample(runs, seconds)
         self.samples_ns += samples
+        together = self._process.calls_per_sample
+        self.calls += len(samples) * together
+        self.spent_ns += sum(samples) * together
+        self.calls_per_sample = max(self.calls_per_sample, together)
         if self.journal is not None:
             self.journal.add(f"{self.subject.model.path.name}, {self.subject.runtime.name}", samples)
         return samples
 
     def turn_runs(self) -> int:
-        """Returns how many calls make a turn: as many as fill `_TURN_S`, within `_TURN_RUNS`."""
+        """Returns how many samples make a turn: as many as fill `_TURN_S`, within `_TURN_RUNS`."""
+        assert self._process is not None
         fewest, most = _TURN_RUNS
         probe = self._sample(fewest, _TURN_S)
-        return min(max(fewest, math.ceil(_TURN_S * 1e9 / median(probe))), most)
+        span_ns = median(probe) * self._process.calls_per_sample
+        return min(max(fewest, math.ceil(_TURN_S * 1e9 / span_ns)), most)
 
     def take_turn(self, runs: int) -> float:
         """Adds one turn's samples and returns their median in ns.
@@ -169,6 +178,7 @@ class Series:
         """
         subject, first = self.subject, self.opened[0]
         memory = max(self.memory, key=lambda each: each.peak_bytes)
+        largest = max(self.largest, key=lambda each: each.resident_bytes, default=None)
         samples_ms = [sample / 1e6 for sample in self.samples_ns[:: -(-len(self.samples_ns) // _KEPT_SAMPLES)]]
         points = {f"p{percent}_ms": _quantile(samples_ms, percent / 100) for percent in (50, 90, 95, 99)}
         intervals = {
@@ -181,22 +191,25 @@ class Series:
             batch=subject.scenario.batch,
             length=subject.scenario.length,
             samples_ms=samples_ms,
+            calls_per_sample=self.calls_per_sample,
             warmup_runs=self.warmup_runs,
             settled=self.settled,
             **points,
             **intervals,
             mad_ms=median_absolute_deviation(samples_ms),
             outliers=count_outliers(samples_ms),
-            rows_per_s=subject.scenario.batch * len(self.samples_ns) / self.seconds,
+            rows_per_s=subject.scenario.batch * self.calls / self.seconds,
             load_ms=median(each.load_ms for each in self.opened),
-            peak_rss_bytes=memory.peak_bytes,
+            # a browser starts its peak anew now and then
+            peak_rss_bytes=max(memory.peak_bytes, largest.resident_bytes if largest else 0),
             rss_anonymous_bytes=memory.anonymous_bytes,
             rss_file_bytes=memory.file_bytes,
+            page_bytes=memory.page_bytes,
             baseline_rss_bytes=first.baseline_bytes,
             library_rss_bytes=first.library_bytes,
-            peak_split=split_of(max(self.largest, key=lambda each: each.resident_bytes, default=None)),
+            peak_split=split_of(largest),
             memory_limit_bytes=subject.memory_limit_bytes,
-            energy=self.surroundings.energy(energy_csv, len(self.samples_ns)),
+            energy=self.surroundings.energy(energy_csv, self.calls),
             load_average=self.load_average,
             conditions=self.surroundings.conditions(subject.device.load_average()),
             pinned_cores=first.cores,

@@ -36,6 +36,8 @@ class Opened:
     cores: list[int]
     baseline_bytes: int
     library_bytes: int
+    pid: int | None = None
+    """The process that runs the model, where that is not the worker itself: a browser's."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class WorkerProcess:
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
         self._process: subprocess.Popen[str] | None = None
+        self._runs_model: int | None = None
 
     def __enter__(self) -> Self:
         """Starts the process and prepares it.
@@ -95,9 +98,9 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Returns the number of the process, which must have been started."""
+        """Returns the number of the process that runs the model; it must have been started."""
         assert self._process is not None
-        return self._process.pid
+        return self._runs_model or self._process.pid
 
     def prepare(self) -> None:
         """Asks what must be asked first; nothing by default."""
@@ -196,7 +199,12 @@ class WorkerProcess:
             watch=True,
             **settings,
         )
-        return Opened(answer["load_ms"], answer["cores"], answer["baseline_bytes"], answer["library_bytes"])
+        if "pid" in answer:
+            self._runs_model, self.largest = answer["pid"], None
+            self._look_at_memory()
+        return Opened(
+            answer["load_ms"], answer["cores"], answer["baseline_bytes"], answer["library_bytes"], answer.get("pid")
+        )
 
     def memory(self) -> Memory:
         """Returns the memory of the process until now; for processes that opened a model."""

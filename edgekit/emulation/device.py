@@ -22,7 +22,7 @@ from edgekit import errors
 from edgekit.emulation.processors import Processor, get_processor, place_of
 from edgekit.errors import EnvironmentLacksError, UsageError
 from edgekit.results import Emulation
-from edgekit.runtimes.process_session import ProcessSession
+from edgekit.runtimes.own_process import Program, ProgramSession
 from edgekit.runtimes.protocol import ModelOnDisk, Runtime, Session, SessionConfig
 
 PROGRAMS = ("qemu-aarch64-static", "qemu-aarch64")
@@ -177,6 +177,7 @@ class EmulatedRuntime:
 
         Raises:
             ModelError: the runtime there cannot open the file.
+            MeasurementError: the process ended.
         """
         opening = {
             "runtime": f"{self._class.__module__}:{self._class.__qualname__}",
@@ -186,7 +187,8 @@ class EmulatedRuntime:
             "cores": [],
             "graph_optimization": config.graph_optimization,
         }
-        return ProcessSession(self._device.command, opening, self._device.environment(config.threads))
+        program = Program(self._device.command, self._device.environment(config.threads))
+        return ProgramSession(program, opening)
 
 
 def open_emulated(device: str) -> EmulatedDevice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.reporting import wording
-from edgekit.results import AnyMeasurement, Energy, GenerationMeasurement
+from edgekit.results import AnyMeasurement, Energy, GenerationMeasurement, Measurement
 
 _SOURCES = {"rapl": "processor, RAPL", "meter": "device, meter"}
 
@@ -11,9 +11,11 @@ _SOURCES = {"rapl": "processor, RAPL", "meter": "device, meter"}
 def rows(measurements: list[AnyMeasurement]) -> list[tuple[str, list[str]]]:
     """Returns the figures of several measurements, each with its title and one text a measurement."""
     found = [("anonymous + file + shared", [_split(entry) for entry in measurements])]
+    pages = [entry.page_bytes if isinstance(entry, Measurement) else None for entry in measurements]
+    if any(page is not None for page in pages):
+        found.append(("the page itself, as the browser counts", [_told(page) for page in pages]))
     if any(entry.memory_limit_bytes is not None for entry in measurements):
-        limits = [entry.memory_limit_bytes for entry in measurements]
-        found.append(("memory limit", ["" if limit is None else wording.mebibytes(limit) for limit in limits]))
+        found.append(("memory limit", [_told(entry.memory_limit_bytes) for entry in measurements]))
     if any(entry.smallest_memory is not None for entry in measurements):
         found.append(("smallest memory limit", [_smallest(entry) for entry in measurements]))
     return [*found, ("energy", [energy(entry) for entry in measurements])]
@@ -39,6 +41,10 @@ def _split(measurement: AnyMeasurement) -> str:
     else:
         parts = [split.anonymous_bytes, split.file_bytes, split.shared_bytes]
     return " + ".join(wording.mebibytes(part) for part in parts)
+
+
+def _told(size: int | None) -> str:
+    return "" if size is None else wording.mebibytes(size)
 
 
 def _smallest(measurement: AnyMeasurement) -> str:

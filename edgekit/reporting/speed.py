@@ -169,7 +169,9 @@ def _spread(measurement: Measurement) -> str:
     """Returns how the samples scatter: the median absolute deviation, and how many lie far out."""
     if measurement.mad_ms is None or measurement.outliers is None:
         return ""
-    return f"MAD {wording.milliseconds(measurement.mad_ms)}, {measurement.outliers:,} outliers, kept"
+    together = measurement.calls_per_sample
+    means = f"; each sample the mean of up to {together:,} calls" if together > 1 else ""
+    return f"MAD {wording.milliseconds(measurement.mad_ms)}, {measurement.outliers:,} outliers, kept{means}"
 
 
 def _known_by(measurement: AnyMeasurement) -> tuple[str, float, Interval]:

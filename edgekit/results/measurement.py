@@ -30,6 +30,8 @@ class Measurement(SavedResult):
     """Tokens a row."""
     samples_ms: list[float]
     """Every raw sample after the warm-up, in order; evenly thinned out where there are more than 10,000."""
+    calls_per_sample: int = 1
+    """Calls that a sample is the mean of, at most: more than 1 where the clock is too coarse for one (a browser's)."""
     warmup_runs: int
     """Calls before the spread settled."""
     settled: bool
@@ -56,6 +58,8 @@ class Measurement(SavedResult):
     """RssAnon at the end."""
     rss_file_bytes: int
     """RssFile at the end."""
+    page_bytes: int | None = None
+    """In a browser: what `performance.measureUserAgentSpecificMemory()` counts at the end; None where there is none."""
     baseline_rss_bytes: int = 0
     """VmRSS before the runtime was imported: the interpreter itself."""
     library_rss_bytes: int = 0

@@ -1,32 +1,32 @@
 """Runs ONNX files with onnxruntime's JavaScript packages in Node.js, in a process that speaks JSON lines.
 
-`onnxruntime-node` is what desktop apps on Electron and servers ship; `onnxruntime-web` is the WebAssembly build that
-browsers run, here in Node's engine, which is Chromium's. Both are measured by `node_worker.mjs` itself, so that no
-time of another process is in a sample; only results, for parity and quality, come through the pipe.
+`onnxruntime-node` is what desktop apps on Electron and servers ship; `onnxruntime-web-node` is the package
+onnxruntime-web, the WebAssembly that browsers run, in Node's engine, which is Chromium's: for machines without a
+browser (`browser_runtime.py` has one). Both are measured by `node_worker.mjs` itself, so that no time of another
+process is in a sample; only results, for parity and quality, come through the pipe. `transformers.js` runs
+its models on the first of them.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EnvironmentLacksError
-from edgekit.runtimes.process_session import ProcessSession
+from edgekit.runtimes.npm_packages import missing_package, package_version, require_package
+from edgekit.runtimes.own_process import open_session
 from edgekit.runtimes.protocol import ModelOnDisk, Session, SessionConfig, model_file
-
-LOCATION_VARIABLE = "EDGEKIT_NODE_MODULES"
-"""Names the directory `node_modules` that is looked into instead of those of the working directory and above."""
 
 WORKER = Path(__file__).with_name("node_worker.mjs")
 
 
 class NodeRuntime:
-    """What the runtimes of this module share; each is the name of an npm package."""
+    """What the runtimes of this module share: each runs one npm package."""
 
     name: str
+    package: str
+    """The npm package."""
     formats: tuple[str, ...] = ("onnx", "ort")
     libraries: tuple[str, ...] = ()
 
@@ -34,16 +34,15 @@ class NodeRuntime:
         """Returns None when Node.js and the package are at hand, else how to install what is not."""
         if shutil.which("node") is None:
             return "the program 'node' is not installed. Install Node.js 18 or newer: apt-get install nodejs npm"
-        if find_package(self.name) is not None:
-            return None
-        return (
-            f"found no npm package '{self.name}'. Install it here: npm install {self.name} - or name the directory "
-            f"node_modules that holds it in the environment variable {LOCATION_VARIABLE}."
-        )
+        return missing_package(self.package)
 
     def version(self) -> str:
-        """Returns the version that the package's own file names."""
-        return str(json.loads((self._package() / "package.json").read_text(encoding="utf-8"))["version"])
+        """Returns the version that the package's own file names.
+
+        Raises:
+            EnvironmentLacksError: the package is missing.
+        """
+        return package_version(self.package)
 
     def open(self, model: ModelOnDisk, config: SessionConfig) -> Session:
         """Returns a session in a Node process of its own, which ends with it.
@@ -51,12 +50,16 @@ class NodeRuntime:
         Raises:
             ModelError: onnxruntime cannot open the file.
             EnvironmentLacksError: Node.js or the package is missing.
+            MeasurementError: its process ended.
         """
-        settings = {"threads": config.threads, "graph_optimization": config.graph_optimization}
-        return ProcessSession(self.program(), {**settings, **self.describe(model)})
+        return open_session(self, model, config)
 
     def program(self) -> list[str]:
-        """Returns the command of a process that answers what `edgekit.benchmarking.worker` answers."""
+        """Returns the command of a process that answers what `edgekit.benchmarking.worker` answers.
+
+        Raises:
+            EnvironmentLacksError: there is no Node.js.
+        """
         node = shutil.which("node")
         if node is None:
             raise EnvironmentLacksError(f"runtime '{self.name}': {self.unavailable_reason()}")
@@ -68,31 +71,35 @@ class NodeRuntime:
         Raises:
             EnvironmentLacksError: the package is missing.
         """
-        package = self._package()
-        return {"package": self.name, "modules": str(package.parent), "file": str(model_file(model).resolve())}
-
-    def _package(self) -> Path:
-        found = find_package(self.name)
-        if found is None:
-            raise EnvironmentLacksError(f"runtime '{self.name}' is not available: {self.unavailable_reason()}")
-        return found
+        modules = require_package(self.package).parents[self.package.count("/")]
+        file = model_file(model).resolve()
+        return {
+            "package": self.package,
+            "modules": str(modules),
+            "file": str(file),
+            "directory": str(model.path.resolve()),
+        }
 
 
 class OnnxRuntimeNode(NodeRuntime):
     """The runtime `onnxruntime-node`."""
 
-    name = "onnxruntime-node"
+    name = package = "onnxruntime-node"
 
 
-class OnnxRuntimeWeb(NodeRuntime):
-    """The runtime `onnxruntime-web`: WebAssembly with SIMD, in Node."""
+class OnnxRuntimeWebNode(NodeRuntime):
+    """The runtime `onnxruntime-web-node`: WebAssembly with SIMD, in Node."""
 
-    name = "onnxruntime-web"
+    name = "onnxruntime-web-node"
+    package = "onnxruntime-web"
 
 
-def find_package(name: str) -> Path | None:
-    """Returns the directory of an npm package, or None."""
-    named = os.environ.get(LOCATION_VARIABLE)
-    here = Path.cwd()
-    places = [Path(named).expanduser()] if named else [parent / "node_modules" for parent in (here, *here.parents)]
-    return next((place / name for place in places if (place / name / "package.json").is_file()), None)
+class TransformersJs(NodeRuntime):
+    """The runtime `transformers.js` in Node: its own class of models, which finds and opens `onnx/model.onnx` itself.
+
+    It is given ids: whether its tokenizer makes the same of a text is for `tests/peers` to say.
+    """
+
+    name = "transformers.js"
+    package = "@huggingface/transformers"
+    formats = ("onnx",)

@@ -29,7 +29,9 @@ BUILT_IN = {
     "executorch": "edgekit.runtimes.executorch_runtime:ExecuTorchRuntime",
     "coreml": "edgekit.runtimes.coreml_runtime:CoreMLRuntime",
     "onnxruntime-node": "edgekit.runtimes.node_runtime:OnnxRuntimeNode",
-    "onnxruntime-web": "edgekit.runtimes.node_runtime:OnnxRuntimeWeb",
+    "onnxruntime-web": "edgekit.runtimes.browser_runtime:OnnxRuntimeWeb",
+    "onnxruntime-web-node": "edgekit.runtimes.node_runtime:OnnxRuntimeWebNode",
+    "transformers.js": "edgekit.runtimes.node_runtime:TransformersJs",
 }
 
 _OWN_WEIGHTS = "model.safetensors"

@@ -16,7 +16,7 @@ from edgekit.emulation import preparation
 from edgekit.emulation.device import PROGRAMS, WHEELS, open_emulated
 from edgekit.emulation.preparation import prepare_device
 from edgekit.emulation.processors import get_processor
-from edgekit.errors import EnvironmentLacksError, ModelError, UsageError
+from edgekit.errors import EnvironmentLacksError, MeasurementError, ModelError, UsageError
 from edgekit.exporters.parity import read_parity
 from edgekit.runtimes.protocol import SessionConfig, get_runtime
 from tests.exporters.test_parity import alter_weights, altered
@@ -168,13 +168,13 @@ def test_a_session_ends_with_its_process_and_the_process_with_its_session(tmp_pa
     ids = np.ones((1, 4), dtype=np.int64)
     inputs = {"input_ids": ids, "attention_mask": ids}
     first, second = runtime.open(onnx, SessionConfig()), runtime.open(onnx, SessionConfig())
-    process = first._process
+    process = first._program.process
     assert first.run(inputs)["logits"].shape == (1, 2)
     del first
     assert process.poll() is not None
-    second._process.kill()
-    second._process.wait()
-    with pytest.raises(ModelError, match="its process ended"):
+    second._program.process.kill()
+    second._program.process.wait()
+    with pytest.raises(MeasurementError, match="ended during 'run'"):
         second.run(inputs)
 
 

@@ -143,6 +143,11 @@ def test_outliers_and_what_went_on_are_shown() -> None:
     assert rows["spread"] == ["MAD 0.123 ms, 7 outliers, kept"]
     assert rows["on its cores"] == ["other work 1.0 %, stolen 0.0 %, frequency not told"]
     assert rows["load average"] == [f"{found.load_average:.2f} before, 0.30 after"]
+    assert "the page itself, as the browser counts" not in rows
+    in_a_page = found.model_copy(update={"calls_per_sample": 40, "page_bytes": 19 * 2**20})
+    rows = dict(speed.rows([in_a_page]))
+    assert rows["spread"] == ["MAD 0.123 ms, 7 outliers, kept; each sample the mean of up to 40 calls"]
+    assert rows["the page itself, as the browser counts"] == ["19.0 MiB"]
     told = disturbed(frequency_before_mhz=2600, frequency_low_mhz=2400, frequency_high_mhz=2600)
     assert speed.beside(told).endswith("2,400 to 2,600 MHz")
 

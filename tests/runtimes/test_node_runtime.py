@@ -15,14 +15,15 @@ from edgekit.benchmarking.stage import BenchConfig, bench
 from edgekit.contract import StageContext, StageInputs
 from edgekit.errors import EnvironmentLacksError, MemoryLimitError, ModelError
 from edgekit.exporters.parity import read_parity
-from edgekit.runtimes.node_runtime import LOCATION_VARIABLE, OnnxRuntimeNode, OnnxRuntimeWeb, find_package
+from edgekit.runtimes.node_runtime import OnnxRuntimeNode, OnnxRuntimeWebNode, TransformersJs
+from edgekit.runtimes.npm_packages import LOCATION_VARIABLE, find_package
 from edgekit.runtimes.protocol import SessionConfig, get_runtime
 from tests.pico import pico_data_artifact, pico_model_artifact, pico_tokenizer
 from tests.runtimes.tiny import expected_logits, tiny_onnx_artifact
 
 PEERS = Path(__file__).parents[2] / ".peers" / "node_modules"
 QUICK = {"min_samples": 5, "min_seconds": 0.05, "length": 8, "pairs": 5}
-RUNTIMES = [OnnxRuntimeNode, OnnxRuntimeWeb]
+RUNTIMES = [OnnxRuntimeNode, OnnxRuntimeWebNode]
 
 needs_node = pytest.mark.skipif(
     shutil.which("node") is None or not (PEERS / "onnxruntime-node").is_dir(), reason="needs Node.js and `make peers`"
@@ -40,7 +41,7 @@ def onnx(tmp_path_factory):
 
 
 @needs_node
-@pytest.mark.parametrize("kind", RUNTIMES)
+@pytest.mark.parametrize("kind", [*RUNTIMES, TransformersJs])
 @pytest.mark.parametrize("scheme", [{"bits": 8}, {"bits": 4, "group_size": 32, "activations": "float"}])
 def test_logits_are_those_of_python(kind, scheme, tmp_path):
     student = edgekit.quantize(
@@ -70,14 +71,14 @@ def test_webassembly_does_not_round_activations_before_4_bits_and_the_check_says
         return read_parity(edgekit.check(made, config, reference=student, data=data, out=tmp_path / runtime)).passed
 
     assert passes("onnxruntime-node")
-    assert not passes("onnxruntime-web")
+    assert not passes("onnxruntime-web-node")
 
 
 @needs_node
 @pytest.mark.parametrize("kind", RUNTIMES)
 def test_a_wrong_file_is_told_and_the_process_ends_with_the_session(kind, onnx, tmp_path):
     session = kind().open(onnx, SessionConfig())
-    process = session._process
+    process = session._program.process
     ids = np.ones((1, 4), dtype=np.int64)
     logits = session.run({"input_ids": ids, "attention_mask": ids})["logits"]
     np.testing.assert_allclose(logits, expected_logits(ids, ids, len(pico_tokenizer("bert"))), atol=1e-5)
@@ -85,8 +86,19 @@ def test_a_wrong_file_is_told_and_the_process_ends_with_the_session(kind, onnx, 
     assert process.poll() is not None
     broken = tiny_onnx_artifact(tmp_path / "onnx")
     (broken.path / "onnx" / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(ModelError, match=f"{kind.name} cannot open it"):
+    with pytest.raises(ModelError, match=f"{kind.package} cannot open it"):
         kind().open(broken, SessionConfig())
+
+
+@needs_node
+def test_transformers_js_is_measured_and_names_a_directory_that_it_cannot_open(onnx, tmp_path):
+    made = edgekit.export(pico_model_artifact(tmp_path / "model", layers=1), out=tmp_path / "onnx")
+    config = BenchConfig(runtime="transformers.js", **QUICK)
+    found = read_measurement(bench(StageInputs(model=made), config, StageContext(tmp_path / "out")))
+    assert found.runtime_version == TransformersJs().version()
+    assert found.peak_rss_bytes > found.library_rss_bytes > found.baseline_rss_bytes > 0
+    with pytest.raises(ModelError, match="transformers cannot open it"):  # its config.json names no architecture
+        TransformersJs().open(onnx, SessionConfig())
 
 
 @needs_node
@@ -123,7 +135,7 @@ def test_what_is_missing_is_named_with_the_command(monkeypatch, tmp_path):
     with pytest.raises(EnvironmentLacksError, match="runtime 'onnxruntime-node' is not available"):
         get_runtime("onnxruntime-node")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "the program 'node' is not installed" in str(OnnxRuntimeWeb().unavailable_reason())
+    assert "the program 'node' is not installed" in str(OnnxRuntimeWebNode().unavailable_reason())
 
 
 def test_a_package_is_found_above_the_working_directory(monkeypatch, tmp_path):
@@ -134,4 +146,4 @@ def test_a_package_is_found_above_the_working_directory(monkeypatch, tmp_path):
     (tmp_path / "below" / "it").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "below" / "it")
     assert find_package("onnxruntime-web") == package
-    assert OnnxRuntimeWeb().version() == "1.2.3"
+    assert OnnxRuntimeWebNode().version() == "1.2.3"

@@ -56,22 +56,15 @@ def test_every_registered_runtime_has_what_the_protocol_asks_for():
         assert runtime.formats
         reason = runtime.unavailable_reason()
         elsewhere = name == "coreml" and "on a Mac" in (reason or "")
-        assert reason is None or elsewhere or (name.startswith("onnxruntime-") and "nstall" in reason)
+        from_npm = name.startswith(("onnxruntime-", "transformers.js"))
+        assert reason is None or elsewhere or (from_npm and "nstall" in reason)
         assert reason is not None or runtime.version().count(".") >= 1
 
 
 def test_built_in_runtimes_are_found_in_a_checkout_that_was_never_installed(monkeypatch):
     register(monkeypatch)
-    expected = [
-        "coreml",
-        "executorch",
-        "litert",
-        "onnxruntime",
-        "onnxruntime-node",
-        "onnxruntime-web",
-        "openvino",
-        "torch",
-    ]
+    javascript = ["onnxruntime-node", "onnxruntime-web", "onnxruntime-web-node"]
+    expected = ["coreml", "executorch", "litert", "onnxruntime", *javascript, "openvino", "torch", "transformers.js"]
     assert list(list_runtimes()) == expected
     assert "onnx" in get_runtime("onnxruntime").formats
 
