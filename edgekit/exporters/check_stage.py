@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -127,7 +126,7 @@ def _compare_logits(
     """Returns the runtime with its version, the export's differences from torch, and torch's own where it rounds."""
     from edgekit.exporters.block_rounding import multiply_floats
     from edgekit.exporters.parity import Differences, make_batches, run
-    from edgekit.exporters.reference import load_reference
+    from edgekit.exporters.reference import load_reference, rounds_activations
     from edgekit.models.tasks import read_task
     from edgekit.runtimes.protocol import SessionConfig, pad_token_id, runtime_for
     from edgekit.runtimes.torch_runtime import TorchSession
@@ -141,7 +140,7 @@ def _compare_logits(
     network = load_reference(reference, model)
     original = TorchSession(network, exported.input_names, threads=1)
     differences, own = Differences(), Differences()
-    rounds = _rounds_activations(model, reference)
+    rounds = rounds_activations(reference, model)
     rounded = multiply_floats(network) if model.kind in _OWN_ROUNDING else []
     for batch in track(batches, context.events, stage="check", text="comparing", total=len(batches), unit="batches"):
         expected = run(original, batch)
@@ -214,14 +213,3 @@ def _thresholds(config: CheckConfig, own: Differences | None) -> Thresholds:
         default = default.relaxed(own, _OWN_FACTOR)
     given = config.model_dump(include={"max_abs_diff", "mean_abs_diff"}, exclude_none=True)
     return replace(default, **given)
-
-
-def _rounds_activations(model: Artifact, reference: Artifact) -> bool:
-    """Returns True when the export rounds activations to 8 bits: a value on an edge may fall either way."""
-    from edgekit.exporters.description import read_description
-
-    file = reference.path / "quantization.json"
-    if read_description(model.path).precision != "as-is" or not file.is_file():
-        return False
-    modules = json.loads(file.read_text(encoding="utf-8"))["modules"]
-    return any(scheme["activations"] == "dynamic-int8" for scheme in modules.values())

@@ -1,0 +1,65 @@
+"""A choice of lowerings on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.exporters.lowering_choice import LinearChoice, LoweringChoice, TriedLowering
+from edgekit.reporting import speed, wording
+from edgekit.reporting.terminal_tables import literal, make_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_COLUMNS = ["linear", "", "written as", "p50", "of the usual", "chosen"]
+
+
+def show_choice(choice: LoweringChoice, console: Console) -> None:
+    """Prints a row for each way of writing the linears of each shape, and how it was measured."""
+    table = make_table("Ways of writing linears, measured in turn", _COLUMNS)
+    coding = ""
+    for linear in choice.linears:
+        if linear.shape.coding != coding:
+            coding = linear.shape.coding
+            table.add_row(literal(f"{coding}:", "bold"))
+        for place, tried in enumerate(linear.tried):
+            is_last = place == len(linear.tried) - 1
+            name = [linear.shape.size, f"{len(linear.modules)} x"] if place == 0 else ["", ""]
+            table.add_row(*map(literal, [*name, *_cells(linear, tried)]), end_section=is_last)
+    console.print(table)
+    console.print(
+        literal(
+            f"{choice.scenario}; load average {choice.load_average:.2f}; {wording.machine(choice.machine)}. A time is "
+            "that of one call of up to 8 linears of the shape.",
+            "dim",
+        )
+    )
+    for doubt in doubts(choice):
+        console.print(literal(doubt, "yellow"))
+
+
+def doubts(choice: LoweringChoice) -> list[str]:
+    """Returns a sentence for each shape during whose measurement the machine was not quiet."""
+    found = []
+    for linear in choice.linears:
+        reasons = speed.disturbances(linear.conditions)
+        if reasons:
+            found.append(f"The machine was not quiet while {linear.shape} was measured: {wording.join_words(reasons)}.")
+    return found
+
+
+def _cells(linear: LinearChoice, tried: TriedLowering) -> list[str]:
+    chosen = "yes" if tried.lowering == linear.chosen else ""
+    if tried.refused is not None:
+        return [tried.lowering, "not this way", tried.refused, chosen]
+    if tried.p50_ms is None:
+        return [tried.lowering, "the only way", "", chosen]
+    if tried.ratio_p50 is None or tried.ratio_interval is None:
+        return [tried.lowering, wording.milliseconds(tried.p50_ms), "1", chosen]
+    low, high = tried.ratio_interval.low, tried.ratio_interval.high
+    return [
+        tried.lowering,
+        wording.milliseconds(tried.p50_ms),
+        f"{tried.ratio_p50:.2f} ({low:.2f} to {high:.2f})",
+        chosen,
+    ]
