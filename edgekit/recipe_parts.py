@@ -30,6 +30,8 @@ class ExportEntry(BaseModel):
     litert for `litert`, llama.cpp for `gguf`."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the student's codes; the others write floats."""
+    lowering: Literal["scheme", "measured"] = "scheme"
+    """How linears on codes are written: as their scheme asks for, or as is measured to be fastest on the runtime."""
     lengths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
     """`litert`: tokens of each signature besides what the model reads at most; left out: 16, 32, 64 and so on."""
     targets: list[str] = Field(min_length=1)

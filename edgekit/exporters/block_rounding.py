@@ -23,7 +23,7 @@ from edgekit.models.quantized import QuantizedLinear
 def multiply_floats(network: nn.Module, names: Collection[str] | None = None) -> list[QuantizedLinear]:
     """Makes linears on codes take their input as it is, in place, and returns those that rounded it before.
 
-    To be called before the network is run for the first time; `names` are those meant, None all.
+    `names` are those meant, None all.
     """
     linears = [
         module
@@ -33,6 +33,7 @@ def multiply_floats(network: nn.Module, names: Collection[str] | None = None) ->
     rounded = [linear for linear in linears if linear.scheme.activations == "dynamic-int8"]
     for module in linears:
         module.scheme = replace(module.scheme, activations="float", reduce_range=False)
+        module.train(module.training)  # forgets what it has decoded to multiply integers
     return rounded
 
 

@@ -16,7 +16,6 @@ from functools import partial
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.graph import Site
@@ -115,7 +114,7 @@ def _widened(site: Site, weight: QuantizedTensor) -> ir.Value:
 
 
 def _unpacked(site: Site, weight: QuantizedTensor) -> ir.Value:
-    """Returns what codes of fewer bits stand for, `(in, out)`; they lie in the file as MatMulNBits has them.
+    """Returns what codes of fewer bits stand for, `(in, out)`; codes and scales lie in the file as for MatMulNBits.
 
     No operator set below 21 has types of 4 bits, and onnxruntime decodes DequantizeLinear at every call; so bytes are
     taken apart by arithmetic on floats, which holds such small integers exactly.
@@ -132,11 +131,11 @@ def _unpacked(site: Site, weight: QuantizedTensor) -> ir.Value:
     if weight.zero_points is None:
         middle: ir.Value = site.constant("middle", np.array(2.0 ** (matrix.bits - 1), dtype=np.float32))
     else:
-        zeros = site.constant("zero_points", _by_block(weight.zero_points, blocks).numpy())
+        by_block = weight.zero_points.expand(-1, blocks).unsqueeze(-1)  # one a byte
+        zeros = site.constant("zero_points", by_block.contiguous().numpy())
         middle = site.add("Cast", [zeros], suffix="zero_points_widened", **_TO_FLOAT)
     centered = site.add("Sub", [unpacked, middle], suffix="centered")
-    scales = site.constant("scales", _by_block(weight.scales, blocks).numpy())
-    scales = site.add("Cast", [scales], suffix="scales_widened", **_TO_FLOAT)
+    scales = site.add("Unsqueeze", [site.constant("scales", matrix.scales), last], suffix="scales_by_block")
     floats = site.add("Mul", [centered, scales], suffix="scaled")
     floats = site.add("Reshape", [floats, site.editor.integers(rows, blocks * matrix.block_size)], suffix="rows")
     if columns != blocks * matrix.block_size:
@@ -155,11 +154,6 @@ def _digits(site: Site, values: ir.Value, bits: int) -> list[ir.Value]:
         digits.append(site.add("Sub", [values, above], suffix="digit"))
         values = high
     return [*digits, values]
-
-
-def _by_block(values: torch.Tensor, blocks: int) -> torch.Tensor:
-    """Returns one value for each block, `(out, blocks, 1)`; one a channel is repeated."""
-    return values.expand(-1, blocks).unsqueeze(-1).contiguous()
 
 
 KERNELS: Mapping[Lowering, Kernel] = {

@@ -28,8 +28,8 @@ class LinearShape(Result):
     in_features: int
     out_features: int
     scheme: Scheme
-    first_token: bool
-    """True where it is computed for the first token alone."""
+    single_token: bool
+    """True where it is computed for one token of each row alone: the last layer of some classifiers, a head."""
 
     def __str__(self) -> str:
         """Returns it in words: `384 -> 1152, 8 bits by channel, dynamic-int8`."""
@@ -37,8 +37,8 @@ class LinearShape(Result):
 
     @property
     def size(self) -> str:
-        """Returns what it maps to what: `384 -> 1152`, with `, first token` where it is computed for that alone."""
-        return f"{self.in_features} -> {self.out_features}{', first token' if self.first_token else ''}"
+        """Returns what it maps to what: `384 -> 1152`, with `, one token` where it is computed for that alone."""
+        return f"{self.in_features} -> {self.out_features}{', one token' if self.single_token else ''}"
 
     @property
     def coding(self) -> str:
@@ -138,18 +138,18 @@ def read_choice(artifact: Artifact) -> LoweringChoice:
     return choice
 
 
-def shape_of(group: LinearGroup, first_token_linears: Sequence[str]) -> LinearShape:
+def shape_of(group: LinearGroup, single_token_linears: Sequence[str]) -> LinearShape:
     """Returns the shape of linears on codes that become one matmul."""
     return LinearShape(
         in_features=group.coded[0].in_features,
         out_features=sum(linear.out_features for linear in group.coded),
         scheme=group.coded[0].scheme,
-        first_token=group.names[0] in first_token_linears,
+        single_token=group.names[0] in single_token_linears,
     )
 
 
 def choose_lowerings(
-    groups: Iterable[LinearGroup], first_token_linears: Sequence[str], choice: LoweringChoice
+    groups: Iterable[LinearGroup], single_token_linears: Sequence[str], choice: LoweringChoice
 ) -> dict[str, Lowering]:
     """Returns how each linear on codes is written, by the name of its module.
 
@@ -162,7 +162,7 @@ def choose_lowerings(
     for group in groups:
         if not group.coded:
             continue
-        shape = shape_of(group, first_token_linears)
+        shape = shape_of(group, single_token_linears)
         if shape not in chosen:
             raise UsageError(
                 f"lowering: found a choice without '{group.name}' ({shape}); it has: {_listed(chosen)}. It was made "

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageConfig, StageContext, StageInputs, lineage_of
-from edgekit.errors import UnsupportedError
 
 
 class AutotuneConfig(StageConfig):
@@ -18,10 +17,11 @@ class AutotuneConfig(StageConfig):
     """Threads that one call may use; the process is pinned to as many cores."""
     batch: int = Field(default=1, ge=1)
     """Rows a call."""
-    length: int = Field(default=64, ge=1)
-    """Tokens a row."""
+    length: int | None = Field(default=None, ge=1)
+    """Tokens a row; by default 64, and 1 for language models, which write one token after another."""
     first_token: bool = True
-    """As in the export: the last layer is computed for the first token alone where nothing else reaches the logits."""
+    """Classifiers, as in the export: compute the last layer for the first token alone where nothing else reaches the
+    logits."""
     min_samples: int = Field(default=30, ge=2)
     """Samples of each way of writing a linear at least."""
     min_seconds: float = Field(default=1.0, gt=0)
@@ -42,7 +42,7 @@ def autotune(inputs: StageInputs, config: AutotuneConfig, context: StageContext)
     question. The result depends on the machine: a cache must count `machine_fingerprint()` among the inputs.
 
     Raises:
-        UnsupportedError: a language model, a model that cannot be traced, or a scheme without an operator.
+        UnsupportedError: a model that cannot be traced, or a scheme without an operator.
         UsageError: no linear holds codes, more threads than cores, or a runtime that does not open onnx.
         ModelError: the model cannot be read.
         ParityError: the runtime computes no way of writing a linear as torch does.
@@ -50,16 +50,9 @@ def autotune(inputs: StageInputs, config: AutotuneConfig, context: StageContext)
         EnvironmentLacksError: the runtime is missing.
     """
     from edgekit.exporters.lowering_choice import CHOICE_FILE
-    from edgekit.models.tasks import read_task
     from edgekit.tuning.tuner import tune
 
     model = inputs.require("model", "autotune")
-    task = read_task(model).kind
-    if task != "text-classification":
-        raise UnsupportedError(
-            f"autotune: found a model for the task '{task}', expected text-classification: the linears of other "
-            "models are not measured yet. Export it without a choice of lowerings."
-        )
     choice = tune(model, config, context)
     with publish(context.out, kind="lowering", lineage=lineage_of("autotune", inputs, config, context)) as directory:
         (directory / CHOICE_FILE).write_text(choice.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from edgekit.benchmarking.sweep import measure_in_turn
 from edgekit.contract import StageContext
 from edgekit.errors import ModelError, ParityError, UsageError
 from edgekit.events import Event, ignore
+from edgekit.exporters.decoder import trace_linears
 from edgekit.exporters.first_token import keep_first_token
 from edgekit.exporters.linear_groups import LinearGroup, linear_groups
 from edgekit.exporters.linear_kernels import possible_lowerings
@@ -37,6 +38,8 @@ _LARGEST_ROUNDED = 2e-3
 """Where the input is rounded a value on an edge may fall either way; rounding otherwise, or not at all, moves 8-bit
 inputs by some 7e-3."""
 _COMPARED = 2
+_LENGTHS = {"text-classification": 64, "causal-lm": 1}
+"""Tokens a row unless they are given: a language model spends its time on writing, token by token."""
 _MAX_WARMUP_S = 2.0
 
 
@@ -48,6 +51,8 @@ class _Trial:
     config: AutotuneConfig
     context: StageContext
     scratch: Path
+    length: int
+    """Tokens a row."""
 
 
 def tune(model: Artifact, config: AutotuneConfig, context: StageContext) -> LoweringChoice:
@@ -68,7 +73,9 @@ def tune(model: Artifact, config: AutotuneConfig, context: StageContext) -> Lowe
             "onnx: only there codes are written in more than one way."
         )
     context.events(Event("progress", stage="autotune", text="tracing the model"))
-    found = survey_linears(load_model(model), first_token=config.first_token)
+    loaded = load_model(model)
+    length = config.length or _LENGTHS[loaded.task.kind]
+    found = survey_linears(loaded, first_token=config.first_token)
     if not found:
         raise UsageError(
             f"{model.path}: found no linear on codes, expected a quantized model. Quantize it first: floats are "
@@ -77,7 +84,7 @@ def tune(model: Artifact, config: AutotuneConfig, context: StageContext) -> Lowe
     load = load_average()
     linears = []
     with TemporaryDirectory() as scratch:
-        trial = _Trial(runtime, config, context, Path(scratch))
+        trial = _Trial(runtime, config, context, Path(scratch), length)
         for done, (shape, groups) in enumerate(found.items()):
             text = f"measuring {shape}"
             context.events(
@@ -89,7 +96,7 @@ def tune(model: Artifact, config: AutotuneConfig, context: StageContext) -> Lowe
         runtime_version=runtime.version(),
         threads=config.threads,
         batch=config.batch,
-        length=config.length,
+        length=length,
         margin=config.margin,
         load_average=load,
         machine=machine_fingerprint(),
@@ -104,8 +111,11 @@ def survey_linears(loaded: LoadedModel, *, first_token: bool) -> dict[LinearShap
     Raises:
         UnsupportedError: the model cannot be traced.
     """
-    graph = trace(loaded.model, input_names(loaded), opset=BEST_OPSET).model.graph
-    narrowed = keep_first_token(graph) if first_token else []
+    if loaded.task.kind == "causal-lm":
+        graph, narrowed = trace_linears(loaded)
+    else:
+        graph = trace(loaded.model, input_names(loaded), opset=BEST_OPSET).model.graph
+        narrowed = keep_first_token(graph) if first_token else []
     found: dict[LinearShape, list[LinearGroup]] = {}
     for group in linear_groups(graph, dict(loaded.model.named_modules())):
         if group.coded:
@@ -149,7 +159,7 @@ def _choose(trial: _Trial, shape: LinearShape, groups: list[LinearGroup]) -> Lin
 def _verify(trial: _Trial, probe: Probe, file: Artifact, lowering: Lowering) -> TriedLowering:
     """Runs a file in the runtime and compares it with torch."""
     limit = _LARGEST_DIFFERENCE if lowering in TAKES_FLOATS else _LARGEST_ROUNDED
-    length = 1 if probe.shape.first_token else trial.config.length
+    length = 1 if probe.shape.single_token else trial.length
     try:
         session = trial.runtime.open(file, SessionConfig(threads=trial.config.threads))
         differences = []
@@ -169,7 +179,7 @@ def _verify(trial: _Trial, probe: Probe, file: Artifact, lowering: Lowering) -> 
 def _measure(trial: _Trial, probe: Probe, files: dict[Lowering, Artifact]) -> Sweep:
     """Measures files of the same linears in turn."""
     config, seed = trial.config, trial.context.seed
-    length = 1 if probe.shape.first_token else config.length
+    length = 1 if probe.shape.single_token else trial.length
     scenario = Scenario(config.batch, length, probe.draw_ids(config.batch, length, VARIANTS, seed).tolist())
     subjects = [Subject(file, trial.runtime, scenario, config.threads) for file in files.values()]
     for subject in subjects:
