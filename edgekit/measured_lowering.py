@@ -13,7 +13,6 @@ from edgekit.contract import StageInputs
 from edgekit.recipe import Recipe
 from edgekit.recipe_parts import ExportEntry
 from edgekit.target import Target
-from edgekit.tuning.stage import AutotuneConfig
 
 
 def measure_lowering(
@@ -21,7 +20,7 @@ def measure_lowering(
 ) -> Artifact | None:
     """Returns the choice for an export and its target; None where the recipe asks for none.
 
-    It is measured with the target's threads, or as many as this machine has, on the recipe's batch and length.
+    It is measured with the target's threads, or as many as this machine has, on as many rows and tokens as the export.
 
     Raises:
         EdgekitError: whatever `autotune` raises.
@@ -29,12 +28,13 @@ def measure_lowering(
     if entry.lowering == "scheme":
         return None
     threads = target.runtime(entry.runtime).threads
-    config = AutotuneConfig(
-        runtime=entry.runtime,
-        threads=min(threads, len(usable_cores()) or threads),
-        batch=recipe.bench.batch,
-        length=recipe.bench.length,
-    )
+    here = {
+        "runtime": entry.runtime,
+        "threads": min(threads, len(usable_cores()) or threads),
+        "batch": recipe.bench.batch,
+        "length": recipe.bench.length,
+    }
+    config = recipe.autotune.model_copy(update=here)
     machine = machine_fingerprint().model_dump(mode="json")
     outside: dict[str, JsonValue] = {"machine": machine, **verified_with(recipe, entry.runtime)}
     return cache.run("autotune", StageInputs(model=model), config, outside=outside).artifact

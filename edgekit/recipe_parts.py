@@ -16,6 +16,7 @@ from edgekit.exporters.check_stage import CheckConfig
 from edgekit.formats import FORMATS, FormatName
 from edgekit.models.tasks import TaskConfig
 from edgekit.target import Budget
+from edgekit.tuning.stage import AutotuneConfig
 
 
 class ExportEntry(BaseModel):
@@ -74,3 +75,4 @@ class Frame(BaseModel):
     evaluate: EvaluateConfig = EvaluateConfig()
     parity: CheckConfig = CheckConfig()
     bench: BenchConfig = BenchConfig()
+    autotune: AutotuneConfig = AutotuneConfig()

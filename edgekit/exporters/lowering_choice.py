@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from edgekit.artifact import Artifact
 from edgekit.errors import ArtifactError, UnsupportedError, UsageError
+from edgekit.exporters.graph import dimensions
 from edgekit.exporters.linear_groups import LinearGroup
 from edgekit.exporters.linear_kernels import possible_lowerings
 from edgekit.exporters.lowering_names import Lowering
@@ -29,7 +30,7 @@ class LinearShape(Result):
     out_features: int
     scheme: Scheme
     single_token: bool
-    """True where it is computed for one token of each row alone: the last layer of some classifiers, a head."""
+    """True where it is computed for one token of each row alone: a pooler, a head, the last layer of a classifier."""
 
     def __str__(self) -> str:
         """Returns it in words: `384 -> 1152, 8 bits by channel, dynamic-int8`."""
@@ -140,11 +141,12 @@ def read_choice(artifact: Artifact) -> LoweringChoice:
 
 def shape_of(group: LinearGroup, single_token_linears: Sequence[str]) -> LinearShape:
     """Returns the shape of linears on codes that become one matmul."""
+    sizes = dimensions(group.nodes[0].inputs[0])  # a pooler reads (B, in), other linears (B, T, in)
     return LinearShape(
         in_features=group.coded[0].in_features,
         out_features=sum(linear.out_features for linear in group.coded),
         scheme=group.coded[0].scheme,
-        single_token=group.names[0] in single_token_linears,
+        single_token=group.names[0] in single_token_linears or (sizes is not None and len(sizes) == 2),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgekit.exporters.lowering_choice import LinearChoice, LoweringChoice, TriedLowering
 from edgekit.reporting import speed, wording
 from edgekit.reporting.terminal_tables import literal, make_table
+from edgekit.results import Conditions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,18 +35,27 @@ def show_choice(choice: LoweringChoice, console: Console) -> None:
             "dim",
         )
     )
-    for doubt in doubts(choice):
+    doubt = doubts(choice)
+    if doubt:
         console.print(literal(doubt, "yellow"))
 
 
-def doubts(choice: LoweringChoice) -> list[str]:
-    """Returns a sentence for each shape during whose measurement the machine was not quiet."""
-    found = []
-    for linear in choice.linears:
-        reasons = speed.disturbances(linear.conditions)
-        if reasons:
-            found.append(f"The machine was not quiet while {linear.shape} was measured: {wording.join_words(reasons)}.")
-    return found
+def doubts(choice: LoweringChoice) -> str:
+    """Returns one sentence where the machine was not quiet while linears were measured, else nothing."""
+    measured = [linear for linear in choice.linears if linear.conditions is not None]
+    disturbed = [linear for linear in measured if speed.disturbances(linear.conditions)]
+    if not disturbed:
+        return ""
+    worst = max(disturbed, key=lambda linear: _busy(linear.conditions))
+    reasons = wording.join_words(speed.disturbances(worst.conditions))
+    return (
+        f"The machine was not quiet while {len(disturbed)} of {len(measured)} were measured: at worst {reasons}. "
+        "Measure again when nothing else runs."
+    )
+
+
+def _busy(conditions: Conditions | None) -> float:
+    return 0.0 if conditions is None else (conditions.other_work_share or 0.0) + (conditions.stolen_share or 0.0)
 
 
 def _cells(linear: LinearChoice, tried: TriedLowering) -> list[str]:
