@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ import edgekit
 from edgekit.artifact import Artifact
 from edgekit.errors import ArtifactError, UnsupportedError, UsageError
 from edgekit.exporters.description import read_description
-from edgekit.exporters.linear_kernels import possible_lowerings, usual_lowering
+from edgekit.exporters.linear_kernels import possible_lowerings
 from edgekit.exporters.lowering_choice import LinearShape
 from edgekit.exporters.lowering_names import takes_floats
 from edgekit.exporters.onnx import OnnxSettings
@@ -26,7 +27,6 @@ from edgekit.models.quantized import QuantizedLinear
 from edgekit.models.source import load_model
 from edgekit.quantization.round_to_nearest import quantize_tensor
 from edgekit.tuning.probe import Probe
-from tests.coded_decoders import exact_minimum_codes
 from tests.exporters.test_onnx import largest_difference, read
 from tests.pico import pico_data_artifact, pico_model_artifact, publish_model
 from tests.pico_decoders import pico_decoder
@@ -62,6 +62,17 @@ def int8(students):
     return students["int8"]
 
 
+@pytest.fixture(scope="module")
+def exports(students, tmp_path_factory):
+    """A student's export with all linears written in one way, each made once."""
+
+    @cache
+    def export(name: str, lowering: str) -> Artifact:
+        return export_with(students[name], lambda shape: lowering, tmp_path_factory.mktemp("export"))
+
+    return export
+
+
 def decoded(shape: LinearShape):
     return "decoded"
 
@@ -80,9 +91,8 @@ CASES = [(name, lowering) for name, (_, lowerings) in SCHEMES.items() for loweri
 
 
 @pytest.mark.parametrize(("name", "lowering"), CASES)
-def test_every_way_that_a_scheme_allows_computes_what_torch_does(name, lowering, students, tmp_path):
-    student = students[name]
-    export = export_with(student, lambda shape: lowering, tmp_path)
+def test_every_way_that_a_scheme_allows_computes_what_torch_does(name, lowering, students, exports):
+    student, export = students[name], exports(name, lowering)
     rounds = lowering.endswith("int8")
     assert largest_difference(student, export) < (5e-3 if rounds else 1e-5)
     assert rounds_activations(student, export) is rounds
@@ -93,9 +103,8 @@ def test_every_way_that_a_scheme_allows_computes_what_torch_does(name, lowering,
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_the_file_holds_the_very_codes_however_they_are_written(name, students, tmp_path):
-    usual = codes_of(edgekit.export(students[name], out=tmp_path / "usual"))
-    other = codes_of(export_with(students[name], decoded, tmp_path))
+def test_the_file_holds_the_very_codes_however_they_are_written(name, exports):
+    usual, other = codes_of(exports(name, SCHEMES[name][1][0])), codes_of(exports(name, "decoded"))
     assert set(usual) == set(other) != set()
     for key, codes in usual.items():
         one, two = sorted((codes, other[key]), key=lambda array: array.ndim)
@@ -104,17 +113,14 @@ def test_the_file_holds_the_very_codes_however_they_are_written(name, students, 
         np.testing.assert_array_equal(one, two, err_msg=key)
 
 
-@pytest.mark.parametrize("columns", [32, 40])
-@pytest.mark.parametrize("group_size", [16, None])
+@pytest.mark.parametrize(("group_size", "columns"), [(16, 32), (None, 32), (None, 40), (16, 40)])
 @pytest.mark.parametrize(("bits", "symmetric"), [(8, True), (4, True), (4, False), (3, True), (2, True)])
 def test_decoded_codes_are_the_floats_that_they_stand_for_to_the_bit(bits, symmetric, group_size, columns, tmp_path):
     """Rows of the identity pick columns of the weight."""
     scheme = Scheme(bits=bits, group_size=group_size, symmetric=symmetric, activations="float")
     weights = torch.randn(24, columns, generator=torch.Generator().manual_seed(bits))
-    if not symmetric and columns % (group_size or columns):
-        pytest.skip("the helper for asymmetric codes wants whole groups")
-    tensor = quantize_tensor(weights, scheme) if symmetric else exact_minimum_codes(weights, group_size)
-    linear = QuantizedLinear(columns, 24, bias=False, scheme=tensor.scheme)
+    tensor = quantize_tensor(weights, scheme)
+    linear = QuantizedLinear(columns, 24, bias=False, scheme=scheme)
     linear.set_weight(tensor)
     shape = LinearShape(in_features=columns, out_features=24, scheme=scheme, single_token=False)
     probe = Probe(shape, [[linear]], np.eye(columns, dtype=np.float32))
@@ -137,9 +143,8 @@ def test_half_bytes_by_hand(tmp_path):
     assert found[:, 0].tolist() == [-4.0, 3.5, 0.25, 0.0]
 
 
-def test_a_choice_of_the_usual_way_gives_the_usual_bytes_and_without_one_nothing_is_said(int8, tmp_path):
-    plain = edgekit.export(int8, out=tmp_path / "plain")
-    export = export_with(int8, lambda shape: usual_lowering(shape.scheme, ""), tmp_path)
+def test_a_choice_of_the_usual_way_gives_the_usual_bytes_and_without_one_nothing_is_said(int8, exports, tmp_path):
+    plain, export = edgekit.export(int8, out=tmp_path / "plain"), exports("int8", "dynamic-int8")
     assert plain.files["onnx/model.onnx"] == export.files["onnx/model.onnx"]
     assert "lowerings" not in json.loads((plain.path / "export.json").read_text())
     assert "lowering" not in plain.lineage.inputs
@@ -160,9 +165,9 @@ def test_each_shape_follows_its_own_row_and_the_same_choice_gives_the_same_bytes
     assert any("measured: onnxruntime 1, 1 thread, 1 x 8 tokens" in note for note in said.notes)
 
 
-def test_the_reference_rounds_where_the_file_does(int8, tmp_path):
+def test_the_reference_rounds_where_the_file_does(int8, exports):
     """Torch as the scheme says is farther from a file of floats than torch that follows the file."""
-    export = export_with(int8, decoded, tmp_path)
+    export = exports("int8", "decoded")
     followed, rounded = load_reference(int8, export), load_model(int8).model
     ids = torch.arange(5, 25).reshape(2, 10)
     session = onnxruntime.InferenceSession(export.path / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
@@ -174,9 +179,8 @@ def test_the_reference_rounds_where_the_file_does(int8, tmp_path):
     assert near < 1e-5 < 1e-4 < far
 
 
-def test_the_check_holds_an_export_without_rounding_to_the_exact_limits(int8, tmp_path):
-    data = pico_data_artifact(tmp_path / "data")
-    export = export_with(int8, decoded, tmp_path)
+def test_the_check_holds_an_export_without_rounding_to_the_exact_limits(int8, exports, tmp_path):
+    data, export = pico_data_artifact(tmp_path / "data"), exports("int8", "decoded")
     parity = read_parity(
         edgekit.check(export, edgekit.CheckConfig(rows=16), reference=int8, data=data, out=tmp_path / "parity")
     )
