@@ -145,7 +145,7 @@ def _choose(trial: _Trial, shape: LinearShape, groups: list[LinearGroup]) -> Lin
         chosen, conditions = next(iter(files)), None
         if len(files) > 1:
             sweep = _measure(trial, probe, files)
-            tried, chosen, conditions = _judge(tried, list(files), sweep)
+            tried, chosen, conditions = judge_lowerings(tried, list(files), sweep)
     return LinearChoice(
         shape=shape,
         modules=list(dict.fromkeys(group.name for group in groups)),
@@ -195,7 +195,7 @@ def _measure(trial: _Trial, probe: Probe, files: dict[Lowering, Artifact]) -> Sw
     return measure_in_turn(subjects, list(files), sampling, seed=seed, events=ignore)
 
 
-def _judge(
+def judge_lowerings(
     tried: list[TriedLowering], measured: list[Lowering], sweep: Sweep
 ) -> tuple[list[TriedLowering], Lowering, Conditions | None]:
     """Returns what was tried with its times, the choice, and how quiet the machine was."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -11,21 +12,24 @@ from rich.console import Console
 
 import edgekit
 from edgekit.artifact import Artifact
+from edgekit.benchmarking.verdict import judge
 from edgekit.cli import run
 from edgekit.errors import RecipeError, UsageError
 from edgekit.events import Event
 from edgekit.exporters.description import read_description
 from edgekit.exporters.linear_kernels import possible_lowerings
-from edgekit.exporters.lowering_choice import read_choice
+from edgekit.exporters.lowering_choice import TriedLowering, read_choice
 from edgekit.exporters.parity import read_parity
 from edgekit.pipeline import build
 from edgekit.recipe import load_recipe
-from edgekit.results import Conditions
+from edgekit.results import Conditions, Interval, Sweep, TurnRatio
 from edgekit.runtimes.node_runtime import LOCATION_VARIABLE, NodeRuntime
 from edgekit.tuning.stage import AutotuneConfig
 from edgekit.tuning.table import doubts, show_choice
+from edgekit.tuning.tuner import judge_lowerings
 from tests.pico import pico_data_artifact, pico_encoder, pico_model_artifact, pico_texts, publish_model
 from tests.pico_decoders import pico_decoder
+from tests.reporting.examples import measurement
 from tests.tuning.choices import made_up_choice
 
 QUICK = {"min_samples": 5, "min_seconds": 0.01, "pairs": 5, "length": 8}
@@ -68,6 +72,31 @@ def test_every_way_of_every_shape_is_compared_with_torch_and_timed(tuned, int8):
         assert linear.chosen == (other.lowering if is_faster else usual.lowering)
 
 
+@pytest.mark.parametrize(
+    ("ratios", "chosen"),
+    [
+        ([(0.95, 0.93, 0.98), (1.2, 1.1, 1.3)], "n-bits-int8"),  # within the margin of 3 % and slower
+        ([(0.8, 0.7, 0.96), (0.9, 0.85, 0.95)], "n-bits-float"),
+        ([(0.9, 0.88, 0.92), (0.5, 0.4, 0.6)], "decoded"),
+        ([(0.6, 0.4, 0.99), (1.0, 0.9, 1.1)], "n-bits-int8"),  # a promising ratio with too wide an interval
+    ],
+)
+def test_another_way_is_chosen_only_where_it_is_faster_beyond_interval_and_margin(ratios, chosen):
+    names = ["n-bits-int8", "n-bits-float", "decoded"]
+    turns = []
+    for place, (ratio, low, high) in enumerate(ratios, start=1):
+        interval = Interval(low=low, high=high)
+        verdict = judge(interval, 0.03)
+        turns.append(
+            TurnRatio(measurement=place, ratio_p50=ratio, ratio_interval=interval, margin=0.03, verdict=verdict)
+        )
+    sweep = Sweep(names=names, measurements=[measurement(1.0, 1000)] * 3, ratios=turns, rounds=12, sets=6)
+    tried = [TriedLowering(lowering=name, difference=0.0) for name in names]
+    timed, found, _ = judge_lowerings(tried, names, sweep)
+    assert found == chosen
+    assert [each.ratio_p50 for each in timed] == [None, *(ratio for ratio, _, _ in ratios)]
+
+
 def test_linears_are_measured_as_the_export_joins_and_narrows_them(tuned):
     shapes = [(linear.shape.size, linear.modules) for linear in read_choice(tuned).linears]
     assert ("32 -> 64, one token", ["bert.encoder.layer.0.intermediate.dense"]) in shapes
@@ -105,9 +134,9 @@ def test_the_command_prints_the_table_and_makes_the_same_kind_of_artifact(int8, 
 
 def test_the_table_names_each_way_and_says_when_the_machine_was_busy(int8):
     choice = made_up_choice(int8, lambda shape: "decoded")
-    console = Console(width=120, record=True, quiet=True)
-    show_choice(choice, console)
-    text = console.export_text()
+    written = io.StringIO()
+    show_choice(choice, Console(file=written, width=120))
+    text = written.getvalue()
     assert "8 bits by channel, dynamic-int8:" in text
     assert text.count("decoded") == text.count("dynamic-int8") - 1 == len(choice.linears)
     assert doubts(choice) == ""
