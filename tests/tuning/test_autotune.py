@@ -175,7 +175,8 @@ def test_a_decoders_linears_are_measured_on_one_token_and_its_head_on_one(tmp_pa
 def test_a_way_that_a_runtime_computes_otherwise_does_not_come_into_question(runtime, floats, tmp_path, monkeypatch):
     """WebAssembly does not round the input of 4-bit codes; the native build in Node does."""
     monkeypatch.setenv(LOCATION_VARIABLE, str(PEERS))
-    student = edgekit.quantize(floats, edgekit.QuantizeConfig(bits=4, group_size=32), out=tmp_path / "int4")
+    scheme = edgekit.QuantizeConfig(bits=4, group_size=32, exclude=["*.dense"])
+    student = edgekit.quantize(floats, scheme, out=tmp_path / "int4")
     tuned = edgekit.autotune(student, AutotuneConfig(runtime=runtime, **QUICK), out=tmp_path / "choice")
     for linear in read_choice(tuned).linears:
         refused = [each.lowering for each in linear.tried if each.refused is not None]
@@ -199,6 +200,7 @@ validation = 0.2
 test = 0.3
 [[stage]]
 kind = "quantize"
+exclude = ["*.intermediate.dense", "*.output.dense"]
 [[export]]
 lowering = "measured"
 targets = ["laptop-x86"]
@@ -249,7 +251,7 @@ def started(events: list[Event]) -> list[str]:
 @pytest.mark.parametrize(
     "change",
     [
-        ('[[stage]]\nkind = "quantize"', '[[stage]]\nkind = "prune"\nlayers = 1'),
+        ('kind = "quantize"\nexclude = ["*.intermediate.dense", "*.output.dense"]', 'kind = "prune"\nlayers = 1'),
         ('targets = ["laptop-x86"]', 'targets = ["laptop-x86"]\nprecision = "float32"'),
         ('targets = ["laptop-x86"]', 'targets = ["laptop-x86"]\nformat = "litert"'),
     ],
