@@ -61,7 +61,8 @@ def _busy(conditions: Conditions | None) -> float:
 def _cells(linear: LinearChoice, tried: TriedLowering) -> list[str]:
     chosen = "yes" if tried.lowering == linear.chosen else ""
     if tried.refused is not None:
-        return [tried.lowering, "not this way", tried.refused, chosen]
+        reason = tried.refused if tried.difference is None else f"differs from torch by {tried.difference:.2g}"
+        return [tried.lowering, "not this way", reason, chosen]
     if tried.p50_ms is None:
         return [tried.lowering, "the only way", "", chosen]
     if tried.ratio_p50 is None or tried.ratio_interval is None:
