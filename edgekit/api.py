@@ -40,9 +40,9 @@ def run(  # noqa: PLR0913 - every keyword is an option of every stage
 ) -> Artifact:
     """Runs one stage by name and returns the artifact that it made at `out`.
 
-    `roles` are the other artifacts: `teacher`, `data`, `signal`, `reference`. Artifacts are given as such or by path;
-    the digests of their files are verified. A long stage keeps what a resume needs in `.<out>.work` until it is done;
-    TensorBoard logs of a training stay in `<out>.logs`.
+    `roles` are the other artifacts: `teacher`, `data`, `signal`, `reference`, `lowering`. Artifacts are given as such
+    or by path; the digests of their files are verified. A long stage keeps what a resume needs in `.<out>.work` until
+    it is done; TensorBoard logs of a training stay in `<out>.logs`.
 
     Raises:
         UsageError: an unknown stage or role, a missing artifact, or a wrong config class.

@@ -29,7 +29,7 @@ from edgekit.formats import FormatName
 DESCRIPTOR = "artifact.json"
 FORMAT = 2
 
-Kind = Literal["model", "data", "signal", FormatName, "quality", "parity", "measurement", "bundle"]
+Kind = Literal["model", "data", "signal", FormatName, "quality", "parity", "measurement", "lowering", "bundle"]
 
 
 class FileRecord(BaseModel):

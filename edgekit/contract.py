@@ -37,6 +37,8 @@ class StageInputs:
     """Cached teacher outputs."""
     reference: Artifact | None = None
     """The torch model that an export is checked against."""
+    lowering: Artifact | None = None
+    """How linears are written in an export, as it was measured."""
 
     def require(self, role: str, stage: str) -> Artifact:
         """Returns the artifact that plays `role`.
@@ -57,6 +59,7 @@ class StageInputs:
             "data": self.data,
             "signal": self.signal,
             "reference": self.reference,
+            "lowering": self.lowering,
         }
         return {role: artifact for role, artifact in roles.items() if artifact is not None}
 

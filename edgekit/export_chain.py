@@ -28,6 +28,7 @@ from edgekit.exporters.description import EXPORT_FILE
 from edgekit.exporters.parity import read_parity
 from edgekit.exporters.stage import ExportConfig
 from edgekit.formats import FORMATS
+from edgekit.measured_lowering import lowering_notes, measure_lowering
 from edgekit.models.weights import weight_bytes
 from edgekit.packaging.manifest import MANIFEST_FILE, read_versions
 from edgekit.packaging.placement import place_bundle
@@ -81,12 +82,13 @@ def export_all(chain: ExportChain) -> list[ExportResult]:
 
 
 def _export(chain: ExportChain, entry: ExportEntry, target: Target) -> ExportResult:
-    exported = _write(chain, chain.model, export_config(entry, target))
+    lowering = measure_lowering(chain.cache, chain.recipe, chain.model, entry, target)
+    exported = _write(chain, chain.model, export_config(entry, target), lowering)
     runtimes = _runtimes(chain, entry, target)
     for runtime in runtimes if FORMATS[entry.format].has_versions else []:
         read_versions(exported, target, target.runtime(runtime))  # refuses what the target cannot read
     parity, *others = [_check(chain, runtime, exported) for runtime in runtimes]
-    notes = _export_notes(exported)
+    notes = _export_notes(exported) + lowering_notes(lowering, target)
     notes += [_set_aside(other) for other in others if not other.passed and not other.file_differs]
     result = ExportResult(
         format=entry.format,
@@ -216,9 +218,12 @@ def _limit_to_decide(chain: ExportChain, entry: ExportEntry, target: Target) -> 
     So targets that share them are measured once, also those that this machine is not.
     """
     shipped = [(other, chain.recipe.targets[name]) for other in chain.recipe.exports for name in other.targets]
-    wanted = export_config(entry, target), _scenario_here(chain, entry, target)
+
+    def measured(other: ExportEntry, place: Target) -> tuple[str, ExportConfig, BenchConfig]:
+        return other.lowering, export_config(other, place), _scenario_here(chain, other, place)
+
     for other, place in [(entry, target), *shipped]:
-        if host_matches(place) and (export_config(other, place), _scenario_here(chain, other, place)) == wanted:
+        if host_matches(place) and measured(other, place) == measured(entry, target):
             return merged_budget(chain.recipe, other, place).p95_ms
     return None
 
@@ -249,11 +254,11 @@ def _float_export(chain: ExportChain, entry: ExportEntry, target: Target, model:
     return _write(chain, model, floats)
 
 
-def _write(chain: ExportChain, model: Artifact, config: ExportConfig) -> Artifact:
+def _write(chain: ExportChain, model: Artifact, config: ExportConfig, lowering: Artifact | None = None) -> Artifact:
     """Writes a model in a format, unless that was done before by the same version of what converts it."""
     converter = FORMATS[config.format].converter
     outside: dict[str, JsonValue] = {} if converter is None else {"converter": version(converter)}
-    return chain.cache.run("export", StageInputs(model=model), config, outside=outside).artifact
+    return chain.cache.run("export", StageInputs(model=model, lowering=lowering), config, outside=outside).artifact
 
 
 def _bench(chain: ExportChain, entry: ExportEntry, inputs: StageInputs, config: BenchConfig) -> Artifact:

@@ -28,6 +28,7 @@ from edgekit.recipe_values import locate, locate_target, override
 from edgekit.spelling import did_you_mean
 from edgekit.stages import STAGES
 from edgekit.target import Budget, Target, load_target
+from edgekit.tuning.stage import AutotuneConfig
 from edgekit.validation import explain
 
 Config = TypeVar("Config", bound=StageConfig)
@@ -55,6 +56,7 @@ class Recipe(BaseModel):
     evaluate: EvaluateConfig
     parity: CheckConfig
     bench: BenchConfig
+    autotune: AutotuneConfig
     source: dict[str, JsonValue]
     """The TOML as it was read, with overrides applied."""
 
@@ -143,6 +145,7 @@ def parse_recipe(values: dict[str, Any], *, where: str, directory: Path) -> Reci
         evaluate=frame.evaluate,
         parity=frame.parity,
         bench=frame.bench,
+        autotune=frame.autotune,
         source=values,
     )
 

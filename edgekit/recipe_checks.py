@@ -14,6 +14,7 @@ from edgekit.errors import UnsupportedError
 from edgekit.exporters import executorch_needs, litert_needs
 from edgekit.exporters.block_types import BLOCK, block_type
 from edgekit.exporters.oldest_reader import CODED_TABLE, EIGHT_BITS, MASKED_ATTENTION, PREPACKED, TWO_BITS, Need
+from edgekit.exporters.stage import LOWERED
 from edgekit.formats import FORMATS
 from edgekit.pruning.stage import PruneConfig
 from edgekit.quantization.stage import QuantizeConfig, coded_parts
@@ -115,6 +116,7 @@ def unfit_formats(frame: Frame, stages: Stages, where: str) -> list[str]:
                 f"{key}.lengths: found {entry.lengths} for {entry.format}, expected them for litert alone, each at "
                 f"most {frame.task.max_length}, which is task.max_length. Lower them, or remove the key."
             )
+        problems += _unmeasured_lowering(frame, entry, stages, key)
         if frame.task.kind not in written.tasks:
             problems.append(
                 f"{key}.format: found '{entry.format}' for the task '{frame.task.kind}', expected "
@@ -252,6 +254,19 @@ def _splits_read(stage: RecipeStage | None) -> Iterable[tuple[str, str]]:
     if isinstance(config, PruneConfig):
         for name in config.splits_counted or []:
             yield "splits_counted", name
+
+
+def _unmeasured_lowering(frame: Frame, entry: ExportEntry, stages: Stages, key: str) -> list[str]:
+    """Returns a problem where ways of writing linears are to be measured and there is one way only."""
+    if entry.lowering == "scheme":
+        return []
+    is_quantized = any(stage is not None and stage.kind == "quantize" for stage in stages)
+    if entry.format in LOWERED and entry.precision == "as-is" and frame.task.kind != "causal-lm" and is_quantized:
+        return []
+    return [
+        f"{key}.lowering: found 'measured', expected it for a quantized classifier in {' or '.join(LOWERED)} with the "
+        "precision as-is: anything else is written in one way. Remove it."
+    ]
 
 
 def _without_block(stages: Stages, key: str) -> list[str]:

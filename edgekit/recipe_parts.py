@@ -16,6 +16,7 @@ from edgekit.exporters.check_stage import CheckConfig
 from edgekit.formats import FORMATS, FormatName
 from edgekit.models.tasks import TaskConfig
 from edgekit.target import Budget
+from edgekit.tuning.stage import AutotuneConfig
 
 
 class ExportEntry(BaseModel):
@@ -31,6 +32,8 @@ class ExportEntry(BaseModel):
     litert for `litert`, executorch for `executorch`, coreml for `coreml`, llama.cpp for `gguf`."""
     precision: Literal["as-is", "float32", "float16"] = "as-is"
     """`as-is` keeps the student's codes; the others write floats."""
+    lowering: Literal["scheme", "measured"] = "scheme"
+    """How linears on codes are written: as their scheme asks for, or as is measured to be fastest on the runtime."""
     lengths: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
     """`litert`: tokens of each signature besides what the model reads at most; left out: 16, 32, 64 and so on."""
     unverified: Literal["refuse", "allow"] = "refuse"
@@ -86,3 +89,4 @@ class Frame(BaseModel):
     evaluate: EvaluateConfig = EvaluateConfig()
     parity: CheckConfig = CheckConfig()
     bench: BenchConfig = BenchConfig()
+    autotune: AutotuneConfig = AutotuneConfig()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the command line reads the table for its help, without pyda
     from edgekit.artifact import Artifact
     from edgekit.contract import Stage, StageConfig, StageContext, StageInputs
 
-Role = Literal["model", "teacher", "data", "signal", "reference"]
+Role = Literal["model", "teacher", "data", "signal", "reference", "lowering"]
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,16 @@ STAGES: dict[str, StageEntry] = {
             "ExportConfig",
             2,
             "Write a model in the format of a runtime.",
+            needs=("model",),
+            takes=("lowering",),
+        ),
+        StageEntry(
+            "autotune",
+            "edgekit.tuning.stage",
+            "autotune",
+            "AutotuneConfig",
+            1,
+            "Measure in which way each linear of a quantized model is fastest, for `export --lowering`.",
             needs=("model",),
         ),
         StageEntry(

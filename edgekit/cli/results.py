@@ -14,7 +14,12 @@ from edgekit.cli.launch import is_main_process
 if TYPE_CHECKING:
     from rich.console import Console
 
-_RESULT_FILES = {"quality": "quality.json", "parity": "parity.json", "measurement": "measurement.json"}
+_RESULT_FILES = {
+    "quality": "quality.json",
+    "parity": "parity.json",
+    "measurement": "measurement.json",
+    "lowering": "lowering.json",
+}
 
 
 def conclude(artifact: Artifact, *, as_json: bool, shown_path: Path | None = None) -> int:
@@ -71,6 +76,11 @@ def _show(artifact: Artifact) -> None:
         from edgekit.benchmarking.result_files import read_quality
 
         console.print(terminal.quality_table(read_quality(artifact)))
+    elif artifact.kind == "lowering":
+        from edgekit.exporters.lowering_choice import read_choice
+        from edgekit.tuning.table import show_choice
+
+        show_choice(read_choice(artifact), console)
     elif artifact.kind == "parity":
         from edgekit.exporters.parity import read_parity
 

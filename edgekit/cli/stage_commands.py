@@ -28,6 +28,7 @@ _ROLE_HELP = {
     "data": "Prepared data, made by `edgekit prepare`.",
     "signal": "Cached teacher outputs, made by `edgekit capture`.",
     "reference": "The model to compare with: an artifact.",
+    "lowering": "How linears on codes are written, as `edgekit autotune` measured it: an artifact.",
 }
 
 

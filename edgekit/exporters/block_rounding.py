@@ -8,7 +8,7 @@ the measure for such a file of the same codes: see `language_limits.py` and `che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,15 +20,20 @@ from edgekit.models.activation_rounding import round_blocks, round_rows
 from edgekit.models.quantized import QuantizedLinear
 
 
-def multiply_floats(network: nn.Module) -> list[QuantizedLinear]:
-    """Makes every linear on codes take its input as it is, in place, and returns those that rounded it before.
+def multiply_floats(network: nn.Module, names: Collection[str] | None = None) -> list[QuantizedLinear]:
+    """Makes linears on codes take their input as it is, in place, and returns those that rounded it before.
 
-    To be called before the network is run for the first time.
+    `names` are those meant, None all.
     """
-    linears = [module for module in network.modules() if isinstance(module, QuantizedLinear)]
+    linears = [
+        module
+        for name, module in network.named_modules()
+        if isinstance(module, QuantizedLinear) and (names is None or name in names)
+    ]
     rounded = [linear for linear in linears if linear.scheme.activations == "dynamic-int8"]
     for module in linears:
         module.scheme = replace(module.scheme, activations="float", reduce_range=False)
+        module.train(module.training)  # forgets what it has decoded to multiply integers
     return rounded
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -166,7 +165,7 @@ def _compare_logits(
 ) -> tuple[Differences, Differences | None]:
     """Returns how far the export's logits are from torch's, and torch's from its own where it rounds."""
     from edgekit.exporters.parity import Differences, make_batches, run
-    from edgekit.exporters.reference import load_reference
+    from edgekit.exporters.reference import load_reference, rounds_activations
     from edgekit.models.tasks import read_task
     from edgekit.runtimes.protocol import SessionConfig, pad_token_id
     from edgekit.runtimes.torch_runtime import TorchSession
@@ -179,7 +178,7 @@ def _compare_logits(
     network = load_reference(reference, model)
     original = TorchSession(network, exported.input_names, threads=1)
     differences, own = Differences(), Differences()
-    rounds = _rounds_activations(model, reference) and model.kind not in _FLOAT_ACTIVATIONS
+    rounds = rounds_activations(reference, model) and model.kind not in _FLOAT_ACTIVATIONS
     roughened = _roughened(network, model.kind, run_by.emulation, context.seed)
     for batch in track(batches, context.events, stage="check", text="comparing", total=len(batches), unit="batches"):
         expected = run(original, batch)
@@ -261,14 +260,3 @@ def _thresholds(config: CheckConfig, own: Differences | None) -> Thresholds:
         default = default.relaxed(own, _OWN_FACTOR)
     given = config.model_dump(include={"max_abs_diff", "mean_abs_diff"}, exclude_none=True)
     return replace(default, **given)
-
-
-def _rounds_activations(model: Artifact, reference: Artifact) -> bool:
-    """Returns True when the export rounds activations to 8 bits: a value on an edge may fall either way."""
-    from edgekit.exporters.description import read_description
-
-    file = reference.path / "quantization.json"
-    if read_description(model.path).precision != "as-is" or not file.is_file():
-        return False
-    modules = json.loads(file.read_text(encoding="utf-8"))["modules"]
-    return any(scheme["activations"] == "dynamic-int8" for scheme in modules.values())

@@ -16,7 +16,7 @@ from edgekit.exporters.attention_survey import Survey, survey_attention
 from edgekit.exporters.decoder_graph import keep_last_logits, pack_query_key_value
 from edgekit.exporters.decoder_tracing import trace_decoder
 from edgekit.exporters.lowering import lower
-from edgekit.exporters.onnx import OnnxExport, OnnxSettings, finish, require_mask_is_read
+from edgekit.exporters.onnx import BEST_OPSET, OnnxExport, OnnxSettings, finish, plan_lowerings, require_mask_is_read
 from edgekit.exporters.precision import store_half
 from edgekit.exporters.rotary import require_static
 from edgekit.exporters.simplification import simplify
@@ -52,16 +52,16 @@ def export_decoder(loaded: LoadedModel, settings: OnnxSettings, decoder: Decoder
 
     Raises:
         UnsupportedError: the model computes what no operator does, cannot be traced, or a scheme has no operator.
+        UsageError: the choice of lowerings is of other linears.
     """
     network = loaded.model
     context_length = read_context_length(network, loaded.task.max_length)
     require_static(network.config, context_length)
     survey = survey_attention(network, context_length)
-    model = trace_decoder(
-        network, survey, positions=context_length, left_padding=decoder.left_padding, opset=settings.opset
-    )
-    keep_last_logits(model.graph, head_name(network), decoder.logits_to_keep)
-    lower(model, dict(network.named_modules()))
+    model = _trace(network, survey, context_length, decoder, settings.opset)
+    modules = dict(network.named_modules())
+    chosen = plan_lowerings(model.graph, modules, single_row_linears(network, decoder), settings.choice)
+    lower(model, modules, None, chosen)
     simplify(model)
     pack_query_key_value(model.graph)
     ir.passes.common.RemoveUnusedNodesPass()(model)
@@ -69,7 +69,36 @@ def export_decoder(loaded: LoadedModel, settings: OnnxSettings, decoder: Decoder
     if settings.half:
         store_half(model.graph)
     finish(model, settings)
-    return DecoderExport(OnnxExport(model, [], []), survey, context_length)
+    return DecoderExport(OnnxExport(model, [], [], chosen), survey, context_length)
+
+
+def single_row_linears(network: PreTrainedModel, decoder: DecoderSettings) -> list[str]:
+    """Returns the linears that are computed for one token of each row: the head, where only its logits are asked for.
+
+    Raises:
+        UnsupportedError: the model has no head.
+    """
+    return [head_name(network)] if decoder.logits_to_keep == 1 else []
+
+
+def trace_linears(loaded: LoadedModel) -> tuple[ir.Graph, list[str]]:
+    """Returns the graph of a decoder's step before it is lowered, and the linears of one token of each row.
+
+    Raises:
+        UnsupportedError: the model computes what no operator does, or cannot be traced.
+    """
+    network, usual = loaded.model, DecoderSettings(left_padding=True, logits_to_keep=1)
+    context_length = read_context_length(network, loaded.task.max_length)
+    graph = _trace(network, survey_attention(network, context_length), context_length, usual, BEST_OPSET).graph
+    return graph, single_row_linears(network, usual)
+
+
+def _trace(
+    network: PreTrainedModel, survey: Survey, context_length: int, decoder: DecoderSettings, opset: int
+) -> ir.Model:
+    model = trace_decoder(network, survey, positions=context_length, left_padding=decoder.left_padding, opset=opset)
+    keep_last_logits(model.graph, head_name(network), decoder.logits_to_keep)
+    return model
 
 
 def read_context_length(network: PreTrainedModel, asked: int) -> int:

@@ -30,8 +30,10 @@ def write_decoder(
         UnsupportedError: the model computes what no operator does.
         ParityError: the file computes something else than the model.
     """
+    from edgekit.exporters.block_rounding import multiply_floats
     from edgekit.exporters.decoder import DecoderSettings, export_decoder
     from edgekit.exporters.genai_config import GENAI_CONFIG_FILE, make_genai_config
+    from edgekit.exporters.lowering_names import takes_floats
     from edgekit.exporters.onnx import save_onnx
     from edgekit.exporters.onnx_stage import MODEL_FILE
     from edgekit.exporters.self_check import self_check
@@ -41,6 +43,7 @@ def write_decoder(
     file = directory / MODEL_FILE
     save_onnx(exported.export, file, external_data=config.external_data)
     context.events(Event("progress", stage="export", text="comparing with torch"))
+    multiply_floats(loaded.model, takes_floats(exported.export.lowerings))
     self_check(file, loaded.model, exported.context_length, left_padding=config.left_padding)
     content = make_genai_config(
         loaded.model.config,

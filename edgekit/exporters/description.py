@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgekit.errors import ArtifactError
+from edgekit.exporters.lowering_names import Lowering
 from edgekit.formats import FormatName
 
 EXPORT_FILE = "export.json"
@@ -53,6 +54,8 @@ class ExportDescription(BaseModel):
     """Digest of the model artifact that was exported."""
     first_token_linears: list[str] = []
     """Linears that are computed for the first token alone, because nothing else reaches the logits."""
+    lowerings: dict[str, Lowering] = {}
+    """Module name to how it is written, where a measurement chose that."""
 
 
 class OnnxDescription(ExportDescription):
@@ -109,7 +112,9 @@ class CoreMLDescription(ExportDescription):
 
 def write_description(directory: Path, description: ExportDescription) -> None:
     """Writes `export.json`."""
-    (directory / EXPORT_FILE).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    unsaid = None if description.lowerings else {"lowerings"}  # an export without a choice is as it always was
+    text = description.model_dump_json(indent=2, exclude=unsaid)
+    (directory / EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def read_description(directory: Path) -> ExportDescription:

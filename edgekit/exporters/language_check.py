@@ -6,7 +6,6 @@ the texts, each fed its own tokens.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,12 @@ from edgekit.artifact import Artifact
 from edgekit.contract import StageContext, StageInputs
 from edgekit.errors import ModelError, UsageError
 from edgekit.events import track
-from edgekit.exporters.description import EXPORT_FILE
+from edgekit.exporters.description import read_description
 from edgekit.exporters.generation_parity import GreedyRuns, TokenDifferences, common_prefix, write_greedily
 from edgekit.exporters.language_limits import EXACT, ROUNDED, OwnRounding, broken
+from edgekit.exporters.lowering_names import takes_floats
 from edgekit.exporters.parity import TokenizerCheck
+from edgekit.exporters.reference import rounds_activations
 from edgekit.results import LanguageParity
 from edgekit.runtimes.generation import (
     GenerationConfig,
@@ -248,9 +249,9 @@ def _open_reference(reference: Artifact, export: Artifact) -> tuple[nn.Module, G
     from edgekit.runtimes.torch_generation import TorchGenerationSession
 
     loaded = load_model(reference)
-    apply_precision(loaded.model, _description(export)["precision"])
-    if export.kind == "gguf":
-        multiply_floats(loaded.model)
+    description = read_description(export.path)
+    apply_precision(loaded.model, description.precision)
+    multiply_floats(loaded.model, None if export.kind == "gguf" else takes_floats(description.lowerings))
     return loaded.model, TorchGenerationSession(loaded.model, loaded.task.max_length)
 
 
@@ -273,21 +274,7 @@ def _encode(
 
 def _limits(config: CheckConfig, model: Artifact, reference: Artifact, own: OwnRounding | None) -> dict[str, float]:
     """Returns what must hold: as configured, else as the kind of rounding asks for."""
-    rounded = ROUNDED if _rounds_activations(model, reference) else EXACT
+    rounded = ROUNDED if rounds_activations(reference, model) else EXACT
     default = rounded if own is None else own.limits()
     given = {name: getattr(config, name) for name in default}
     return {name: default[name] if value is None else value for name, value in given.items()}
-
-
-def _rounds_activations(model: Artifact, reference: Artifact) -> bool:
-    """Returns whether the export rounds activations to 8 bits."""
-    file = reference.path / "quantization.json"
-    if _description(model)["precision"] != "as-is" or not file.is_file():
-        return False
-    modules = json.loads(file.read_text(encoding="utf-8"))["modules"]
-    return any(scheme["activations"] == "dynamic-int8" for scheme in modules.values())
-
-
-def _description(export: Artifact) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((export.path / EXPORT_FILE).read_text(encoding="utf-8"))
-    return content

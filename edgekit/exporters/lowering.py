@@ -5,6 +5,7 @@
     linear, int8 by channel, float          the codes, widened and scaled at load, + MatMul
     linear, 8, 4, 3 or 2 bits by group      com.microsoft::MatMulNBits (3 bits in the room of 4)
     linear, 4, 3 or 2 bits by channel       the same, the scale repeated; float activations only
+    linear on codes, where it was chosen    another of `linear_kernels.py`
     root-mean-square norm                   SimplifiedLayerNormalization
     embedding                               see `tables.py`
 
@@ -28,17 +29,17 @@ from torch import nn
 
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.graph import GraphEditor, Site, module_of
-from edgekit.exporters.packing import Kernel, concatenate, nbits_matrix, spread_scales
+from edgekit.exporters.linear_groups import Linear, LinearGroup, linear_groups
+from edgekit.exporters.linear_kernels import KERNELS, usual_lowering
+from edgekit.exporters.lowering_names import Lowering
+from edgekit.exporters.packing import Kernel, concatenate
 from edgekit.exporters.rms_norm import find_rms_norm
 from edgekit.exporters.standard_lowering import standard_kernel, standard_table
 from edgekit.exporters.substitution import DOMAIN, MICROSOFT
 from edgekit.exporters.tables import lower_embedding, shared_table
-from edgekit.models.quantized import QuantizedLinear, QuantizedTensor, Scheme, weight_matrix
+from edgekit.models.quantized import Scheme, weight_matrix
 
 _GELU_OPSET = 20
-_EXACT_ACTIVATIONS, _INT8_ACTIVATIONS = 1, 4  # MatMulNBits' accuracy_level: float32, int8
-
-Linear = nn.Module  # nn.Linear, transformers' Conv1D, or QuantizedLinear
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,24 @@ class StandardOperators:
     """Tables of 8 bits: look up codes and scales, and multiply; False: look up what the runtime decodes."""
 
 
-def lower(model: ir.Model, modules: Mapping[str, nn.Module], standard: StandardOperators | None = None) -> None:
+def lower(
+    model: ir.Model,
+    modules: Mapping[str, nn.Module],
+    standard: StandardOperators | None = None,
+    chosen: Mapping[str, Lowering] | None = None,
+) -> None:
     """Replaces every placeholder, in place; `modules` are the model's by name.
+
+    `chosen` says for linears on codes how they are written, by the name of the first of those that become one matmul;
+    the others are written as their scheme asks for.
 
     Raises:
         UnsupportedError: no operator computes with a module's scheme, or, in the standard, with the model at all.
     """
     editor = GraphEditor(model.graph)
     opset = int(model.opset_imports[""])
-    for group in _linear_groups(model.graph, modules):
-        _lower_linears(editor, group, modules, standard)
+    for group in linear_groups(model.graph, modules):
+        _lower_linears(editor, group, modules, _kernel(group, standard, chosen or {}))
     for node in list(model.graph):
         if node.domain == DOMAIN and node.op_type == "Embedding":
             look_up = partial(standard_table, gather_codes=standard.gather_codes) if standard else None
@@ -84,31 +93,15 @@ def _require_standard(graph: ir.Graph) -> None:
         )
 
 
-def _linear_groups(graph: ir.Graph, modules: Mapping[str, nn.Module]) -> list[list[ir.Node]]:
-    """Returns the linears that read the same input in the same way, together, in the order of the graph."""
-    groups: dict[tuple[int, Scheme | None, bool], list[ir.Node]] = {}
-    for node in graph:
-        if node.domain == DOMAIN and node.op_type == "Linear":
-            module = modules[module_of(node)]
-            key = (id(node.inputs[0]), getattr(module, "scheme", None), _has_bias(module))
-            groups.setdefault(key, []).append(node)
-    return list(groups.values())
-
-
 def _lower_linears(
-    editor: GraphEditor,
-    nodes: Sequence[ir.Node],
-    modules: Mapping[str, nn.Module],
-    standard: StandardOperators | None,
+    editor: GraphEditor, group: LinearGroup, modules: Mapping[str, nn.Module], kernel: Kernel | None
 ) -> None:
-    names = [module_of(node) for node in nodes]
-    linears = [modules[name] for name in names]
-    site = Site(editor, nodes[0], nodes[0].inputs[0], _joined_name(names))
+    """Writes a group as one matmul; `kernel` is for codes, None for floats."""
+    nodes, names, linears = group.nodes, group.names, group.linears
+    site = Site(editor, nodes[0], nodes[0].inputs[0], group.name)
     bias = _bias(site, linears)
-    coded = [linear for linear in linears if isinstance(linear, QuantizedLinear)]
-    if coded:  # all of a group have one scheme
-        kernel = _kernel(coded[0].scheme, site.name, standard)
-        output = kernel(site, concatenate([linear.weight for linear in coded]), bias)
+    if kernel is not None:
+        output = kernel(site, concatenate([linear.weight for linear in group.coded]), bias)
     else:
         output = _float_matmul(site, linears, bias, modules)
     if len(nodes) == 1:
@@ -139,60 +132,13 @@ def _float_matmul(
     return site.biased(site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
 
 
-def _kernel(scheme: Scheme, name: str, standard: StandardOperators | None) -> Kernel:
+def _kernel(group: LinearGroup, standard: StandardOperators | None, chosen: Mapping[str, Lowering]) -> Kernel | None:
+    if not group.coded:
+        return None
+    scheme: Scheme = group.coded[0].scheme
     if standard is not None:
-        return standard_kernel(scheme, name, round_activations=standard.round_activations)
-    if scheme.bits == 8 and scheme.group_size is None:
-        return _dynamic_int8 if scheme.activations == "dynamic-int8" else _widened
-    if scheme.group_size is not None and scheme.group_size >= 16 and scheme.group_size & (scheme.group_size - 1) == 0:
-        return _widened if scheme.bits == 8 and scheme.activations == "float" else _nbits
-    if scheme.group_size is None and scheme.activations == "float":
-        return _nbits
-    raise UnsupportedError(
-        f"module '{name}': onnx has no operator for {scheme}; expected 8 bits by channel, fewer bits by channel "
-        "with float activations, or a group size of 16, 32, 64, 128 or 256. Quantize it otherwise, or exclude it."
-    )
-
-
-def _dynamic_int8(site: Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
-    """Rounds the input to 8 bits with one scale, multiplies integers; codes are stored `(in, out)`."""
-    codes = site.constant("codes", weight.codes.T.contiguous().numpy())
-    scales = site.constant("scales", _float(weight.scales[:, 0]))
-    zeros = weight.zero_points
-    zero_points = None if zeros is None else site.constant("zero_points", zeros[:, 0].contiguous().numpy())
-    inputs = [site.inputs, codes, scales, zero_points, bias]
-    return site.add("DynamicQuantizeMatMul", inputs, suffix="matmul", domain=MICROSOFT)
-
-
-def _widened(site: Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
-    """Multiplies floats: the codes are small in the file, and the runtime folds them into floats when it loads it."""
-    codes = site.add(
-        "Cast", [site.constant("codes", weight.codes.T.contiguous().numpy())], suffix="widened", **_TO_FLOAT
-    )
-    if weight.zero_points is not None:
-        zeros = site.constant("zero_points", spread_scales(weight, weight.zero_points))
-        zeros = site.add("Cast", [zeros], suffix="zero_points_widened", **_TO_FLOAT)
-        codes = site.add("Sub", [codes, zeros], suffix="centered")
-    scales = site.constant("scales", spread_scales(weight, weight.scales))
-    scales = site.add("Cast", [scales], suffix="scales_widened", **_TO_FLOAT)
-    matrix = site.add("Mul", [codes, scales], suffix="weight")
-    return site.biased(site.add("MatMul", [site.inputs, matrix], suffix="matmul"), bias)
-
-
-def _nbits(site: Site, weight: QuantizedTensor, bias: ir.Value | None) -> ir.Value:
-    matrix = nbits_matrix(weight)
-    inputs = [site.inputs, site.constant("codes", matrix.codes), site.constant("scales", matrix.scales)]
-    inputs.append(None if matrix.zero_points is None else site.constant("zero_points", matrix.zero_points))
-    int8 = weight.scheme.activations == "dynamic-int8"
-    attributes = {
-        "K": weight.codes.shape[1],
-        "N": weight.codes.shape[0],
-        "bits": matrix.bits,
-        "block_size": matrix.block_size,
-        "accuracy_level": _INT8_ACTIVATIONS if int8 else _EXACT_ACTIVATIONS,
-    }
-    output = site.add("MatMulNBits", inputs, suffix="matmul", domain=MICROSOFT, attributes=attributes)
-    return site.biased(output, bias)
+        return standard_kernel(scheme, group.name, round_activations=standard.round_activations)
+    return KERNELS[chosen.get(group.names[0]) or usual_lowering(scheme, group.name)]
 
 
 def _bias(site: Site, linears: Sequence[Linear]) -> ir.Value | None:
@@ -240,21 +186,5 @@ def _width(linear: nn.Module) -> int:
     return int(linear.nf if hasattr(linear, "nf") else linear.out_features)  # type: ignore[arg-type]
 
 
-def _has_bias(linear: nn.Module) -> bool:
-    return isinstance(linear.bias, torch.Tensor)
-
-
-def _joined_name(names: Sequence[str]) -> str:
-    """Returns `layer.0.query+key+value` for `layer.0.query`, `layer.0.key` and `layer.0.value`."""
-    parts = [name.rpartition(".") for name in names]
-    prefix = parts[0][0]
-    if any(part[0] != prefix for part in parts):
-        return "+".join(names)
-    return f"{prefix}." + "+".join(part[2] for part in parts) if prefix else "+".join(names)
-
-
 def _float(tensor: torch.Tensor) -> np.ndarray:
     return tensor.float().contiguous().numpy()
-
-
-_TO_FLOAT = {"attributes": {"to": int(ir.DataType.FLOAT)}}

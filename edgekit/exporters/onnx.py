@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from onnx_ir.passes import common
+from torch import nn
 
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.first_token import keep_first_token
+from edgekit.exporters.linear_groups import linear_groups
 from edgekit.exporters.lowering import StandardOperators, lower
+from edgekit.exporters.lowering_choice import LoweringChoice, choose_lowerings
+from edgekit.exporters.lowering_names import Lowering
 from edgekit.exporters.precision import store_half
 from edgekit.exporters.simplification import simplify
 from edgekit.exporters.standard_lowering import STANDARD_OPSET
@@ -53,6 +57,8 @@ class OnnxSettings:
     """Written into the file as `metadata_props`."""
     standard: StandardOperators | None = None
     """None: onnxruntime's own operators where they are better."""
+    choice: LoweringChoice | None = None
+    """How linears on codes are written, as it was measured; None: as their schemes ask for."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class OnnxExport:
     model: ir.Model
     first_token_linears: list[str]
     notes: list[str]
+    lowerings: dict[str, Lowering] = field(default_factory=dict)
+    """Module name to how it is written, where a measurement chose that."""
 
     def operators(self) -> dict[str, int]:
         """Returns operator to number of nodes, sorted by name."""
@@ -91,6 +99,7 @@ def export_onnx(loaded: LoadedModel, settings: OnnxSettings) -> OnnxExport:
     Raises:
         UnsupportedError: the model cannot be traced, a scheme has no operator, or the standard dialect would need a
             newer operator set.
+        UsageError: the choice of lowerings is of other linears.
     """
     if settings.standard is not None and settings.opset < STANDARD_OPSET:
         raise UnsupportedError(
@@ -101,13 +110,26 @@ def export_onnx(loaded: LoadedModel, settings: OnnxSettings) -> OnnxExport:
     traced = trace(loaded.model, input_names(loaded), opset=settings.opset, fuse_attention=fuse)
     model = traced.model
     first_token_linears = keep_first_token(model.graph) if settings.first_token else []
-    lower(model, dict(loaded.model.named_modules()), settings.standard)
+    modules = dict(loaded.model.named_modules())
+    chosen = plan_lowerings(model.graph, modules, first_token_linears, settings.choice)
+    lower(model, modules, settings.standard, chosen)
     simplify(model)
     require_mask_is_read(model.graph)
     if settings.half:
         store_half(model.graph)
     finish(model, settings)
-    return OnnxExport(model, first_token_linears, traced.notes)
+    return OnnxExport(model, first_token_linears, traced.notes, chosen)
+
+
+def plan_lowerings(
+    graph: ir.Graph, modules: Mapping[str, nn.Module], first_token_linears: Sequence[str], choice: LoweringChoice | None
+) -> dict[str, Lowering]:
+    """Returns how the linears of a traced graph are written where `choice` says it; empty without one.
+
+    Raises:
+        UsageError: the choice is of other linears.
+    """
+    return {} if choice is None else choose_lowerings(linear_groups(graph, modules), first_token_linears, choice)
 
 
 def require_mask_is_read(graph: ir.Graph) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ def export_onnx_artifact(inputs: StageInputs, config: ExportConfig, context: Sta
         UnsupportedError: the model cannot be traced, a scheme has no operator, or a ceiling is too low.
         ModelError: the model cannot be read, or a weight is not finite.
         ParityError: a language model's file computes something else than the model.
+        UsageError: the choice of lowerings is of other linears.
     """
     from edgekit.exporters.decoder_stage import copy_generation_files, write_decoder
     from edgekit.exporters.lowering import StandardOperators
@@ -41,6 +42,7 @@ def export_onnx_artifact(inputs: StageInputs, config: ExportConfig, context: Sta
     model = inputs.require("model", "export")
     standard = StandardOperators(round_activations=True) if config.dialect == "standard" else None
     loaded, settings = prepare(model, config, context, standard)
+    settings = with_choice(settings, inputs)
     with publish(context.out, kind="onnx", lineage=lineage_of("export", inputs, config, context)) as directory:
         if loaded.task.kind == "causal-lm":
             _require_own_dialect(config)
@@ -50,7 +52,8 @@ def export_onnx_artifact(inputs: StageInputs, config: ExportConfig, context: Sta
             save_onnx(exported, directory / MODEL_FILE, external_data=config.external_data)
         copy_parts(directory, model)
         _name_file_for_transformers_js(directory)
-        write_description(directory, describe_onnx(exported, model, config, MODEL_FILE))
+        described = describe_onnx(exported, model, config, MODEL_FILE)
+        write_description(directory, describe_lowerings(described, exported, settings))
         if loaded.task.kind == "causal-lm":
             copy_generation_files(directory, model)
     return Artifact.open(context.out)
@@ -83,6 +86,28 @@ def prepare(
         standard=standard,
     )
     return loaded, settings
+
+
+def with_choice(settings: OnnxSettings, inputs: StageInputs) -> OnnxSettings:
+    """Returns the settings with the choice of lowerings that the stage was given, if any.
+
+    Raises:
+        ArtifactError: it is no choice, or another version of edgekit wrote it.
+        UnsupportedError: it names a lowering that its scheme does not allow.
+    """
+    from edgekit.exporters.lowering_choice import read_choice
+
+    return settings if inputs.lowering is None else replace(settings, choice=read_choice(inputs.lowering))
+
+
+def describe_lowerings(description: OnnxDescription, exported: OnnxExport, settings: OnnxSettings) -> OnnxDescription:
+    """Returns the description with what a choice of lowerings made of the linears, if there was one."""
+    from edgekit.exporters.lowering_choice import describe_choice
+
+    if settings.choice is None:
+        return description
+    notes = [*description.notes, *describe_choice(settings.choice)]
+    return description.model_copy(update={"lowerings": exported.lowerings, "notes": notes})
 
 
 def lineage_metadata(model: Artifact, loaded: LoadedModel) -> dict[str, str]:

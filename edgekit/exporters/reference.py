@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from edgekit.exporters.block_rounding import multiply_floats
 from edgekit.exporters.description import read_description
+from edgekit.exporters.lowering_names import takes_floats
 from edgekit.exporters.precision import apply_precision
-from edgekit.models.quantized import QuantizedLinear, replace_module
+from edgekit.models.quantized import QuantizedLinear, read_quantization, replace_module
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,8 +48,24 @@ def load_reference(model: Artifact, export: Artifact) -> PreTrainedModel:
     description = read_description(export.path)
     network = load_model(model).model
     apply_precision(network, description.precision)
+    multiply_floats(network, takes_floats(description.lowerings))
     narrow(network, description.first_token_linears)
     return network
+
+
+def rounds_activations(model: Artifact, export: Artifact) -> bool:
+    """Returns whether the file of `export` rounds the input of any linear to 8 bits: an edge may fall either way.
+
+    Raises:
+        ArtifactError: `export` has no description.
+        ModelError: the model's `quantization.json` cannot be read.
+    """
+    description = read_description(export.path)
+    if description.precision != "as-is":
+        return False
+    floats = takes_floats(description.lowerings)
+    schemes = read_quantization(model.path)
+    return any(scheme.activations == "dynamic-int8" for name, scheme in schemes.items() if name not in floats)
 
 
 def narrow(network: nn.Module, names: list[str]) -> None:

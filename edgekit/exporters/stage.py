@@ -11,6 +11,9 @@ from edgekit.contract import StageConfig, StageContext, StageInputs
 from edgekit.errors import UnsupportedError
 from edgekit.formats import FORMATS, FormatName
 
+LOWERED: tuple[FormatName, ...] = ("onnx", "ort")
+"""Formats in which linears on codes can be written in more than one way."""
+
 
 class ExportConfig(StageConfig):
     """In which format a model is written, and what its reader can read."""
@@ -57,10 +60,12 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
         ParityError: a language model's file, or a Core ML program as it is interpreted, computes something else than
             the model.
         EnvironmentLacksError: the format's own library is not installed.
+        UsageError: the choice of lowerings is of other linears.
     """
     from edgekit.models.tasks import read_task
 
     _require_fitting(config.format, read_task(inputs.require("model", "export")).kind)
+    _require_codes(inputs, config)
     if config.lengths is not None and config.format != "litert":
         raise UnsupportedError(
             f"{config.format}: lengths: found {config.lengths}, expected none: its shapes are free. Leave them out."
@@ -81,6 +86,17 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
         case "gguf":
             from edgekit.exporters.gguf_stage import export_gguf_artifact as write
     return write(inputs, config, context)
+
+
+def _require_codes(inputs: StageInputs, config: ExportConfig) -> None:
+    """Refuses a choice of lowerings where it would not be followed."""
+    written = (config.format, config.precision, config.dialect)
+    if inputs.lowering is not None and (written[0] not in LOWERED or written[1:] != ("as-is", "onnxruntime")):
+        raise UnsupportedError(
+            f"lowering: found a choice for {written[0]} in the precision {written[1]} and the dialect {written[2]}, "
+            f"expected {' or '.join(LOWERED)}, as-is and onnxruntime: only there codes are written in more than one "
+            "way. Leave it out."
+        )
 
 
 def _require_fitting(name: FormatName, task: str) -> None:

@@ -125,7 +125,7 @@ def doubts(measurement: AnyMeasurement, *, in_build: bool = False) -> str:
             f"the load average before it was {measurement.load_average:.2f} on {on}, of which it needs "
             f"{measurement.threads} for itself"
         )
-    reasons += _disturbances(measurement.conditions)
+    reasons += disturbances(measurement.conditions)
     name, value, interval = _known_by(measurement)
     if interval.high - interval.low > _WIDE * value:
         width = wording.percent((interval.high - interval.low) / value)
@@ -136,7 +136,7 @@ def doubts(measurement: AnyMeasurement, *, in_build: bool = False) -> str:
     return f"The machine was not quiet: {wording.join_words(reasons)}. {advice}"
 
 
-def _disturbances(conditions: Conditions | None) -> list[str]:
+def disturbances(conditions: Conditions | None) -> list[str]:
     """Returns what went on beside the sampling that may have changed it."""
     if conditions is None:
         return []

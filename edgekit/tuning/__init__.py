@@ -1,0 +1,1 @@
+"""Measures which way of writing a model's linears is fastest on a runtime."""
