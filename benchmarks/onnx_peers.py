@@ -68,14 +68,16 @@ TOOLS = (
 )
 
 
-def make_peer_files(student: Artifact, work: Path, pythons: dict[str, Path]) -> PeerFiles:
+def make_peer_files(
+    student: Artifact, work: Path, pythons: dict[str, Path], tools: Sequence[Tool] = TOOLS
+) -> PeerFiles:
     """Returns what every tool made of the float student, which transformers reads as it lies there.
 
     `pythons` names environments that are there; the others are made in the work directory. A tool that cannot be
     installed or run is left out with its reason.
     """
     made = PeerFiles()
-    for tool in TOOLS:
+    for tool in tools:
         try:
             python = pythons.get(tool.name) or make_environment(tool, work)
             out = run_tool(tool, python, student, work)
