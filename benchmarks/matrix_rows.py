@@ -35,7 +35,6 @@ LENGTH = 64
 FIXED_LENGTHS = ("litert",)
 """Formats with fixed shapes, which are written for `LENGTH` alone."""
 TASK = "text-classification"
-TEXTS = 128
 LEAST_AGREEMENT = 0.98
 """Share of texts for which a float32 file must find torch's label: below it, it is another model."""
 
@@ -97,6 +96,8 @@ class FloatReference:
 
     student: Artifact
     data: Artifact
+    texts: int = 128
+    """Texts of the validation split to compare."""
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -107,7 +108,7 @@ class FloatReference:
         from edgekit.models.tokenizer import TOKENIZER_FILE, load_bare_tokenizer
         from edgekit.runtimes.protocol import pad_token_id
 
-        texts = PreparedData.open(self.data).split("validation").texts[:TEXTS]
+        texts = PreparedData.open(self.data).split("validation").texts[: self.texts]
         length = read_task(self.student).max_length
         ids = encode(texts, load_bare_tokenizer(self.student.path / TOKENIZER_FILE), length, allow_empty=True)
         return make_batches(ids, [1], pad_id=pad_token_id(self.student), max_length=length, seed=0)
@@ -218,7 +219,8 @@ class RowMaker:
             ModelError: the runtime cannot open it.
         """
         inputs = StageInputs(model=export, reference=model, data=self.reference.data)
-        parity = read_parity(self.cache.run("check", inputs, CheckConfig(runtime=runtime.name)).artifact)
+        config = CheckConfig(runtime=runtime.name, rows=self.reference.texts)
+        parity = read_parity(self.cache.run("check", inputs, config).artifact)
         if not isinstance(parity, Parity) or not parity.passed:
             raise ParityError(" ".join(parity.failures))
         return Agreement(parity.max_abs_diff, parity.label_agreement)

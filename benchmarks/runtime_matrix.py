@@ -46,6 +46,7 @@ PRECISIONS = ("int8", "int4", "float32")
 SAMPLING = Sampling(min_samples=30, min_seconds=1.5, max_warmup_s=3.0)
 """With about fifty rows: what keeps two numbers of threads and five sets within a quarter of an hour."""
 QUICK = Sampling(min_samples=2, min_seconds=0.01, max_warmup_s=0.2, pairs=2)
+QUICK_TEXTS = 32
 TRIAL_S = 60.0
 PROGRESS_S = 20.0
 
@@ -171,7 +172,8 @@ def make_rows(arguments: argparse.Namespace, left_out: LeftOut) -> tuple[list[Ro
     """Returns every row, edgekit's int8 file in onnxruntime first, and what the other tools said."""
     student, quantized, data = chosen_student(arguments)
     cache = Cache(arguments.work / "matrix", 0, tell_stages)
-    maker = RowMaker(FloatReference(student, data), cache, left_out)
+    reference = FloatReference(student, data, QUICK_TEXTS) if arguments.quick else FloatReference(student, data)
+    maker = RowMaker(reference, cache, left_out)
     rows = maker.own_rows(students_of(student, quantized, cache))
     missing = [name for name in PRECISIONS if not any(row.is_base and row.precision == name for row in rows)]
     if missing:
