@@ -134,13 +134,14 @@ class FloatReference:
         return Agreement(differences.largest, differences.agreement)
 
 
-def exports() -> Iterator[tuple[str, ExportConfig]]:
+def exports(formats: Sequence[str]) -> Iterator[tuple[str, ExportConfig]]:
     """Yields the name and configuration of every export, the one that edgekit ships first."""
     for name, row in FORMATS.items():
-        if TASK in row.tasks:
+        if TASK in row.tasks and name in formats:
             lengths = [LENGTH] if name in FIXED_LENGTHS else None
             yield name, ExportConfig.model_validate({"format": name, "lengths": lengths})
-    yield "onnx, standard operators", ExportConfig(dialect="standard")
+    if BASE_FORMAT in formats:
+        yield "onnx, standard operators", ExportConfig(dialect="standard")
 
 
 def runtimes_of(written: str, kind: str) -> list[Runtime]:
@@ -160,13 +161,23 @@ class RowMaker:
     reference: FloatReference
     cache: Cache
     left_out: LeftOut
+    check: CheckConfig = field(default_factory=CheckConfig)
+    """What must hold of edgekit's files."""
+    formats: tuple[str, ...] = tuple(FORMATS)
+    """Which are written."""
 
-    def own_rows(self, students: dict[str, Artifact]) -> list[Row]:
-        """Returns edgekit's files, by precision, that passed their check in a runtime, and the students in torch."""
-        rows = []
+    def own_rows(self, students: dict[str, Artifact], by_channel: dict[str, Artifact] | None = None) -> list[Row]:
+        """Returns edgekit's files, by precision, that passed their check in a runtime, and the students in torch.
+
+        `by_channel` holds students of the same precision for formats that cannot hold codes in groups.
+        """
+        rows: list[Row] = []
         for precision, model in students.items():
-            for written, config in exports():
-                rows += self._exported(precision, model, written, config)
+            for written, config in exports(self.formats):
+                made = self._exported(precision, model, written, config)
+                if not made and by_channel and precision in by_channel:
+                    made = self._exported(precision, by_channel[precision], f"{written}, by channel", config)
+                rows += made
             torch = get_runtime("torch")
             rows.append(Row(precision, OWN, "torch", model, torch, None, self.reference.compare(model, torch)))
         return rows
@@ -219,7 +230,7 @@ class RowMaker:
             ModelError: the runtime cannot open it.
         """
         inputs = StageInputs(model=export, reference=model, data=self.reference.data)
-        config = CheckConfig(runtime=runtime.name, rows=self.reference.texts)
+        config = self.check.model_copy(update={"runtime": runtime.name})
         parity = read_parity(self.cache.run("check", inputs, config).artifact)
         if not isinstance(parity, Parity) or not parity.passed:
             raise ParityError(" ".join(parity.failures))

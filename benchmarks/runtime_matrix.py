@@ -1,9 +1,11 @@
 """One student in every format, precision, runtime and number of threads, and as other tools export it, in one run.
 
-    python benchmarks/runtime_matrix.py [--pairs 5] [--quick] [--student MODEL --data DATA]
+    python benchmarks/runtime_matrix.py [--pairs 5] [--quick] [--formats FORMAT ...]
+        [--student MODEL --data DATA]
 
-The float32 student, its int8 codes and its 4-bit codes (groups of 32, float activations) are exported to every format
-that holds classifiers; optimum-onnx and Olive make their files of the float32 student in environments of their own.
+The float32 student, its int8 codes and its 4-bit codes (groups of 32, or by channel where a format has no groups; float
+activations) are exported to every format that holds classifiers; optimum-onnx and Olive make their files of the float32
+student in environments of their own.
 Each file is first compared with torch on validation text under each runtime that opens it; then all take turns in
 edgekit's own harness, 1 x 64 tokens, in fresh sets of processes, with one thread and then with two.
 
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import models_of
-from matrix_rows import LENGTH, Agreement, FloatReference, LeftOut, Row, RowMaker, reason_of
+from matrix_rows import BASE_FORMAT, LENGTH, Agreement, FloatReference, LeftOut, Row, RowMaker, reason_of
 from matrix_table import runtime_matrix_table
 from measuring import ROOT, make_parser, say, tell_stages, write_result
 from onnx_peers import TOOLS, PeerFiles, make_peer_files
@@ -36,17 +38,21 @@ from edgekit.cache import Cache
 from edgekit.contract import StageInputs
 from edgekit.errors import EdgekitError
 from edgekit.events import Event
+from edgekit.exporters.check_stage import CheckConfig
+from edgekit.formats import FORMATS
 from edgekit.quantization.stage import QuantizeConfig
 from edgekit.results import Measurement
 
 THREADS = (1, 2)
 PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "litert-torch", "executorch", "torch", "transformers", "numpy")
 FOUR_BITS = QuantizeConfig(bits=4, group_size=32, activations="float")
+BY_CHANNEL = QuantizeConfig(bits=4, activations="float")
 PRECISIONS = ("int8", "int4", "float32")
 SAMPLING = Sampling(min_samples=30, min_seconds=1.5, max_warmup_s=3.0)
 """With about fifty rows: what keeps two numbers of threads and five sets within a quarter of an hour."""
 QUICK = Sampling(min_samples=2, min_seconds=0.01, max_warmup_s=0.2, pairs=2)
-QUICK_TEXTS = 32
+QUICK_CHECK = CheckConfig(rows=32, label_agreement=0.9, share_above_own=0.7)
+"""Of few texts on a head that was never trained, one or two may get another label by rounding."""
 TRIAL_S = 60.0
 PROGRESS_S = 20.0
 
@@ -172,9 +178,11 @@ def make_rows(arguments: argparse.Namespace, left_out: LeftOut) -> tuple[list[Ro
     """Returns every row, edgekit's int8 file in onnxruntime first, and what the other tools said."""
     student, quantized, data = chosen_student(arguments)
     cache = Cache(arguments.work / "matrix", 0, tell_stages)
-    reference = FloatReference(student, data, QUICK_TEXTS) if arguments.quick else FloatReference(student, data)
-    maker = RowMaker(reference, cache, left_out)
-    rows = maker.own_rows(students_of(student, quantized, cache))
+    check = QUICK_CHECK if arguments.quick else CheckConfig()
+    formats = (BASE_FORMAT, *arguments.formats)
+    maker = RowMaker(FloatReference(student, data, check.rows), cache, left_out, check, formats)
+    by_channel = cache.run("quantize", StageInputs(model=student), BY_CHANNEL).artifact
+    rows = maker.own_rows(students_of(student, quantized, cache), {"int4": by_channel})
     missing = [name for name in PRECISIONS if not any(row.is_base and row.precision == name for row in rows)]
     if missing:
         raise SystemExit(f"edgekit's own export is left out in {', '.join(missing)}: there is nothing to compare with.")
@@ -213,6 +221,7 @@ def parse_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("One student in every format, precision, runtime and number of threads.")
     parser.add_argument("--pairs", type=int, default=5, help="fresh sets of processes")
     parser.add_argument("--quick", action="store_true", help="does everything run? Its figures are no results")
+    parser.add_argument("--formats", nargs="*", default=list(FORMATS), choices=list(FORMATS), help="besides onnx")
     parser.add_argument("--student", type=Path, help="a float model artifact, instead of the build's")
     parser.add_argument("--data", type=Path, help="with --student: a data artifact")
     parser.add_argument("--optimum-python", type=Path, help="Python with optimum-onnx; made when not given")
