@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from distillation_tables import distillation_memory_table, distillation_table, long_section, student_table
+from matrix_table import runtime_matrix_table
 from measuring import COMMITTED, format_table, read_result, say
 
 README = Path(__file__).resolve().parent / "README.md"
@@ -98,34 +99,6 @@ def startup_table(content: Content) -> str:
         for found in [content[key]]
     ]
     return format_table(header, rows)
-
-
-def runtime_matrix_table(content: Content) -> str:
-    """Returns one row a file and runtime, the fastest first, with both numbers of threads beside one another."""
-    rows: dict[tuple[str, str, str], dict[int, Content]] = {}
-    for row in content["rows"]:
-        rows.setdefault((row["precision"], row["format"], row["runtime"]), {})[row["threads"]] = row
-    header = ["precision, format, runtime", "p50 ms", "p95 ms", "ratio", "95 % interval", "2 threads, p50 ms", "MB"]
-    header += ["peak MiB", "largest difference", "same label"]
-    lines = []
-    for name, by_threads in sorted(rows.items(), key=lambda item: item[1][1]["p50_ms"]):
-        one, two = by_threads[1], by_threads[2]
-        interval, apart = one["ratio_interval"], one["max_abs_diff"]
-        lines.append(
-            [
-                ", ".join(name),
-                f"{one['p50_ms']:.2f}",
-                f"{one['p95_ms']:.2f}",
-                f"{one['ratio']:.2f}",
-                "" if interval is None else _interval(interval, ".2f"),
-                f"{two['p50_ms']:.2f}",
-                f"{one['bytes'] / 1e6:.1f}",
-                f"{one['peak_rss_bytes'] / MIB:.0f}",
-                "" if apart is None else f"{apart:.1e}",
-                "" if apart is None else f"{one['label_agreement']:.1%}",
-            ]
-        )
-    return format_table(header, lines)
 
 
 DECODING = ["context", "prefill/s", "ratio", "95 % interval", "decode/s", "ratio", "95 % interval", "of the roofline"]

@@ -69,24 +69,27 @@ class OpenVinoRuntime:
             )
         try:
             properties = {**session_settings(format_of(model)), "INFERENCE_NUM_THREADS": str(config.threads)}
-            compiled = core.compile_model(core.read_model(file), DEVICE, properties)
+            read = core.read_model(file)
+            # before it is compiled: where a node is dropped, the one before it has the names of both
+            outputs = [port.get_any_name() for port in read.outputs]
+            compiled = core.compile_model(read, DEVICE, properties)
         except Exception as error:  # OpenVINO raises RuntimeError and what its frontends raise
             advice = ", with the dialect 'standard' where an operator is unknown" if file.suffix == ".onnx" else ""
             raise ModelError(
                 f"{file}: OpenVINO {self.version()} cannot open it ({reason(error)}). Export it again{advice}."
             ) from error
-        return OpenVinoSession(compiled)
+        return OpenVinoSession(compiled, outputs)
 
 
 class OpenVinoSession:
     """A compiled model; each thread that calls it has a request of its own."""
 
-    def __init__(self, compiled: Any) -> None:
-        """Wraps an `openvino.CompiledModel`."""
+    def __init__(self, compiled: Any, output_names: list[str]) -> None:
+        """Wraps an `openvino.CompiledModel` whose outputs have these names, in order."""
         self._compiled = compiled
         self._own = threading.local()
         self.input_names: list[str] = [port.get_any_name() for port in compiled.inputs]
-        self.output_names: list[str] = [port.get_any_name() for port in compiled.outputs]
+        self.output_names = output_names
 
     def run(self, inputs: dict[str, ndarray]) -> dict[str, ndarray]:
         """Runs the model once; float16 outputs are widened to float32."""

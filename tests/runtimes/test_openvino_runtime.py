@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +83,22 @@ def test_threads_may_call_at_once_and_results_stay(tiny):
         thread.join()
     for seed in range(8):
         np.testing.assert_array_equal(found[seed], wanted[seed])
+
+
+def test_the_output_keeps_its_name_where_openvino_drops_the_node_that_wrote_it(tiny, tmp_path):
+    """A bias of a head that was never trained is 0; the product then has both names, and its own sorts first."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(tiny.path / "onnx" / "model.onnx")
+    model.graph.node[-1].output[0] = "head.product"
+    model.graph.node.append(helper.make_node("Add", ["head.product", "bias"], ["logits"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(2, dtype=np.float32), "bias"))
+    onnx.save(model, tmp_path / "model.onnx")
+    session = OpenVinoRuntime().open(SimpleNamespace(path=tmp_path, kind="onnx"), SessionConfig())
+    assert session.output_names == ["logits"]
+    plain = OpenVinoRuntime().open(tiny, SessionConfig()).run(batch())["logits"]
+    np.testing.assert_allclose(session.run(batch())["logits"], plain, atol=1e-5)
 
 
 def test_a_broken_file_is_a_clear_error(tmp_path):
