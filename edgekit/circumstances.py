@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from pydantic import JsonValue
 
 from edgekit.benchmarking.machine import machine_fingerprint
 from edgekit.benchmarking.questions import questions_digest
+from edgekit.formats import FORMATS
 from edgekit.recipe import Recipe
 from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
 from edgekit.runtimes.protocol import get_runtime
@@ -17,10 +20,20 @@ def verified_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:
     Kernels differ between versions and processors, so a result of an older runtime or of another machine does not stand
     for this one. A runtime that is not here has no version: once it is installed, its exports are verified.
     """
+    return run_with(*runtimes, writes=recipe.task.kind == "causal-lm")
+
+
+def run_with(*runtimes: str, writes: bool = False) -> dict[str, JsonValue]:
+    """Returns the runtimes' versions, of those that write where `writes`, and the processor."""
     machine = machine_fingerprint()
-    writes = recipe.task.kind == "causal-lm"
     versions: dict[str, JsonValue] = {name: _version(name, writes=writes) for name in runtimes}
     return {**versions, "cpu": machine.cpu, "cpu_features": list[JsonValue](machine.cpu_features)}
+
+
+def written_with(name: str) -> dict[str, JsonValue]:
+    """Returns what a file of the format `name` depends on besides its inputs: the version of what converts it."""
+    converter = FORMATS[name].converter
+    return {} if converter is None else {"converter": version(converter)}
 
 
 def judged_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:

@@ -8,10 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-
-from pydantic import JsonValue
 
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.budget import check_budget, check_unseen, host_matches
@@ -20,7 +17,7 @@ from edgekit.benchmarking.machine import machine_fingerprint, usable_cores
 from edgekit.benchmarking.result_files import read_comparison, read_measurement, read_quality
 from edgekit.benchmarking.stage import BenchConfig
 from edgekit.cache import Cache
-from edgekit.circumstances import judged_with, verified_with
+from edgekit.circumstances import judged_with, verified_with, written_with
 from edgekit.contract import StageInputs
 from edgekit.errors import BundleSizeError
 from edgekit.events import Event
@@ -256,9 +253,8 @@ def _float_export(chain: ExportChain, entry: ExportEntry, target: Target, model:
 
 def _write(chain: ExportChain, model: Artifact, config: ExportConfig, lowering: Artifact | None = None) -> Artifact:
     """Writes a model in a format, unless that was done before by the same version of what converts it."""
-    converter = FORMATS[config.format].converter
-    outside: dict[str, JsonValue] = {} if converter is None else {"converter": version(converter)}
-    return chain.cache.run("export", StageInputs(model=model, lowering=lowering), config, outside=outside).artifact
+    inputs = StageInputs(model=model, lowering=lowering)
+    return chain.cache.run("export", inputs, config, outside=written_with(config.format)).artifact
 
 
 def _bench(chain: ExportChain, entry: ExportEntry, inputs: StageInputs, config: BenchConfig) -> Artifact:

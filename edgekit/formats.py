@@ -32,6 +32,8 @@ class Format:
     """The package that writes the file from a graph, whose version decides on it; None: edgekit writes it."""
     runs_elsewhere: bool = False
     """Whether it is written on systems that cannot run it: there it is unverified."""
+    fixed_lengths: bool = False
+    """Whether a file is made for some lengths of text, `ExportConfig.lengths`."""
 
 
 FORMATS: dict[str, Format] = {
@@ -62,6 +64,7 @@ FORMATS: dict[str, Format] = {
         "language models are written as onnx, gguf alone",
         False,
         "litert-torch",
+        fixed_lengths=True,
     ),
     "executorch": Format(
         "model.pte",

@@ -111,7 +111,7 @@ def unfit_formats(frame: Frame, stages: Stages, where: str) -> list[str]:
     for index, entry in enumerate(frame.export):
         key = f"{where}: export.{index}"
         written = FORMATS[entry.format]
-        if entry.lengths is not None and (entry.format != "litert" or max(entry.lengths) > frame.task.max_length):
+        if entry.lengths is not None and (not written.fixed_lengths or max(entry.lengths) > frame.task.max_length):
             problems.append(
                 f"{key}.lengths: found {entry.lengths} for {entry.format}, expected them for litert alone, each at "
                 f"most {frame.task.max_length}, which is task.max_length. Lower them, or remove the key."

@@ -57,8 +57,10 @@ _OPTIONS = (
     *("-o", "ServerAliveInterval=5"),
     *("-o", "ServerAliveCountMax=3"),
 )
-_BEGIN = 'import sys, tempfile; print(sys.version_info[0], sys.version_info[1], tempfile.mkdtemp(prefix="edgekit-"))'
-_BEGUN = re.compile(r"^(?P<major>\d+) (?P<minor>\d+) (?P<directory>/\S*/edgekit-\w+)\s*\Z", re.MULTILINE)
+_BEGIN = (
+    'import sys, tempfile; print(sys.version_info[0], sys.version_info[1], tempfile.mkdtemp(prefix="edgekit-worker-"))'
+)
+_BEGUN = re.compile(r"^(?P<major>\d+) (?P<minor>\d+) (?P<directory>/\S*/edgekit-worker-\w+)\s*\Z", re.MULTILINE)
 _UNPACK = "import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall(sys.argv[1])"
 _REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1])"
 

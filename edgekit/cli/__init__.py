@@ -28,6 +28,10 @@ _OTHER_COMMANDS = {
         "Run a recipe: all stages, all exports, all checks, the bundles and the report.",
     ),
     "bench": ("edgekit.cli.bench:bench", "Measure latency and memory; with --compare, two models in turn."),
+    "matrix": (
+        "edgekit.cli.matrix:matrix",
+        "Write classifiers in every format and measure all of them in turn in every runtime: one table, one report.",
+    ),
     "compare": (
         "edgekit.cli.compare:compare",
         "Say what changed from one saved measurement or build to another, with a verdict on each figure.",

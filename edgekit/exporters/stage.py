@@ -66,7 +66,7 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
 
     _require_fitting(config.format, read_task(inputs.require("model", "export")).kind)
     _require_codes(inputs, config)
-    if config.lengths is not None and config.format != "litert":
+    if config.lengths is not None and not FORMATS[config.format].fixed_lengths:
         raise UnsupportedError(
             f"{config.format}: lengths: found {config.lengths}, expected none: its shapes are free. Leave them out."
         )

@@ -6,15 +6,16 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgekit.reporting import agreement, estimate_errors, findings, metric, speed, wording
-from edgekit.reporting.plots import budget, front, generation, latency, memory, recall, splits, waterfall
+from edgekit.reporting import agreement, estimate_errors, findings, matrix, metric, speed, wording
+from edgekit.reporting.plots import budget, front, generation, latency, matrix_front, memory, recall, splits, waterfall
 from edgekit.reporting.plots.latency import Curve
-from edgekit.results import AnyMeasurement, BuildResult, ExportResult, GenerationMeasurement
+from edgekit.results import AnyMeasurement, BuildResult, ExportResult, GenerationMeasurement, Matrix
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATE = "report.html.j2"
+MATRIX_TEMPLATE = "matrix.html.j2"
 STYLE = "report.css"
 _MOST_DEPTHS = 4
 
@@ -68,6 +69,26 @@ def render_html(result: BuildResult) -> str:
         work=findings.work(result),
         total_seconds=sum(findings.step_seconds(result)),
         longest_seconds=max(findings.step_seconds(result), default=0) or 1,
+    )
+
+
+def render_matrix(found: Matrix) -> str:
+    """Returns the page of a matrix: its fronts where accuracies are known, every row, and what was left out."""
+    first = matrix.fastest(found)
+    return (
+        _environment()
+        .get_template(MATRIX_TEMPLATE)
+        .render(
+            title=wording.join_words(list(dict.fromkeys(row.model for row in found.rows))),
+            fastest=matrix.name(first),
+            fastest_time=wording.milliseconds(first.measurement.p50_ms),
+            conditions=matrix.conditions(found),
+            columns=matrix.COLUMNS,
+            rows=matrix.rows(found),
+            left_out=[matrix.left_out(each) for each in found.left_out],
+            size_front=matrix_front.quality_against_size(found),
+            latency_front=matrix_front.quality_against_latency(found),
+        )
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.reporting import generation, load, speed, sweep, wording
+from edgekit.reporting import generation, load, matrix, speed, sweep, wording
 from edgekit.reporting.terminal_tables import literal, make_table
-from edgekit.results import AnyMeasurement, Comparison, GenerationComparison, Sweep
+from edgekit.results import AnyMeasurement, Comparison, GenerationComparison, Matrix, Sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,6 +73,18 @@ def show_sweep(found: Sweep, console: Console) -> None:
     console.print(table)
     console.print(literal(f"{sweep.conditions(found)}.", "dim"))
     _show_doubts(dict(zip(found.names, found.measurements, strict=True)), console)
+
+
+def show_matrix(found: Matrix, console: Console) -> None:
+    """Prints a row for each file, runtime and number of threads, and what was left out."""
+    table = make_table("Measured in turn", list(matrix.COLUMNS))
+    for cells in matrix.rows(found):
+        table.add_row(*map(literal, cells))
+    console.print(table)
+    console.print(literal(f"{matrix.conditions(found)}.", "dim"))
+    for each in found.left_out:
+        console.print(literal(f"Left out: {matrix.left_out(each)}", "yellow"))
+    _show_doubts({matrix.name(row): row.measurement for row in found.rows}, console)
 
 
 def _show_load(measurement: AnyMeasurement, console: Console) -> None:

@@ -35,6 +35,7 @@ from edgekit.results.load import (
     UnderLoad,
 )
 from edgekit.results.machine import Machine
+from edgekit.results.matrix import LeftOut, Matrix, MatrixRow
 from edgekit.results.measurement import AnyMeasurement, Comparison, Measurement, Sweep, TurnRatio
 from edgekit.results.memory import MemoryLimit, MemorySplit, MemoryTrial
 from edgekit.results.parity import AnyParity, Driving, Emulation, LanguageParity, Parity, TokenizerVector, Unverified
@@ -80,7 +81,10 @@ __all__ = [
     "Interval",
     "LanguageParity",
     "LanguageQuality",
+    "LeftOut",
     "Machine",
+    "Matrix",
+    "MatrixRow",
     "Measurement",
     "MemoryLimit",
     "MemorySplit",

@@ -86,7 +86,7 @@ def _wait_for(port):
 
 
 def left_behind():
-    return set(Path(tempfile.gettempdir()).glob("edgekit-*"))
+    return set(Path(tempfile.gettempdir()).glob("edgekit-worker-*"))
 
 
 @needs_sshd
@@ -154,7 +154,7 @@ def test_a_python_that_is_missing_old_or_without_the_runtime_is_told_with_the_re
         return str(caught.value)
 
     old = tmp_path / "old"
-    old.write_text("#!/bin/sh\necho welcome\necho 3 9 /nowhere/edgekit-0\n")
+    old.write_text("#!/bin/sh\necho welcome\necho 3 9 /nowhere/edgekit-worker-0\n")
     old.chmod(0o755)
     odd = tmp_path / "odd"
     odd.write_text("#!/bin/sh\necho 3 12 /home\n")

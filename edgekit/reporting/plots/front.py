@@ -41,18 +41,39 @@ class Point:
     tip: str
 
 
-def quality_against_size(result: BuildResult) -> str:
-    """Returns the plot of the metric against size for the teacher, every stage and every export, or nothing."""
-    points = _size_points(result)
+@dataclass(frozen=True)
+class Titles:
+    """How a front is called."""
+
+    identifier: str
+    """Of the drawing in the page."""
+    axis: str
+    """Of the x axis."""
+    against: str
+    """What the metric is drawn against, in a sentence."""
+
+
+SIZE = Titles("size-front", "size of the weights, MiB (log scale)", "size")
+LATENCY = Titles("latency-front", "p50 latency, ms (log scale)", "latency")
+
+
+def draw_front(points: list[Point], titles: Titles, *, journey: bool = False) -> str:
+    """Returns the plot of the points' metric against their x, or nothing; with `journey` dots join them in order."""
     if not points:
         return ""
     low, high = padded([point.x for point in points], 0.0)
     axis = Axis(low / 1.5, high * 1.9, _LEFT, _RIGHT, logarithmic=True)
-    metric = build_metric(result)
-    frame = Frame(axis, _metric_axis(points, _BOTTOM), "size of the weights, MiB (log scale)", metric.axis_title)
-    parts = [*frame.draw(), _journey(points, frame), *_draw_points(points, frame)]
+    metric = metric_of(points[0].quality)
+    frame = Frame(axis, _metric_axis(points, _BOTTOM), titles.axis, metric.axis_title)
+    parts = [*frame.draw(), _journey(points, frame) if journey else "", *_draw_points(points, frame)]
     description = "; ".join(f"{point.label}: {point.tip}" for point in points)
-    return drawing("size-front", (WIDTH, _BOTTOM + 42), f"{metric.title} against size", description, parts)
+    title = f"{metric.title} against {titles.against}"
+    return drawing(titles.identifier, (WIDTH, _BOTTOM + 42), title, description, parts)
+
+
+def quality_against_size(result: BuildResult) -> str:
+    """Returns the plot of the metric against size for the teacher, every stage and every export, or nothing."""
+    return draw_front(_size_points(result), SIZE, journey=True)
 
 
 def quality_against_latency(result: BuildResult) -> str:
@@ -70,7 +91,7 @@ def quality_against_latency(result: BuildResult) -> str:
     frame = Frame(axis, _metric_axis(points, bottom), "", metric.axis_title)
     parts = [*frame.draw(), *_draw_points(points, frame)]
     parts += _draw_estimates(estimates, axis, bottom + 22)
-    title = "p50 of one token, ms (log scale)" if writes(result) else "p50 latency, ms (log scale)"
+    title = "p50 of one token, ms (log scale)" if writes(result) else LATENCY.axis
     parts.append(text(title, (_LEFT + _RIGHT) / 2, end + 34, anchor="middle"))
     described = [f"{point.label}: {point.tip}" for point in points]
     described += [f"{target}: estimate, not measured, ~ {amount(found)}" for target, found in estimates]
