@@ -157,8 +157,8 @@ def _cells(
 ) -> Iterator[_Cell]:
     """Yields the file in each runtime that opens it, computes the same, and can be measured."""
     runtimes = _runtimes(file, plan)
-    if not runtimes:
-        reason = "no runtime that opens it is here, or among those that were asked for."
+    if not runtimes and plan.runtimes is None:
+        reason = "no runtime that opens it is here."
         left_out.append(LeftOut(model=file.model, format=file.format, runtime="", reason=reason))
     for runtime in runtimes:
         try:

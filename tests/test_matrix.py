@@ -43,8 +43,8 @@ def data(tmp_path_factory):
 def found(float_model, coded_model, data, tmp_path_factory):
     plan = MatrixPlan(
         out=tmp_path_factory.mktemp("matrix"),
-        formats=("onnx", "openvino", "litert"),
-        runtimes=("onnxruntime", "openvino", "litert", "torch"),
+        formats=("onnx", "litert"),
+        runtimes=("onnxruntime", "litert"),
         length=8,
         sampling=SAMPLING,
     )
@@ -53,21 +53,22 @@ def found(float_model, coded_model, data, tmp_path_factory):
 
 def test_every_file_is_checked_judged_and_measured_in_each_runtime(found):
     cells = [(row.model, row.format, row.measurement.runtime) for row in found.rows]
-    for model in ("student", "int4"):
-        assert (model, "onnx", "onnxruntime") in cells
-        assert (model, "onnx, standard", "openvino") in cells
-        assert (model, "openvino", "openvino") in cells
-        assert (model, "torch", "torch") in cells
-    assert ("student", "litert", "litert") in cells
-    assert cells[0] == ("student", "onnx", "onnxruntime")
+    assert cells == [
+        ("student", "onnx", "onnxruntime"),
+        ("student", "onnx, standard", "onnxruntime"),
+        ("student", "litert", "litert"),
+        ("int4", "onnx", "onnxruntime"),
+    ]
     for row in found.rows:
         assert row.quality is not None
-        assert (row.parity is None) == (row.format == "torch")
+        assert row.parity is not None
+        assert row.parity.passed
     assert found.rows[0].ratio is None
     assert all(row.ratio is not None for row in found.rows[1:])
 
 
 def test_what_a_format_cannot_hold_is_left_out_with_its_reason(found):
+    assert {(each.model, each.format) for each in found.left_out if each.runtime == ""} >= {("int4", "litert")}
     refused = [each for each in found.left_out if (each.model, each.format) == ("int4", "litert")]
     assert len(refused) == 1
     assert "litert" in refused[0].reason

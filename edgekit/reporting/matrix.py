@@ -21,6 +21,22 @@ COLUMNS = (
 )
 
 
+TERMINAL_COLUMNS = ("", "p50", "time of\na call", "logits\ndiffer by", "accuracy", "peak\nmemory", "model\nfiles")
+
+
+def terminal_rows(matrix: Matrix) -> list[list[str]]:
+    """Returns the cells of `TERMINAL_COLUMNS` for each row: what fits 80 characters, several lines a cell."""
+    found = []
+    for row in matrix.rows:
+        measured = row.measurement
+        named = f"{row.model}\n{row.format}\n{measured.runtime}, {measured.threads}T"
+        p50 = wording.milliseconds(measured.p50_ms)
+        accuracy = wording.ABSENT if row.quality is None else metric.value(row.quality)
+        sizes = [wording.mebibytes(size) for size in (measured.peak_rss_bytes, measured.model_bytes)]
+        found.append([named, p50, "\n".join(_against_first(row)), _difference(row), accuracy, *sizes])
+    return found
+
+
 def rows(matrix: Matrix) -> list[list[str]]:
     """Returns the cells of `COLUMNS` for each row, in the order in which they were measured."""
     return [_cells(row) for row in matrix.rows]
@@ -59,10 +75,10 @@ def _cells(row: MatrixRow) -> list[str]:
         row.format,
         f"{found.runtime} {found.runtime_version}",
         str(found.threads),
-        f"{wording.milliseconds(found.p50_ms)} {wording.number_range(found.p50_interval_ms)}",
+        f"{wording.milliseconds(found.p50_ms)} ({wording.number_range(found.p50_interval_ms)})",
         wording.milliseconds(found.p95_ms),
-        _against_first(row),
-        wording.ABSENT if row.parity is None else wording.small(row.parity.max_abs_diff),
+        " ".join(_against_first(row)),
+        _difference(row),
         wording.ABSENT if row.quality is None else metric.value_with_range(row.quality),
         wording.mebibytes(found.peak_rss_bytes),
         wording.mebibytes(found.model_bytes),
@@ -70,9 +86,13 @@ def _cells(row: MatrixRow) -> list[str]:
     ]
 
 
-def _against_first(row: MatrixRow) -> str:
-    """Returns how much longer a call takes than the first row's."""
+def _difference(row: MatrixRow) -> str:
+    return wording.ABSENT if row.parity is None else wording.small(row.parity.max_abs_diff)
+
+
+def _against_first(row: MatrixRow) -> list[str]:
+    """Returns how much longer a call takes than the first row's: the ratio, its interval and the verdict."""
     if row.ratio is None:
-        return f"1{wording.TIMES}"
-    interval = wording.number_range(row.ratio.ratio_interval)
-    return f"{wording.times(row.ratio.ratio_p50)} {interval} {speed.AGAINST_IT[row.ratio.verdict]}"
+        return [f"1{wording.TIMES}"]
+    interval = f"({wording.number_range(row.ratio.ratio_interval)})"
+    return [wording.times(row.ratio.ratio_p50), interval, speed.AGAINST_IT[row.ratio.verdict]]

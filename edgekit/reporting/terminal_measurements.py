@@ -77,9 +77,10 @@ def show_sweep(found: Sweep, console: Console) -> None:
 
 def show_matrix(found: Matrix, console: Console) -> None:
     """Prints a row for each file, runtime and number of threads, and what was left out."""
-    table = make_table("Measured in turn", list(matrix.COLUMNS))
-    for cells in matrix.rows(found):
-        table.add_row(*map(literal, cells))
+    table = make_table("Measured in turn", list(matrix.TERMINAL_COLUMNS))
+    table.columns[0].no_wrap = True
+    for cells in matrix.terminal_rows(found):
+        table.add_row(*map(literal, cells), end_section=True)
     console.print(table)
     console.print(literal(f"{matrix.conditions(found)}.", "dim"))
     for each in found.left_out:
