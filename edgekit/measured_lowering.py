@@ -33,6 +33,7 @@ def measure_lowering(
         "threads": min(threads, len(usable_cores()) or threads),
         "batch": recipe.bench.batch,
         "length": recipe.bench.length,
+        "first_token": True,
     }
     config = recipe.autotune.model_copy(update=here)
     machine = machine_fingerprint().model_dump(mode="json")

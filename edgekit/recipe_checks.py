@@ -10,38 +10,30 @@ from collections.abc import Iterable, Sequence
 from edgekit.benchmarking.limits import misplaced_limits
 from edgekit.data.stage import PrepareConfig
 from edgekit.distillation.config import TrainingConfig
-from edgekit.errors import UnsupportedError
-from edgekit.exporters import executorch_needs, litert_needs
-from edgekit.exporters.block_types import BLOCK, block_type
 from edgekit.exporters.oldest_reader import CODED_TABLE, EIGHT_BITS, MASKED_ATTENTION, PREPACKED, TWO_BITS, Need
-from edgekit.exporters.stage import LOWERED
 from edgekit.formats import FORMATS
 from edgekit.pruning.stage import PruneConfig
-from edgekit.quantization.stage import QuantizeConfig, coded_parts
+from edgekit.quantization.stage import QuantizeConfig
+from edgekit.recipe_formats import Stages, Targets, overridden_autotune, unfit_formats
 from edgekit.recipe_parts import ExportEntry, Frame, RecipeStage
 from edgekit.recipe_prompts import prompt_problems
 from edgekit.runtimes.generation import list_generation_runtimes, load_generation_runtime
 from edgekit.runtimes.protocol import list_runtimes, load_runtime
 from edgekit.spelling import did_you_mean
-from edgekit.target import READERS_OF_ONNX, Target
-
-Stages = Sequence[RecipeStage | None]
-Targets = dict[str, Target]
-
-# Row lengths of real models are multiples of it; whether a model's are is seen when it is exported.
-_USUAL_COLUMNS = 256
+from edgekit.target import READERS_OF_ONNX
 
 
 def find_problems(frame: Frame, stages: Stages, targets: Targets, data: PrepareConfig | None, where: str) -> list[str]:
     """Returns every problem of sections that are valid by themselves; those that are not are None."""
     problems = out_of_order(stages, where) + unknown_runtimes(frame, targets, where)
-    problems += unfit_formats(frame, stages, where) + old_runtimes(frame, stages, targets, where)
+    problems += unfit_formats(frame, stages, targets, where) + old_runtimes(frame, stages, targets, where)
     problems += repeated_exports(frame.export, targets, where)
     problems += misplaced_limits(frame.budget, frame.task.kind, f"{where}: budget")
     for index, entry in enumerate(frame.export):
         problems += misplaced_limits(entry.budget, frame.task.kind, f"{where}: export.{index}.budget")
     problems += [] if data is None else unknown_splits(frame, data, stages, where)
     problems += [] if data is None else prompt_problems(frame, data, stages, where)
+    problems += overridden_autotune(frame, where)
     if frame.task.kind == "causal-lm":
         problems += beyond_context(frame, stages, where)
     return problems + misplaced_questions(frame, where) + misplaced_device(frame, where)
@@ -102,30 +94,6 @@ def unknown_runtimes(frame: Frame, targets: Targets, where: str) -> list[str]:
             problems.append(
                 f"{key}: found '{entry.runtime}', which does not open {entry.format}. Use {' or '.join(fitting)}."
             )
-    return problems
-
-
-def unfit_formats(frame: Frame, stages: Stages, where: str) -> list[str]:
-    """Returns a problem for each export whose format cannot hold the task's models, or the codes of `quantize`."""
-    problems = []
-    for index, entry in enumerate(frame.export):
-        key = f"{where}: export.{index}"
-        written = FORMATS[entry.format]
-        if entry.lengths is not None and (not written.fixed_lengths or max(entry.lengths) > frame.task.max_length):
-            problems.append(
-                f"{key}.lengths: found {entry.lengths} for {entry.format}, expected them for litert alone, each at "
-                f"most {frame.task.max_length}, which is task.max_length. Lower them, or remove the key."
-            )
-        problems += _unmeasured_lowering(frame, entry, stages, key)
-        if frame.task.kind not in written.tasks:
-            problems.append(
-                f"{key}.format: found '{entry.format}' for the task '{frame.task.kind}', expected "
-                f"{' or '.join(written.tasks)}: {written.limitation}. Use onnx."
-            )
-        elif entry.format == "gguf" and entry.precision == "as-is":
-            problems += _without_block(stages, key)
-        elif entry.format in ("litert", "executorch"):
-            problems += _without_kernel(entry, stages, key)
     return problems
 
 
@@ -254,57 +222,6 @@ def _splits_read(stage: RecipeStage | None) -> Iterable[tuple[str, str]]:
     if isinstance(config, PruneConfig):
         for name in config.splits_counted or []:
             yield "splits_counted", name
-
-
-def _unmeasured_lowering(frame: Frame, entry: ExportEntry, stages: Stages, key: str) -> list[str]:
-    """Returns a problem where ways of writing linears are to be measured and there is one way only."""
-    if entry.lowering == "scheme":
-        return []
-    is_quantized = any(stage is not None and stage.kind == "quantize" for stage in stages)
-    if entry.format in LOWERED and entry.precision == "as-is" and frame.task.kind != "causal-lm" and is_quantized:
-        return []
-    return [
-        f"{key}.lowering: found 'measured', expected it for a quantized classifier in {' or '.join(LOWERED)} with the "
-        "precision as-is: anything else is written in one way. Remove it."
-    ]
-
-
-def _without_block(stages: Stages, key: str) -> list[str]:
-    """Returns a problem for each part of a model whose codes no GGUF block holds."""
-    problems = []
-    for index, stage in enumerate(stages):
-        config = None if stage is None else stage.config
-        if isinstance(config, PruneConfig) and (config.intermediate_size or 0) % BLOCK:
-            problems.append(
-                f"{key}.format: stage.{index}.intermediate_size: found {config.intermediate_size}, expected a multiple "
-                f"of {BLOCK}: gguf stores codes in blocks of so many."
-            )
-        if not isinstance(config, QuantizeConfig):
-            continue
-        for name, codes in coded_parts(config).items():
-            try:
-                block_type(codes, _USUAL_COLUMNS)
-            except UnsupportedError as error:
-                problems.append(f"{key}.format: stage.{index}.{name}: {error}")
-    return problems
-
-
-def _without_kernel(entry: ExportEntry, stages: Stages, key: str) -> list[str]:
-    """Returns a problem for a precision that a format has not, and for each part whose codes it has no kernel for."""
-    if entry.precision == "float16":
-        return [f"{key}.precision: found float16, expected as-is or float32 for {entry.format}."]
-    problems = []
-    for index, stage in enumerate(stages):
-        config = None if stage is None or entry.precision != "as-is" else stage.config
-        for name, codes in coded_parts(config).items() if isinstance(config, QuantizeConfig) else ():
-            try:
-                if entry.format == "litert":
-                    litert_needs.require_kernel(codes, is_table=name == "embeddings")
-                elif name != "head":  # a classifier has none
-                    executorch_needs.require_kernel(codes, is_table=name == "embeddings")
-            except UnsupportedError as error:
-                problems.append(f"{key}.format: stage.{index}.{name}: {error}")
-    return problems
 
 
 def _coded_needs(stages: Stages, entry: ExportEntry) -> list[Need]:

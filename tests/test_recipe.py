@@ -535,3 +535,41 @@ def test_what_executorch_cannot_hold_is_said_before_anything_runs(tmp_path, old,
     narrow = EXECUTORCH.replace("bits = 8", "bits = 4\ngroup_size = 32\nnarrow_scales = true")
     assert load_recipe(write(tmp_path, narrow)).exports[0].format == "executorch"
     assert complaint in problem(tmp_path, EXECUTORCH.replace(old, new))
+
+
+@pytest.mark.parametrize("key", ['runtime = "onnxruntime"', "threads = 2", "length = 8", "first_token = false"])
+def test_what_a_build_gives_autotune_itself_cannot_be_set(tmp_path, key):
+    recipe = VALID.replace("[budget]", f"[autotune]\n{key}\n[budget]")
+    assert f"autotune.{key.split()[0]}: found" in problem(tmp_path, recipe)
+    load_recipe(write(tmp_path, VALID.replace("[budget]", "[autotune]\nmargin = 0.1\n[budget]")))
+
+
+@pytest.mark.parametrize(
+    "export",
+    ['format = "ort"\nlowering = "measured"', 'lowering = "measured"\nruntime = "transformers.js"'],
+)
+def test_lowerings_are_measured_only_where_there_is_more_than_one(tmp_path, export):
+    recipe = VALID.replace('format = "onnx"', export)
+    expected = "export.0.lowering: found 'measured', expected it for a quantized classifier in onnx"
+    assert expected in problem(tmp_path, recipe)
+    load_recipe(write(tmp_path, VALID.replace('format = "onnx"', 'lowering = "measured"')))
+
+
+@pytest.mark.parametrize(
+    ("codes", "complaint"),
+    [
+        ("bits = 8", None),
+        ("bits = 4\ngroup_size = 32", "found codes that Core ML reads since iOS 18, but 'old' promises 17.0"),
+    ],
+)
+def test_a_system_too_old_for_the_codes_is_named_before_the_training(tmp_path, codes, complaint):
+    text = (target_directory() / "iphone-15.toml").read_text()
+    shipped = load_target("iphone-15").runtime("coreml").version
+    old = text.replace(f'version = "{shipped}"', 'version = "17.0"').replace("iphone-15", "old")
+    (tmp_path / "old.toml").write_text(old)
+    recipe = VALID.replace("bits = 8", codes).replace('format = "onnx"', 'format = "coreml"')
+    recipe = recipe.replace('["laptop-x86", "pixel-8"]', '["old.toml"]')
+    if complaint is None:
+        load_recipe(write(tmp_path, recipe))
+    else:
+        assert complaint in problem(tmp_path, recipe)

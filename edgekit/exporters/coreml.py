@@ -27,7 +27,7 @@ from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.errors import ModelError, UnsupportedError
 from edgekit.events import Event
 from edgekit.exporters.coreml_file import MODEL, StoredCodes, read_package
-from edgekit.exporters.coreml_needs import require_coremltools
+from edgekit.exporters.coreml_needs import System, oldest_system, require_coremltools
 from edgekit.exporters.coreml_program import ProgramWriter, codes_name
 from edgekit.exporters.coreml_vectors import make_vectors, require_interpreted, write_vectors
 from edgekit.exporters.description import CoreMLDescription, TensorDescription, write_description
@@ -48,8 +48,6 @@ UNVERIFIED = (
     "UNVERIFIED: Core ML runs on Apple's systems alone, so nobody has run this package. Run `python verify_on_mac.py`, "
     "which lies beside it, on a Mac."
 )
-_OLDEST = {False: "iOS16", True: "iOS18"}
-"""Whether codes are in blocks, or of 4 bits, to the oldest system that reads the package."""
 _REMOVED_PASSES = ("common::divide_to_multiply", "common::guard_negative_gather_indices")
 """coremltools' passes that round otherwise than torch, or guard against what token ids are not."""
 _MANIFEST_IDENTIFIERS = ("7b6cc1c9-6f3c-5f0e-9a52-6d1f6f0a0001", "7b6cc1c9-6f3c-5f0e-9a52-6d1f6f0a0002")
@@ -77,12 +75,13 @@ def export_coreml_artifact(inputs: StageInputs, config: ExportConfig, context: S
     exported = export_onnx(loaded, replace(settings, half=False))
     rounds = rounds_activations(loaded.model)
     multiply_floats(loaded.model)
-    half, blockwise = config.precision == "float16", needs_blocks(loaded.model)
+    schemes = [module.scheme for module in loaded.model.modules() if isinstance(module, QuantizedModule)]
+    half, oldest = config.precision == "float16", oldest_system(schemes)
     with publish(context.out, kind="coreml", lineage=lineage_of("export", inputs, config, context)) as directory:
         package = directory / PACKAGE
         context.events(Event("progress", stage="export", text="writing the Core ML program"))
         with silent_library():
-            write_package(exported, package, loaded.task.max_length, blockwise=blockwise, half=half)
+            write_package(exported, package, loaded.task.max_length, oldest=oldest, half=half)
         held = require_codes(exported, loaded.model, package)
         vectors = make_vectors(loaded, loaded.model, input_names(loaded))
         computed = "float16" if half else "float32"
@@ -97,7 +96,7 @@ def export_coreml_artifact(inputs: StageInputs, config: ExportConfig, context: S
             notes=notes,
             model_digest=model.digest,
             first_token_linears=exported.first_token_linears,
-            deployment_target=_OLDEST[blockwise],
+            deployment_target=oldest,
             computes_in=computed,
             max_length=loaded.task.max_length,
             inputs=[_tensor(name, "int32", [1, "length"]) for name in input_names(loaded)],
@@ -119,14 +118,8 @@ def rounds_activations(network: nn.Module) -> bool:
     return any(linear.scheme.activations == "dynamic-int8" for linear in linears)
 
 
-def needs_blocks(network: nn.Module) -> bool:
-    """Returns whether a weight's codes are other than 8 bits with one scale a row."""
-    schemes = [module.scheme for module in network.modules() if isinstance(module, QuantizedModule)]
-    return any(scheme.bits != 8 or scheme.group_size is not None for scheme in schemes)
-
-
-def write_package(exported: OnnxExport, package: Path, max_length: int, *, blockwise: bool, half: bool) -> None:
-    """Writes the graph as a package that takes one text of 1 to `max_length` tokens.
+def write_package(exported: OnnxExport, package: Path, max_length: int, *, oldest: System, half: bool) -> None:
+    """Writes the graph as a package for `oldest` that takes one text of 1 to `max_length` tokens.
 
     Raises:
         UnsupportedError: an operator has no counterpart.
@@ -134,21 +127,21 @@ def write_package(exported: OnnxExport, package: Path, max_length: int, *, block
     import coremltools
 
     graph = exported.model.graph
-    oldest = coremltools.target[_OLDEST[blockwise]]
+    reader = coremltools.target[oldest]
     # without a name of its own: coremltools keeps a name that a refused export took
     length = coremltools.RangeDim(1, max_length, default=max_length)
     names = [str(value.name) for value in graph.inputs]
     taken = [coremltools.TensorType(name=name, shape=(1, length), dtype=np.int32) for name in names]
     passes = coremltools.PassPipeline.DEFAULT
     passes.remove_passes(set(_REMOVED_PASSES))
-    program = _program(graph, taken, oldest, blockwise=blockwise)
+    program = _program(graph, taken, reader, blockwise=oldest == "iOS18")
     try:
         model = coremltools.convert(
             program,
             source="milinternal",
             inputs=taken,
             convert_to="mlprogram",
-            minimum_deployment_target=oldest,
+            minimum_deployment_target=reader,
             compute_precision=coremltools.precision.FLOAT16 if half else coremltools.precision.FLOAT32,
             pass_pipeline=passes,
             skip_model_load=True,

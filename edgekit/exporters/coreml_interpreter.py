@@ -124,18 +124,28 @@ def _slice_by_size(given: Arguments) -> Any:
 def _gather(given: Arguments) -> Any:
     if int(given.get("batch_dims", 0)):
         raise UnsupportedError("coreml: found gather with batch dimensions, which cannot be interpreted.")
-    return np.take(given["x"], given["indices"].astype(np.int64), axis=int(given.get("axis", 0)))
+    return np.take(given["x"], _indices(given), axis=int(given.get("axis", 0)))
 
 
 def _gather_nd(given: Arguments) -> Any:
-    indices = np.moveaxis(given["indices"].astype(np.int64), -1, 0)
+    indices = np.moveaxis(_indices(given), -1, 0)
     return given["x"][tuple(indices)]
 
 
 def _gather_along_axis(given: Arguments) -> Any:
     axis = int(given.get("axis", 0))
-    x, indices = given["x"], given["indices"].astype(np.int64)
-    return np.take_along_axis(x, indices, axis=axis)
+    return np.take_along_axis(given["x"], _indices(given), axis=axis)
+
+
+def _indices(given: Arguments) -> Any:
+    """Returns the indices of a gather; Core ML reads beyond the array where one is below zero."""
+    indices = given["indices"].astype(np.int64)
+    if indices.size and indices.min() < 0:
+        raise UnsupportedError(
+            f"coreml: found the index {indices.min()} in a gather, expected 0 or more: Core ML counts none from the "
+            "end. Export the model as onnx."
+        )
+    return indices
 
 
 def _squeeze(given: Arguments) -> Any:

@@ -99,8 +99,11 @@ def main(arguments: list[str] | None = None, opener: Callable[[Path, str], Predi
         "machine": platform.machine(),
         "python": platform.python_version(),
     }
-    # JSON knows no NaN
-    text = json.dumps(result, indent=1).replace("NaN", "null")
+    # JSON knows no NaN and no infinity
+    finite = {
+        name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in result.items()
+    }
+    text = json.dumps(finite, indent=1, allow_nan=False)
     chosen.out.write_text(text + "\n", encoding="utf-8")
     verdict = "verified" if passed else "differs"
     sys.stdout.write(

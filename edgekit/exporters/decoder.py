@@ -81,13 +81,15 @@ def single_row_linears(network: PreTrainedModel, decoder: DecoderSettings) -> li
     return [head_name(network)] if decoder.logits_to_keep == 1 else []
 
 
-def trace_linears(loaded: LoadedModel) -> tuple[ir.Graph, list[str]]:
+def trace_linears(loaded: LoadedModel, logits_to_keep: int) -> tuple[ir.Graph, list[str]]:
     """Returns the graph of a decoder's step before it is lowered, and the linears of one token of each row.
+
+    `logits_to_keep` is the export's.
 
     Raises:
         UnsupportedError: the model computes what no operator does, or cannot be traced.
     """
-    network, usual = loaded.model, DecoderSettings(left_padding=True, logits_to_keep=1)
+    network, usual = loaded.model, DecoderSettings(left_padding=True, logits_to_keep=logits_to_keep)
     context_length = read_context_length(network, loaded.task.max_length)
     graph = _trace(network, survey_attention(network, context_length), context_length, usual, BEST_OPSET).graph
     return graph, single_row_linears(network, usual)

@@ -7,8 +7,9 @@ measured is known in `tuning/`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from edgekit.artifact import Artifact
 from edgekit.errors import ArtifactError, UnsupportedError, UsageError
@@ -81,6 +82,13 @@ class LinearChoice(Result):
     """The usual one first."""
     conditions: Conditions | None = None
     """What else the machine did meanwhile; None where nothing was measured."""
+
+    @model_validator(mode="after")
+    def _was_tried(self) -> Self:
+        fit = [each.lowering for each in self.tried if each.refused is None]
+        if self.chosen not in fit:
+            raise ValueError(f"chosen: found '{self.chosen}', expected one that was tried and not refused: {fit}.")
+        return self
 
 
 class LoweringChoice(SavedResult):

@@ -34,6 +34,7 @@ def export_onnx_artifact(inputs: StageInputs, config: ExportConfig, context: Sta
         ModelError: the model cannot be read, or a weight is not finite.
         ParityError: a language model's file computes something else than the model.
         UsageError: the choice of lowerings is of other linears.
+        ArtifactError: it is no choice, or another version of edgekit wrote it.
     """
     from edgekit.exporters.decoder_stage import copy_generation_files, write_decoder
     from edgekit.exporters.lowering import StandardOperators

@@ -21,7 +21,7 @@ from edgekit.artifact import Artifact, publish
 from edgekit.contract import StageContext, StageInputs, lineage_of
 from edgekit.errors import UnsupportedError
 from edgekit.exporters.description import write_description
-from edgekit.exporters.onnx_stage import copy_parts, describe_lowerings, describe_onnx, prepare, with_choice
+from edgekit.exporters.onnx_stage import copy_parts, describe_onnx, prepare
 from edgekit.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ def export_ort_artifact(inputs: StageInputs, config: ExportConfig, context: Stag
     Raises:
         UnsupportedError: the model cannot be traced, a scheme has no operator, or a ceiling is too low.
         ModelError: the model cannot be read, or a weight is not finite.
-        UsageError: the choice of lowerings is of other linears.
     """
     from edgekit.exporters.lowering import StandardOperators
     from edgekit.exporters.onnx import export_onnx, save_onnx
@@ -48,7 +47,6 @@ def export_ort_artifact(inputs: StageInputs, config: ExportConfig, context: Stag
     model = inputs.require("model", "export")
     standard = StandardOperators(round_activations=True) if config.dialect == "standard" else None
     loaded, settings = prepare(model, config, context, standard)
-    settings = with_choice(settings, inputs)
     exported = export_onnx(loaded, settings)
     with publish(context.out, kind="ort", lineage=lineage_of("export", inputs, config, context)) as directory:
         with TemporaryDirectory(dir=directory) as scratch:
@@ -57,8 +55,7 @@ def export_ort_artifact(inputs: StageInputs, config: ExportConfig, context: Stag
             convert(graph, directory / ORT_FILE)
         write_required_operators(directory / ORT_FILE, directory / OPERATORS_FILE)
         copy_parts(directory, model)
-        described = describe_onnx(exported, model, config, ORT_FILE)
-        write_description(directory, describe_lowerings(described, exported, settings))
+        write_description(directory, describe_onnx(exported, model, config, ORT_FILE))
     return Artifact.open(context.out)
 
 

@@ -11,8 +11,9 @@ from edgekit.contract import StageConfig, StageContext, StageInputs
 from edgekit.errors import UnsupportedError
 from edgekit.formats import FORMATS, FormatName
 
-LOWERED: tuple[FormatName, ...] = ("onnx", "ort")
-"""Formats in which linears on codes can be written in more than one way."""
+LOWERED: tuple[FormatName, ...] = ("onnx",)
+"""Formats in which linears on codes can be written in more than one way. Not `ort`: it is saved with what onnxruntime
+computes at load, so that codes that are decoded there would be floats in the file."""
 
 
 class ExportConfig(StageConfig):
@@ -61,6 +62,7 @@ def export(inputs: StageInputs, config: ExportConfig, context: StageContext) -> 
             the model.
         EnvironmentLacksError: the format's own library is not installed.
         UsageError: the choice of lowerings is of other linears.
+        ArtifactError: it is no choice, or another version of edgekit wrote it.
     """
     from edgekit.models.tasks import read_task
 

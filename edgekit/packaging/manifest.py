@@ -170,16 +170,22 @@ def read_description(export: Artifact) -> ExportDescription:
         raise ArtifactError(f"{file}: missing or not valid. Export the model again.") from error
 
 
-def _require_system(export: Artifact, found: ExportDescription, target: Target, shipped: RuntimeOnTarget) -> None:
-    """Refuses a Core ML package that the target's system is too old for; its version is Core ML's."""
-    if found.deployment_target is None:
+def require_system(oldest: str | None, target: Target, shipped: RuntimeOnTarget, name: str) -> None:
+    """Does nothing where the target's system reads a Core ML package that needs `oldest`, as coremltools calls it.
+
+    The target's version of the runtime is the system's. `name` is what the message begins with.
+
+    Raises:
+        UnsupportedError: it is too old.
+    """
+    if oldest is None:
         return
     handheld = is_handheld(summarize(target))
-    needed = found.deployment_target.removeprefix("iOS") if handheld else _MACOS[found.deployment_target]
+    needed = oldest.removeprefix("iOS") if handheld else _MACOS[oldest]
     if shipped.is_older_than(needed):
         system = "iOS" if handheld else "macOS"
         raise UnsupportedError(
-            f"{export.path}: found codes that Core ML reads since {system} {needed}, but '{target.name}' promises "
+            f"{name}: found codes that Core ML reads since {system} {needed}, but '{target.name}' promises "
             f"{shipped.version}. Raise the version in the target's file, or quantize to 8 bits by channel."
         )
 
@@ -192,7 +198,7 @@ def read_versions(export: Artifact, target: Target, shipped: RuntimeOnTarget) ->
         UnsupportedError: the target's runtime does not read such a file.
     """
     found = read_description(export)
-    _require_system(export, found, target, shipped)
+    require_system(found.deployment_target, target, shipped, str(export.path))
     for what, value, ceiling in (
         ("operator set", found.opset, shipped.opset),
         ("IR version", found.ir_version, shipped.ir_version),

@@ -25,6 +25,8 @@ class NodeRuntime:
     """What the runtimes of this module share: each runs one npm package."""
 
     name: str
+    reads_directory = False
+    """Whether it opens a whole export, configuration included, and not the file alone."""
     package: str
     """The npm package."""
     formats: tuple[str, ...] = ("onnx", "ort")
@@ -102,4 +104,5 @@ class TransformersJs(NodeRuntime):
 
     name = "transformers.js"
     package = "@huggingface/transformers"
+    reads_directory = True
     formats = ("onnx",)

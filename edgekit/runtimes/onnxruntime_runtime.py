@@ -78,9 +78,16 @@ class OnnxSession:
         self.output_names: list[str] = [value.name for value in session.get_outputs()]
 
     def run(self, inputs: dict[str, ndarray]) -> dict[str, ndarray]:
-        """Runs the model once; float16 outputs are widened to float32."""
+        """Runs the model once; float16 outputs are widened to float32.
+
+        Raises:
+            ModelError: a kernel fails.
+        """
         feeds = {name: inputs[name] for name in self.input_names}
-        outputs = self._session.run(self.output_names, feeds)
+        try:
+            outputs = self._session.run(self.output_names, feeds)
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise ModelError(f"onnxruntime cannot run the model: {error}") from error
         return {
             name: output.astype("float32") if output.dtype == "float16" else output
             for name, output in zip(self.output_names, outputs, strict=True)

@@ -22,6 +22,8 @@ class AutotuneConfig(StageConfig):
     first_token: bool = True
     """Classifiers, as in the export: compute the last layer for the first token alone where nothing else reaches the
     logits."""
+    logits_to_keep: int = Field(default=1, ge=0)
+    """Language models, as in the export: how many of the last tokens get logits, 0 for all."""
     min_samples: int = Field(default=30, ge=2)
     """Samples of each way of writing a linear at least."""
     min_seconds: float = Field(default=1.0, gt=0)

@@ -17,7 +17,7 @@ from edgekit.benchmarking.scenario import VARIANTS, Scenario
 from edgekit.benchmarking.series import Sampling
 from edgekit.benchmarking.sweep import measure_in_turn
 from edgekit.contract import StageContext
-from edgekit.errors import ModelError, ParityError, UsageError
+from edgekit.errors import MeasurementError, ModelError, ParityError, UsageError
 from edgekit.events import Event, ignore
 from edgekit.exporters.decoder import trace_linears
 from edgekit.exporters.first_token import keep_first_token
@@ -66,16 +66,22 @@ def tune(model: Artifact, config: AutotuneConfig, context: StageContext) -> Lowe
         MeasurementError: a measuring process died or hung.
         EnvironmentLacksError: the runtime is missing.
     """
-    runtime = get_runtime(config.runtime)
+    runtime = get_runtime(config.runtime, must_be_here=False)
+    if getattr(runtime, "reads_directory", False):
+        raise UsageError(
+            f"runtime: found '{runtime.name}', which opens whole exports; expected one that opens a file alone, "
+            "for each way of writing a linear is tried in a file of its own. Use onnxruntime-node, which it runs on."
+        )
     if "onnx" not in runtime.formats:
         raise UsageError(
             f"runtime: found '{runtime.name}', which opens {' and '.join(runtime.formats)}; expected one that opens "
             "onnx: only there codes are written in more than one way."
         )
+    runtime = get_runtime(config.runtime)
     context.events(Event("progress", stage="autotune", text="tracing the model"))
     loaded = load_model(model)
     length = config.length or _LENGTHS[loaded.task.kind]
-    found = survey_linears(loaded, first_token=config.first_token)
+    found = survey_linears(loaded, config)
     if not found:
         raise UsageError(
             f"{model.path}: found no linear on codes, expected a quantized model. Quantize it first: floats are "
@@ -105,17 +111,17 @@ def tune(model: Artifact, config: AutotuneConfig, context: StageContext) -> Lowe
     )
 
 
-def survey_linears(loaded: LoadedModel, *, first_token: bool) -> dict[LinearShape, list[LinearGroup]]:
+def survey_linears(loaded: LoadedModel, config: AutotuneConfig) -> dict[LinearShape, list[LinearGroup]]:
     """Returns each shape of a linear on codes, as the export meets it, to the linears that have it.
 
     Raises:
         UnsupportedError: the model cannot be traced.
     """
     if loaded.task.kind == "causal-lm":
-        graph, narrowed = trace_linears(loaded)
+        graph, narrowed = trace_linears(loaded, config.logits_to_keep)
     else:
         graph = trace(loaded.model, input_names(loaded), opset=BEST_OPSET).model.graph
-        narrowed = keep_first_token(graph) if first_token else []
+        narrowed = keep_first_token(graph) if config.first_token else []
     found: dict[LinearShape, list[LinearGroup]] = {}
     for group in linear_groups(graph, dict(loaded.model.named_modules())):
         if group.coded:
@@ -166,7 +172,7 @@ def _verify(trial: _Trial, probe: Probe, file: Artifact, lowering: Lowering) -> 
         for ids in probe.draw_ids(trial.config.batch, length, _COMPARED, trial.context.seed):
             found = session.run({"input_ids": ids})["logits"]
             differences.append(relative_difference(found, probe.expected(ids, lowering)))
-    except ModelError as error:
+    except (ModelError, MeasurementError) as error:
         reason = str(error).strip().splitlines()[0].replace(str(file.path), "the file")
         return TriedLowering(lowering=lowering, difference=None, refused=reason)
     largest = max(differences)

@@ -312,7 +312,7 @@ def test_the_script_accepts_what_computes_the_same(made, tmp_path, capsys):
     assert "model.mlpackage verified: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("off", [0.01, float("nan")])
+@pytest.mark.parametrize("off", [0.01, float("nan"), float("inf")])
 def test_the_script_refuses_what_computes_something_else(off, made, tmp_path, capsys):
     def opener(package, units):
         predict = interpreted(package, units)
@@ -355,3 +355,13 @@ def test_the_script_says_here_that_nothing_was_verified(made, tmp_path):
     assert ran.returncode == 2
     assert "Not verified: " in ran.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_from_the_end_is_refused():
+    """Core ML counts none from the end: it would read beyond the array."""
+    from edgekit.exporters.coreml_interpreter import _gather
+
+    given = {"x": np.arange(6.0).reshape(2, 3), "indices": np.array([-1]), "axis": np.array(1)}
+    with pytest.raises(UnsupportedError, match="found the index -1 in a gather"):
+        _gather(given)
+    assert _gather({**given, "indices": np.array([2])}).tolist() == [[2.0], [5.0]]

@@ -19,7 +19,7 @@ from edgekit.packaging.bundle import open_bundle, verify_bundle
 from edgekit.packaging.manifest import read_manifest
 from edgekit.packaging.platforms import platform_of
 from edgekit.packaging.stage import BundleFacts, PackageConfig, package
-from edgekit.results import BudgetCheck, BudgetResult
+from edgekit.results import BudgetCheck, BudgetResult, Emulation
 from edgekit.target import RuntimeOnTarget, Target
 from tests.packaging.examples import LABELS, facts, onnx_artifact, target
 
@@ -201,3 +201,20 @@ def test_config_reads_facts_from_files(tmp_path: Path) -> None:
 def assert_nothing_written(directory: Path) -> None:
     """Fails when a bundle or a part of one is there."""
     assert not [path.name for path in directory.iterdir() if "bundle" in path.name]
+
+
+def test_a_check_on_an_emulated_processor_is_evidence_for_its_own_kind_alone(tmp_path: Path) -> None:
+    model = onnx_artifact(tmp_path / "export")
+    emulation = Emulation(
+        device="qemu:cortex-a76",
+        cpu="Cortex-A76",
+        architecture="aarch64",
+        cpu_features=["asimddp"],
+        emulator="QEMU 7.2",
+    )
+    given = facts(model)
+    assert given.parity is not None
+    given = given.model_copy(update={"parity": given.parity.model_copy(update={"emulation": emulation})})
+    config = PackageConfig(target=target(), name="reviews", license="Apache-2.0", facts=given)
+    with pytest.raises(UsageError, match="found a parity check on an emulated processor, expected one on x86_64"):
+        package(StageInputs(model=model), config, StageContext(tmp_path / "bundle"))

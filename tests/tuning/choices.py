@@ -13,6 +13,7 @@ from edgekit.exporters.linear_kernels import possible_lowerings
 from edgekit.exporters.lowering_choice import CHOICE_FILE, LinearChoice, LinearShape, LoweringChoice, TriedLowering
 from edgekit.exporters.lowering_names import Lowering
 from edgekit.models.source import load_model
+from edgekit.tuning.stage import AutotuneConfig
 from edgekit.tuning.tuner import survey_linears
 
 
@@ -47,7 +48,7 @@ def made_up_choice(model: Artifact, pick: Callable[[LinearShape], Lowering]) -> 
 @cache
 def _survey(path: Path, digest: str) -> dict[LinearShape, tuple[str, ...]]:
     """Returns each shape of a linear to the names of those that have it; to trace a model takes a while."""
-    found = survey_linears(load_model(Artifact.open(path)), first_token=True)
+    found = survey_linears(load_model(Artifact.open(path)), AutotuneConfig())
     return {shape: tuple(group.name for group in groups) for shape, groups in found.items()}
 
 

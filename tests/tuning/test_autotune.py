@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from rich.console import Console
 
 import edgekit
@@ -18,12 +19,12 @@ from edgekit.errors import RecipeError, UsageError
 from edgekit.events import Event
 from edgekit.exporters.description import read_description
 from edgekit.exporters.linear_kernels import possible_lowerings
-from edgekit.exporters.lowering_choice import TriedLowering, read_choice
+from edgekit.exporters.lowering_choice import LoweringChoice, TriedLowering, read_choice
 from edgekit.exporters.parity import read_parity
 from edgekit.pipeline import build
 from edgekit.recipe import load_recipe
 from edgekit.results import Conditions, Interval, Sweep, TurnRatio
-from edgekit.runtimes.node_runtime import LOCATION_VARIABLE, NodeRuntime
+from edgekit.runtimes.node_runtime import LOCATION_VARIABLE
 from edgekit.tuning.stage import AutotuneConfig
 from edgekit.tuning.table import doubts, show_choice
 from edgekit.tuning.tuner import judge_lowerings
@@ -34,7 +35,7 @@ from tests.tuning.choices import made_up_choice
 
 QUICK = {"min_samples": 5, "min_seconds": 0.01, "pairs": 5, "length": 8}
 PEERS = Path(__file__).parents[2] / ".peers" / "node_modules"
-NODE_RUNTIMES = [kind.name for kind in NodeRuntime.__subclasses__()]
+NODE_RUNTIMES = ["onnxruntime-node", "onnxruntime-web-node"]
 
 needs_node = pytest.mark.skipif(
     shutil.which("node") is None or not (PEERS / "onnxruntime-node").is_dir(), reason="needs Node.js and `make peers`"
@@ -260,3 +261,17 @@ def test_a_recipe_that_has_nothing_to_measure_is_refused_before_it_runs(change, 
     path = write_recipe(tmp_path, RECIPE.replace(*change))
     with pytest.raises(RecipeError, match=r"export\.0\.lowering: found 'measured', expected it for a quantized"):
         load_recipe(str(path))
+
+
+def test_a_runtime_that_opens_whole_exports_is_refused(int8, tmp_path):
+    config = AutotuneConfig(runtime="transformers.js", **QUICK)
+    with pytest.raises(UsageError, match=r"found 'transformers.js', which opens whole exports"):
+        edgekit.autotune(int8, config, out=tmp_path / "choice")
+
+
+def test_a_choice_of_a_way_that_was_refused_is_no_choice(tuned):
+    content = read_choice(tuned).model_dump(mode="json")
+    linear = content["linears"][0]
+    linear["tried"][0]["refused"], linear["chosen"] = "differs", linear["tried"][0]["lowering"]
+    with pytest.raises(ValidationError, match="expected one that was tried and not refused"):
+        LoweringChoice.model_validate(content)
