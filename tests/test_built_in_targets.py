@@ -131,7 +131,8 @@ def test_a_target_whose_runtime_runs_no_language_model_here_is_refused_by_name(t
     with pytest.raises(RecipeError) as caught:
         load_recipe(write_recipe(tmp_path, LANGUAGE, name))
     assert f"found 'onnxruntime', which '{name}' does not ship." in str(caught.value)
-    assert f"It ships: {ships}. edgekit cannot run any of these here: leave the target out." in str(caught.value)
+    every = ", ".join(runtime.name for runtime in load_target(name).runtimes)
+    assert f"It ships: {every}. edgekit cannot run any of these here: leave the target out." in str(caught.value)
     with pytest.raises(RecipeError, match=f"found '{ships}' for '{name}', which edgekit cannot run for the task"):
         load_recipe(write_recipe(tmp_path, LANGUAGE, name, settings=f'runtime = "{ships}"\n'))
 

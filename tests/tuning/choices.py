@@ -28,7 +28,10 @@ def made_up_choice(model: Artifact, pick: Callable[[LinearShape], Lowering]) -> 
                 modules=list(modules),
                 copies=len(modules),
                 chosen=pick(shape),
-                tried=[TriedLowering(lowering=lowering, difference=0.0) for lowering in possible],
+                tried=[
+                    TriedLowering(lowering=lowering, difference=0.0)
+                    for lowering in dict.fromkeys((*possible, pick(shape)))
+                ],
             )
         )
     return LoweringChoice(

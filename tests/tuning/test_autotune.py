@@ -24,7 +24,7 @@ from edgekit.exporters.parity import read_parity
 from edgekit.pipeline import build
 from edgekit.recipe import load_recipe
 from edgekit.results import Conditions, Interval, Sweep, TurnRatio
-from edgekit.runtimes.node_runtime import LOCATION_VARIABLE
+from edgekit.runtimes.npm_packages import LOCATION_VARIABLE
 from edgekit.tuning.stage import AutotuneConfig
 from edgekit.tuning.table import doubts, show_choice
 from edgekit.tuning.tuner import judge_lowerings
