@@ -17,6 +17,7 @@ from onnx_peers import PeerFile
 
 from edgekit.artifact import Artifact
 from edgekit.cache import Cache
+from edgekit.circumstances import run_with, written_with
 from edgekit.contract import StageInputs
 from edgekit.errors import EdgekitError, ParityError
 from edgekit.exporters.check_stage import CheckConfig
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 OWN = "edgekit"
 BASE_FORMAT, BASE_RUNTIME = "onnx", "onnxruntime"
 LENGTH = 64
-FIXED_LENGTHS = ("litert",)
-"""Formats with fixed shapes, which are written for `LENGTH` alone."""
 TASK = "text-classification"
 LEAST_AGREEMENT = 0.98
 """Share of texts for which a float32 file must find torch's label: below it, it is another model."""
@@ -85,7 +84,7 @@ class LeftOut:
     def add(self, name: str, reason: str) -> None:
         """Notes one."""
         for directory in self.hidden:
-            reason = reason.replace(f"{directory}/", "")
+            reason = reason.replace(f"{directory}/", "").replace(str(directory), directory.name)
         self.reasons[name] = reason
         say(f"left out: {name}: {reason}")
 
@@ -138,7 +137,7 @@ def exports(formats: Sequence[str]) -> Iterator[tuple[str, ExportConfig]]:
     """Yields the name and configuration of every export, the one that edgekit ships first."""
     for name, row in FORMATS.items():
         if TASK in row.tasks and name in formats:
-            lengths = [LENGTH] if name in FIXED_LENGTHS else None
+            lengths = [LENGTH] if row.fixed_lengths else None
             yield name, ExportConfig.model_validate({"format": name, "lengths": lengths})
     if BASE_FORMAT in formats:
         yield "onnx, standard operators", ExportConfig(dialect="standard")
@@ -208,7 +207,8 @@ class RowMaker:
             return []
         rows = []
         try:
-            export = self.cache.run("export", StageInputs(model=model), config).artifact
+            outside = written_with(config.format)
+            export = self.cache.run("export", StageInputs(model=model), config, outside=outside).artifact
         except Exception as error:  # noqa: BLE001 (one format must not end a long run; the reason is kept)
             self.left_out.add(name, reason_of(error))
             return []
@@ -231,7 +231,8 @@ class RowMaker:
         """
         inputs = StageInputs(model=export, reference=model, data=self.reference.data)
         config = self.check.model_copy(update={"runtime": runtime.name})
-        parity = read_parity(self.cache.run("check", inputs, config).artifact)
+        outside = run_with(runtime.name, "torch")
+        parity = read_parity(self.cache.run("check", inputs, config, outside=outside).artifact)
         if not isinstance(parity, Parity) or not parity.passed:
             raise ParityError(" ".join(parity.failures))
         return Agreement(parity.max_abs_diff, parity.label_agreement)

@@ -64,9 +64,10 @@ def fastest(rows: list[Content]) -> list[str]:
         next_one = min(others, key=lambda row: float(row["ratio"]))
         low, high = next_one["ratio_interval"]
         told = "edgekit's" if low > 1 else next_one["made_by"] if high < 1 else "not told apart, edgekit's"
+        labels = f"{next_one['from_float']['label_agreement']:.1%} of float32's labels"
         lines.append(
             f"{precision}, {threads} thread(s): {told}; {next_one['made_by']} takes {next_one['ratio']:.2f} times as "
-            f"long ({low:.2f} to {high:.2f})"
+            f"long ({low:.2f} to {high:.2f}), {labels}"
         )
     return lines
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from contenders import models_of
@@ -234,7 +235,9 @@ def main() -> None:
     arguments = parse_options()
     results = arguments.work / "results" if arguments.quick else arguments.results
     sampling = QUICK if arguments.quick else replace(SAMPLING, pairs=arguments.pairs)
-    left_out = LeftOut(hidden=[arguments.work.resolve(), arguments.work, arguments.build.resolve(), ROOT])
+    named = [arguments.student, arguments.data, arguments.optimum_python, arguments.olive_python]
+    places = [arguments.work, arguments.build, *(path for path in named if path is not None)]
+    left_out = LeftOut(hidden=[*(path.resolve() for path in places), *places, ROOT, Path(gettempdir()), Path.home()])
     rows, peers = make_rows(arguments, left_out)
     load = load_average()
     groups = [measure(rows, threads, sampling, left_out) for threads in THREADS]

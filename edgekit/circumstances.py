@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import JsonValue
 
@@ -31,9 +31,17 @@ def run_with(*runtimes: str, writes: bool = False) -> dict[str, JsonValue]:
 
 
 def written_with(name: str) -> dict[str, JsonValue]:
-    """Returns what a file of the format `name` depends on besides its inputs: the version of what converts it."""
+    """Returns what a file of the format `name` depends on besides its inputs: the version of what converts it.
+
+    None where that is not here, which the export says.
+    """
     converter = FORMATS[name].converter
-    return {} if converter is None else {"converter": version(converter)}
+    if converter is None:
+        return {}
+    try:
+        return {"converter": version(converter)}
+    except PackageNotFoundError:
+        return {"converter": None}
 
 
 def judged_with(recipe: Recipe, *runtimes: str) -> dict[str, JsonValue]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgekit.artifact import Artifact
 from edgekit.benchmarking.config import EvaluateConfig
+from edgekit.benchmarking.machine import usable_cores
 from edgekit.benchmarking.naming import label_models
 from edgekit.benchmarking.process import MeasuringProcess, Subject
 from edgekit.benchmarking.result_files import read_quality
@@ -83,6 +84,7 @@ def build_matrix(models: Sequence[Artifact], data: Artifact | None, plan: Matrix
         MeasurementError: a process died while all took turns.
     """
     _require_classifiers(models)
+    _require_possible(plan)
     left_out: list[LeftOut] = []
     with locked(plan.out):
         cache = Cache(plan.out, plan.seed, events)
@@ -120,6 +122,19 @@ def _require_classifiers(models: Sequence[Artifact]) -> None:
             )
 
 
+def _require_possible(plan: MatrixPlan) -> None:
+    """Refuses what would fail after the files are made."""
+    for name in plan.runtimes or ():
+        get_runtime(name)
+    numbers = {"threads": min(plan.threads), "length": plan.length, "max_rows": plan.max_rows or 1}
+    for name, value in numbers.items():
+        if value < 1:
+            raise UsageError(f"matrix: {name}: found {value}, expected 1 or more.")
+    cores = len(usable_cores())
+    if 0 < cores < max(plan.threads):
+        raise UsageError(f"matrix: threads: found {max(plan.threads)}, expected at most {cores}, the cores here.")
+
+
 def _export_configs(plan: MatrixPlan) -> Iterator[tuple[str, ExportConfig]]:
     """Yields what a format is called in tables and how it is written; files of fixed shapes for one length alone."""
     for name, row in FORMATS.items():
@@ -145,8 +160,8 @@ def _write_all(models: Sequence[Artifact], plan: MatrixPlan, cache: Cache, left_
             try:
                 outside = written_with(config.format)
                 made = cache.run("export", StageInputs(model=model), config, outside=outside).artifact
-            except EdgekitError as error:
-                left_out.append(LeftOut(model=name, format=title, runtime="", reason=str(error)))
+            except Exception as error:  # noqa: BLE001 (one format must not end a long run; the reason is kept)
+                left_out.append(LeftOut(model=name, format=title, runtime="", reason=_reason(error)))
             else:
                 yield _File(name, title, made, model)
         yield _File(name, "torch", model, None)
@@ -162,10 +177,11 @@ def _cells(
         left_out.append(LeftOut(model=file.model, format=file.format, runtime="", reason=reason))
     for runtime in runtimes:
         try:
+            for threads in plan.threads:
+                _try_out(_subject(_Cell(file, runtime, None), plan, threads), plan.sampling.timeout_s)
             parity = _check(file, runtime, data, cache)
-            _try_out(_subject(_Cell(file, runtime, None), plan, plan.threads[0]), plan.sampling.timeout_s)
-        except EdgekitError as error:
-            left_out.append(LeftOut(model=file.model, format=file.format, runtime=runtime.name, reason=str(error)))
+        except Exception as error:  # noqa: BLE001 (nor must one runtime)
+            left_out.append(LeftOut(model=file.model, format=file.format, runtime=runtime.name, reason=_reason(error)))
         else:
             yield _Cell(file, runtime, parity)
 
@@ -198,6 +214,12 @@ def _check(file: _File, runtime: Runtime, data: Artifact | None, cache: Cache) -
     return parity
 
 
+def _reason(error: Exception) -> str:
+    """Returns an error in one line; those that are not edgekit's own with their type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, EdgekitError) else f"{type(error).__name__}: {text}"
+
+
 def _try_out(subject: Subject, timeout_s: float) -> None:
     """Does nothing where a fresh process opens and runs the model.
 
@@ -210,11 +232,11 @@ def _try_out(subject: Subject, timeout_s: float) -> None:
 
 
 def _judge(cells: Sequence[_Cell], data: Artifact | None, plan: MatrixPlan, cache: Cache) -> dict[str, Quality]:
-    """Returns the quality of each file by its digest, in the first runtime of its rows."""
+    """Returns the quality of each file by its digest, in the runtime that ships its format, or else its first one."""
     found: dict[str, Quality] = {}
     if data is None:
         return found
-    for cell in cells:
+    for cell in sorted(cells, key=lambda cell: not _ships(cell)):
         artifact, runtime = cell.file.artifact, cell.runtime
         if artifact.digest in found:
             continue
@@ -225,6 +247,11 @@ def _judge(cells: Sequence[_Cell], data: Artifact | None, plan: MatrixPlan, cach
         assert isinstance(quality, Quality)
         found[artifact.digest] = quality
     return found
+
+
+def _ships(cell: _Cell) -> bool:
+    written = FORMATS.get(cell.file.artifact.kind)
+    return written is not None and written.runtime == cell.runtime.name
 
 
 def _subject(cell: _Cell, plan: MatrixPlan, threads: int) -> Subject:

@@ -126,7 +126,8 @@ def serve_prompts(
         def serve(arrivals_ns: list[int], give_up_ns: int) -> list[int]:
             return process.serve(query, arrivals_ns, give_up_ns)
 
-        return seek_rate(serve, _SEARCH, Service(bound_ms, load.seed, load.timeout_s), busy_ms, events)
+        found = seek_rate(serve, _SEARCH, Service(bound_ms, load.seed, load.timeout_s), busy_ms, events)
+    return found.model_copy(update={"context_tokens": load.depth, "new_tokens": load.new_tokens})
 
 
 def write_sustained(subject: GenerationSubject, seconds: float, load: Load, events: EventSink) -> Sustained:

@@ -101,7 +101,7 @@ class GenerationProcess(WorkerProcess):
 
     def write_together(self, prompts: list[list[int]], new_tokens: int) -> WrittenTogether:
         """Returns the times of writing `new_tokens` after the first one in every conversation, one prompt for each."""
-        return WrittenTogether(**self.ask("write_together", watch=True, prompts=prompts, new_tokens=new_tokens))
+        return WrittenTogether(**self.ask("write_together", prompts=prompts, new_tokens=new_tokens))
 
     def serve(self, query: Query, arrivals_ns: list[int], give_up_ns: int) -> list[int]:
         """Returns for each arrival, ns since the start, the time until its first token, ns, waiting included.

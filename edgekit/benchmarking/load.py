@@ -176,7 +176,7 @@ def sustain(take: Callable[[float], Taken], seconds: float, events: EventSink) -
     start = 0.0
     while start < seconds or len(windows) < 2:
         taken = take(window_s)
-        windows.append(_window(start, taken.samples_ns, taken.calls_per_sample))
+        windows.append(_window(start, taken))
         start += taken.span_ns / 1e9
         _tell(events, "sustained", min(round(start), round(seconds)), round(seconds), "s")
     quarter = max(1, len(windows) // 4)
@@ -238,14 +238,15 @@ def _throughput(batch: int, samples_ns: list[int]) -> OfflineBatch:
     )
 
 
-def _window(start_s: float, samples_ns: list[int], calls_per_sample: int) -> SustainedWindow:
+def _window(start_s: float, taken: Taken) -> SustainedWindow:
     import numpy as np
 
     return SustainedWindow(
         start_s=start_s,
-        p50_ms=median(samples_ns) / 1e6,
-        p95_ms=float(np.quantile(samples_ns, 0.95)) / 1e6,
-        calls=len(samples_ns) * calls_per_sample,
+        p50_ms=median(taken.samples_ns) / 1e6,
+        p95_ms=float(np.quantile(taken.samples_ns, 0.95)) / 1e6,
+        calls=len(taken.samples_ns) * taken.calls_per_sample,
+        span_s=taken.span_ns / 1e9,
     )
 
 

@@ -56,6 +56,8 @@ def _offline(found: Offline) -> list[str]:
 
 def _server(found: Server) -> list[str]:
     bound = wording.milliseconds(found.p99_bound_ms)
+    if found.context_tokens is not None:
+        bound += f" to the first token (prompts of {found.context_tokens:,} tokens, answers of {found.new_tokens})"
     if found.rate_per_s is None or found.utilization is None:
         slowest = min(found.trials, key=lambda trial: trial.rate_per_s)
         first = (
@@ -78,7 +80,8 @@ def _trial(trial: ServerTrial) -> str:
 
 def _sustained(found: Sustained) -> list[str]:
     last = found.windows[-1]
-    minutes = wording.seconds(last.start_s + last.calls * last.p50_ms / 1e3)
+    last_s = last.calls * last.p50_ms / 1e3 if last.span_s is None else last.span_s
+    minutes = wording.seconds(last.start_s + last_s)
     p50s = ", ".join(wording.number(window.p50_ms) for window in found.windows)
     return [
         f"Sustained for {minutes}: the last quarter takes {wording.times(found.slowdown)} as long as the first, the "

@@ -90,6 +90,10 @@ class Server(Result):
     """The highest rate of random arrivals at which the p99 keeps its bound."""
 
     scenario: Literal["server"] = "server"
+    context_tokens: int | None = None
+    """Of a language model: tokens of each prompt. The bound is on its first token."""
+    new_tokens: int | None = None
+    """Of a language model: tokens of each answer after the first one."""
     p99_bound_ms: float
     rate_per_s: float | None
     """The highest rate that was met; None: not even the lowest that was tried."""
@@ -107,6 +111,8 @@ class SustainedWindow(Result):
     p50_ms: float
     p95_ms: float
     calls: int
+    span_s: float | None = None
+    """Seconds that it took, reading of prompts included; None in files of older versions."""
 
 
 class Sustained(Result):

@@ -21,7 +21,8 @@ class MatrixRow(Result):
     """Of the file in this runtime against torch; None: it is torch, or nothing tells which model the file was made of,
     or there was no data."""
     quality: Quality | None
-    """Of the file in the runtime that ships its format; None where there was no data."""
+    """Of the file in the runtime that ships its format, or else in the first of its rows; None where there was no
+    data."""
     measurement: Measurement
     ratio: TurnRatio | None
     """Against the first row; None for it."""

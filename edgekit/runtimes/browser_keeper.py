@@ -32,7 +32,14 @@ _PATIENCE_S = 5.0
 def keep(program: str, url: str, flags: list[str]) -> dict[str, int | str]:
     """Runs a browser until it ends or standard input does; returns its exit code and the end of its error output."""
     _adopt_orphans()
-    profile = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        return _keep_in(Path(tempfile.mkdtemp(prefix=PREFIX)), program, url, flags)
+    except OSError as error:  # no room for the profile, or no program
+        return {"exit_code": 1, "error_output": str(error)}
+
+
+def _keep_in(profile: Path, program: str, url: str, flags: list[str]) -> dict[str, int | str]:
+    """Does that with a profile, which is removed."""
     try:
         output = profile / "error_output"
         with output.open("wb") as errors:

@@ -1,7 +1,8 @@
 """Serves one page over loopback, its library and a model, and hands commands to the page, which asks for them.
 
 The page is `browser_page.html`; what is asked is not known here. Standard library only. Addresses begin with a word
-that nobody can guess, so that no other program of the machine reads the model.
+that nobody can guess, so that no page in another browser reads the model; who may look at the processes of this machine
+sees it among the browser's arguments.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class Site:
 
     def find(self, path: str) -> Path | None:
         """Returns the file at the path of an address; None where there is none."""
-        _, word, *rest = unquote(path).split("/", 3)
-        if not secrets.compare_digest(word, self._word):
+        _, word, *rest = [*unquote(path).split("/", 3), ""][:4]
+        if not secrets.compare_digest(word.encode(), self._word.encode()):
             return None
         if rest in ([""], ["page.mjs"]):
             return _PAGE[rest[0]]
@@ -117,10 +118,11 @@ def _handler_for(site: Site) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             """Takes an answer and sends the next command."""
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.path != urlsplit(site.url).path + "turn":
+            if self.path != urlsplit(site.url).path + "turn":  # before anything of a stranger's is read
+                self.close_connection = True
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
             command = json.dumps(site.turn(json.loads(body))).encode()
             self._begin("application/json", len(command))
             self.wfile.write(command)
