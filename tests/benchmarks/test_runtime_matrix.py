@@ -80,7 +80,7 @@ def test_reasons_name_no_directory_of_this_machine():
 
 def _figures(made_by: str, ratio: float | None, interval: list[float] | None, runtime: str = "onnxruntime"):
     figures = {"made_by": made_by, "ratio": ratio, "ratio_interval": interval, "runtime": runtime}
-    return {"precision": "int8", "threads": 1, **figures}
+    return {"precision": "int8", "threads": 1, "from_float": {"label_agreement": 0.99}, **figures}
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,4 @@ def test_the_fastest_is_told_where_the_interval_tells_it(interval, told):
     (line,) = fastest(rows)
     assert line.startswith(f"int8, 1 thread(s): {told}")
     assert "Olive takes 1.00 times" in line
+    assert line.endswith("99.0% of float32's labels")
