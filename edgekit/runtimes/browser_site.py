@@ -85,7 +85,7 @@ class Site:
 
     def find(self, path: str) -> Path | None:
         """Returns the file at the path of an address; None where there is none."""
-        _, word, *rest = [*unquote(path).split("/", 3), ""][:4]
+        _, word, *rest = unquote(path).split("/", 3) if "/" in path else ("", "")
         if not secrets.compare_digest(word.encode(), self._word.encode()):
             return None
         if rest in ([""], ["page.mjs"]):
