@@ -52,7 +52,10 @@ def prepared(tmp_path_factory):
     told = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        prepare_device(DEVICE, events=told.append)
+        try:
+            prepare_device(DEVICE, events=told.append)
+        except EnvironmentLacksError as error:  # packages that cannot be had are no mistake of the code
+            pytest.skip(f"the device cannot be prepared: {error}")
         yield told
 
 
