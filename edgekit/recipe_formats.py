@@ -16,6 +16,7 @@ from edgekit.packaging.manifest import require_system
 from edgekit.pruning.stage import PruneConfig
 from edgekit.quantization.stage import QuantizeConfig, coded_parts
 from edgekit.recipe_parts import ExportEntry, Frame, RecipeStage
+from edgekit.runtimes.protocol import list_runtimes, load_runtime, reads_directory
 from edgekit.target import Target
 
 Stages = Sequence[RecipeStage | None]
@@ -68,7 +69,8 @@ def _unmeasured_lowering(frame: Frame, entry: ExportEntry, stages: Stages, key: 
     if entry.lowering == "scheme":
         return []
     is_quantized = any(stage is not None and stage.kind == "quantize" for stage in stages)
-    opens_files = entry.runtime != "transformers.js"
+    known = list_runtimes()  # an unknown one is told elsewhere
+    opens_files = entry.runtime not in known or not reads_directory(load_runtime(known[entry.runtime]))
     fits = entry.format in LOWERED and entry.precision == "as-is" and opens_files
     if fits and frame.task.kind != "causal-lm" and is_quantized:
         return []

@@ -121,6 +121,11 @@ class OwnProcess(Protocol):
         """Returns what that process is asked to open with, besides what every worker gets."""
 
 
+def reads_directory(runtime: Runtime) -> bool:
+    """Returns whether a runtime opens a whole export, configuration included, and not its file alone."""
+    return bool(getattr(runtime, "reads_directory", False))
+
+
 def list_runtimes() -> dict[str, str]:
     """Returns the name of every registered runtime and where its class is (`module:Class`), sorted by name."""
     from importlib.metadata import entry_points

@@ -29,7 +29,7 @@ from edgekit.exporters.onnx import BEST_OPSET, OnnxSettings, choose_versions, in
 from edgekit.exporters.tracing import trace
 from edgekit.models.source import LoadedModel, load_model
 from edgekit.results import Conditions, Sweep, TurnRatio
-from edgekit.runtimes.protocol import Runtime, SessionConfig, get_runtime
+from edgekit.runtimes.protocol import Runtime, SessionConfig, get_runtime, reads_directory
 from edgekit.tuning.probe import Probe, relative_difference
 from edgekit.tuning.stage import AutotuneConfig
 
@@ -67,7 +67,7 @@ def tune(model: Artifact, config: AutotuneConfig, context: StageContext) -> Lowe
         EnvironmentLacksError: the runtime is missing.
     """
     runtime = get_runtime(config.runtime, must_be_here=False)
-    if getattr(runtime, "reads_directory", False):
+    if reads_directory(runtime):
         raise UsageError(
             f"runtime: found '{runtime.name}', which opens whole exports; expected one that opens a file alone, "
             "for each way of writing a linear is tried in a file of its own. Use onnxruntime-node, which it runs on."

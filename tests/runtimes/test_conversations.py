@@ -30,29 +30,30 @@ def alone(runtime, artifact, ids, config):
     return found
 
 
-def require_the_same(runtime, artifact, atol, **settings):
+def largest_difference(runtime, artifact, **settings):
+    """Returns how far the logits of three conversations at once are from those of each alone, twice over."""
     session = open_conversations(runtime, artifact, GenerationConfig(conversations=3, **settings))
+    expected = [alone(runtime, artifact, row, GenerationConfig(**settings)) for row in IDS]
+    largest = 0.0
     for _ in range(2):
-        found = [session.take(IDS[:, start:end]) for start, end in PARTS]
-        for row in range(3):
-            expected = alone(runtime, artifact, IDS[row], GenerationConfig(**settings))
-            for part, logits in zip(found, expected, strict=True):
-                np.testing.assert_allclose(part[row], logits, atol=atol)
+        for part, (start, end) in enumerate(PARTS):
+            found = session.take(IDS[:, start:end])
+            largest = max(largest, float(np.abs(found - np.stack([each[part] for each in expected])).max()))
         session.reset()
     with pytest.raises(UsageError, match="found"):
         session.take(np.zeros((3, 129), dtype=np.int64))
-    np.testing.assert_array_equal(session.take(IDS[:, :9]), found[0])
     session.close()
+    return largest
 
 
 def test_torch(model):
-    require_the_same(get_generation_runtime("torch"), model, 1e-5)
+    assert largest_difference(get_generation_runtime("torch"), model) < 1e-5
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_onnxruntime(model, tmp_path, shared):
     export = edgekit.export(model, out=tmp_path / "onnx")
-    require_the_same(get_generation_runtime("onnxruntime"), export, 1e-5, shared_cache=shared)
+    assert largest_difference(get_generation_runtime("onnxruntime"), export, shared_cache=shared) < 1e-5
 
 
 def test_onnxruntime_takes_a_token_of_each(tmp_path):
@@ -68,7 +69,7 @@ def test_onnxruntime_takes_a_token_of_each(tmp_path):
 @pytest.mark.runtime
 def test_llama_cpp(model, tmp_path):
     export = edgekit.export(model, edgekit.ExportConfig(format="gguf"), out=tmp_path / "gguf")
-    require_the_same(get_generation_runtime("llama.cpp"), export, 0.02)
+    assert largest_difference(get_generation_runtime("llama.cpp"), export) < 0.02
 
 
 def test_genai_holds_one(tmp_path):
